@@ -1,0 +1,71 @@
+# nullpaper: `make paper` runs everything, `make test` checks everything, `make help` lists the rest.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup lock data paper figures run checkpoint test lint bench doctor clean
+
+# The profile that fits the machine unless one is given: smoke, cpu, gpu or imagenet.
+PROFILE ?=
+# An activated conda environment of this name is used as it is; otherwise .venv is built.
+ifeq ($(CONDA_DEFAULT_ENV),nullpaper)
+ENV := $(CONDA_PREFIX)
+else
+ENV := .venv
+endif
+BIN := $(ENV)/bin
+READY := $(ENV)/.nullpaper-ready
+UV := $(shell command -v uv 2>/dev/null || echo build/uv/bin/uv)
+NULLPAPER := $(BIN)/nullpaper
+PROFILE_FLAG = $(if $(PROFILE),--profile $(PROFILE))
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | awk -F'\t' '{printf "  make %-12s%s\n", $$1, $$2}'
+
+setup: $(READY) ## build .venv from requirements.lock (nothing to do when it is up to date)
+
+$(READY): requirements.lock pyproject.toml | $(UV)
+	@test -x $(BIN)/python || $(UV) venv --quiet --seed $(ENV)
+	$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps \
+		--require-hashes --requirement requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@# torchattacks brings a top-level package `robustbench` that would shadow the real one
+	@$(BIN)/python -m nullpaper.stray
+	@touch $@
+
+build/uv/bin/uv:
+	python3 -m venv build/uv
+	build/uv/bin/python -m pip install --quiet uv
+
+lock: | $(UV) ## resolve pyproject.toml anew into requirements.lock (exact versions, hashes, every platform)
+	$(UV) pip compile pyproject.toml --extra test --universal --python-version 3.10 --upgrade --quiet \
+		--generate-hashes --no-emit-index-url --no-annotate --no-header --output-file requirements.lock
+
+data: $(READY) ## fetch CIFAR-10 into the cache (make paper does it too)
+	$(NULLPAPER) data fetch cifar10
+
+paper: $(READY) ## run every notebook at the profile that fits the machine; PROFILE=smoke is the quick one
+	$(NULLPAPER) paper $(PROFILE_FLAG)
+
+figures: $(READY) ## redraw figures and tables from stored results
+	$(NULLPAPER) paper --redraw $(PROFILE_FLAG)
+
+run: $(READY) ## run one notebook: make run NOTEBOOK=notebooks/01_existence.py ARGS="-p images 500"
+	$(NULLPAPER) run $(NOTEBOOK) $(PROFILE_FLAG) $(ARGS)
+
+checkpoint: $(READY) ## train the shipped checkpoint again (two hours on two CPU cores; continues when killed)
+	$(NULLPAPER) run notebooks/00_checkpoint.py -p retrain true --force $(PROFILE_FLAG)
+
+test: $(READY) ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+
+lint: $(READY) ## check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(READY) ## print speed ratios against references measured in the same run
+	$(BIN)/python benchmarks/nearest.py
+
+doctor: $(READY) ## say what this machine has and lacks
+	$(NULLPAPER) doctor
+
+clean: ## remove what can be rebuilt: stored results, executed notebooks, caches of tools
+	rm -rf build .pytest_cache .ruff_cache

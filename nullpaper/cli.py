@@ -1,0 +1,151 @@
+"""The command ``nullpaper``: run notebooks, make the whole paper, fetch data, look at a figure's origin."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nullpaper import __version__
+from nullpaper.errors import InputError
+from nullpaper.profiles import PROFILES, check_profile, default_profile
+
+__all__ = ["main"]
+
+
+class OneSentence(click.Group):
+    """A command group that shows an `InputError` as one sentence on stderr and exits with 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            shown = click.ClickException(str(error))
+            shown.exit_code = 2
+            raise shown from error
+
+
+def _run_options(command: Any) -> Any:
+    options = (
+        click.option("--profile", metavar="NAME", help=f"{', '.join(PROFILES)}; by default what fits the machine."),
+        click.option("--force", is_flag=True, help="Compute everything anew, stored results too."),
+        click.option("--redraw", is_flag=True, help="Execute again, but reuse stored results."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nullpaper")
+def main() -> None:
+    """An executable paper on the nullspace of Vision Transformers.
+
+    Notebooks are sources under notebooks/; executed ones and their HTML appear under build/PROFILE/, figures under
+    figures/PROFILE/, tables under results/PROFILE/.
+    """
+
+
+@main.command()
+@click.argument("notebook")
+@click.option("-p", "given", nargs=2, multiple=True, metavar="KEY VALUE", help="Set a parameter; may be repeated.")
+@click.option("--parameters", "listing", is_flag=True, help="List the notebook's parameters, and run nothing.")
+@_run_options
+def run(
+    notebook: str, given: tuple[tuple[str, str], ...], listing: bool, profile: str | None, force: bool, redraw: bool
+) -> None:
+    """Run one NOTEBOOK, a path or a name such as 01_existence.
+
+    An equal run that is finished is not repeated. Exits with 1 if the notebook fails.
+    """
+    from nullpaper.parameters import parameters
+    from nullpaper.runner import run_notebook, summary
+
+    path = _notebook_path(notebook)
+    if listing:
+        for known in parameters(path).values():
+            click.echo(f"{known.name}: {known.type} = {known.default!r}" + (f"  # {known.help}" if known.help else ""))
+        return
+    values = dict(given)
+    chosen = profile or values.get("profile") or default_profile()
+    report = run_notebook(path, values, profile=chosen, force=force, redraw=redraw, say=_say)
+    click.echo(summary([report]))
+    sys.exit(1 if report.error else 0)
+
+
+@main.command()
+@_run_options
+def paper(profile: str | None, force: bool, redraw: bool) -> None:
+    """Run all numbered notebooks and say what was made.
+
+    What is up to date is skipped. Exits with 1 if a notebook fails; the others still run.
+    """
+    from nullpaper.runner import paper as run_all
+    from nullpaper.runner import summary
+
+    chosen = check_profile(profile) if profile else default_profile()
+    reports = run_all(chosen, force=force, redraw=redraw, say=_say)
+    click.echo(f"\n{summary(reports)}")
+    sys.exit(1 if any(report.error for report in reports) else 0)
+
+
+@main.group()
+def data() -> None:
+    """Fetch data sets into the cache (NULLPAPER_HOME)."""
+
+
+@data.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Fetch again even if it is there.")
+def fetch(name: str, force: bool) -> None:
+    """Fetch the data set NAME, unless it is in the cache."""
+    from nullpaper.fetching import fetch as fetch_data
+
+    click.echo(f"{name} is in {fetch_data(name, force=force, progress=True)}")
+
+
+@data.command(name="list")
+def list_data() -> None:
+    """List the known data sets and which are in the cache."""
+    from nullpaper.fetching import DATASETS, folder_of
+
+    for name, dataset in DATASETS.items():
+        folder = folder_of(name)
+        where = str(folder) if folder.is_dir() else f"not fetched (needs {dataset.megabytes} MB)"
+        click.echo(f"{name:<12} {len(dataset.classes):>4} classes  {where}")
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this machine has, and what needs a remedy."""
+    from nullpaper.doctor import diagnose
+
+    for well, subject, found in diagnose():
+        click.echo(f"{'ok  ' if well else 'LOOK'} {subject:<12} {found}")
+
+
+@main.command()
+@click.argument("figure", type=click.Path(path_type=Path))
+def show(figure: Path) -> None:
+    """Say which run, commit, parameters and versions a FIGURE or table file comes from."""
+    from nullpaper.plots import read_stamp
+
+    for name, value in read_stamp(figure).items():
+        shown = ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else value
+        click.echo(f"{name:<12} {', '.join(shown) if isinstance(shown, list) else shown}")
+
+
+def _notebook_path(name: str) -> Path:
+    """The path as given, or that of a notebook of this name in the project."""
+    from nullpaper.provenance import project_root
+
+    path = Path(name)
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path
+    return project_root() / "notebooks" / f"{name}.py"
+
+
+def _say(message: str) -> None:
+    click.echo(message, err=True)

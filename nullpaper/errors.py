@@ -1,0 +1,23 @@
+"""The one exception that a user is meant to read: a sentence that names the bad input and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["InputError", "first_line", "nearest"]
+
+
+class InputError(ValueError):
+    """Bad input, found before any work was done. The command line prints the message without a traceback."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'x'?`` for the known word nearest to ``word``, or an empty string when none is near."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a foreign exception's message, without its full stop, to quote inside a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

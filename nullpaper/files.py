@@ -1,0 +1,84 @@
+"""Files that are either whole or absent, and locks between processes: the floor under results, figures and runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from nullpaper.errors import InputError
+
+__all__ = ["locked", "sha256", "storable", "temporary_sibling", "write_atomic"]
+
+
+def sha256(content: bytes | Path) -> str:
+    """The SHA-256 sum, in hexadecimal, of bytes or of a file's content."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    with content.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def temporary_sibling(path: Path) -> Path:
+    """A fresh hidden name ``.<name>.<process>-<random>.tmp`` in the folder of ``path``, so that a rename is atomic."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+@contextlib.contextmanager
+def storable(
+    folder: Path, remedy: str = "make it writable, free some space, or choose another folder"
+) -> Iterator[None]:
+    """Turn a failure of the disk inside the block into an `InputError` that names ``folder`` and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise InputError(f"cannot write to {folder} ({reason}): {remedy}") from error
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Write ``content`` (UTF-8 if text) under a temporary name and rename it to ``path``, whose folder is created.
+
+    Raises:
+        InputError: the folder cannot be written or the disk is full; ``path`` is then as it was.
+    """
+    with storable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_sibling(path)
+        try:
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, on_wait: Callable[[], object] | None = None) -> Iterator[None]:
+    """Hold the lock file ``path`` against other processes and threads; ``on_wait`` is called if it is taken.
+
+    The operating system frees the lock of a killed process.
+
+    Raises:
+        InputError: the lock file cannot be made.
+    """
+    lock = FileLock(path, thread_local=False)
+    with storable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if on_wait is not None:
+                on_wait()
+            lock.acquire(poll_interval=0.1)
+    try:
+        yield
+    finally:
+        lock.release()

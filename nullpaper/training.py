@@ -1,0 +1,254 @@
+"""Training a ViT from scratch: AdamW, warm-up and cosine, light augmentation, patch dropout, EMA, dev-set selection.
+
+Every random draw is a function of (seed, step), so that a killed run continues to the same weights. Its state is
+the weights, their average, the optimiser's moments and the history.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from timm.layers import PatchDropout
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, interpolate, one_hot
+from torchvision.transforms import v2
+from tqdm.auto import tqdm
+
+from nullpaper.data import Data, Split, augment
+from nullpaper.errors import InputError
+from nullpaper.vit import ViT
+
+__all__ = ["Recipe", "Training", "accuracy", "correct", "predictions", "train"]
+
+SEEN = 2_000  # unaugmented training images that show how far dev accuracy lags behind
+RANDAUGMENT_GROUPS = 8  # torchvision draws one operation a call: so many draws a batch
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run, grouped as it is used."""
+
+    epochs: int = 80
+    batch_size: int = 128
+    seed: int = 0
+    # optimiser: AdamW with a linear warm-up and a cosine to zero
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_epochs: float = 2.0
+    clip_norm: float = 1.0
+    # regularisation
+    label_smoothing: float = 0.1
+    randaugment_operations: int = 1  # 0: off
+    randaugment_magnitude: int = 9  # of 30
+    mixup: float = 0.0  # Beta parameter; 0: off
+    cutmix: float = 0.0
+    # half the tokens in the first part of the run: as good a regulariser, and twice as fast
+    patch_drop: float = 0.5
+    patch_drop_until: float = 0.85  # share of the run
+    ema: float = 0.999  # decay per step; 0: off
+
+    @property
+    def identity(self) -> str:
+        """A short name for exactly this recipe."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `train` returns: the model with its averaged weights, one record an epoch, and the seconds it took."""
+
+    vit: ViT
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def train(
+    vit: ViT,
+    data: Data,
+    recipe: Recipe,
+    *,
+    folder: Path,
+    progress: bool = True,
+    on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
+) -> Training:
+    """Train ``vit`` on ``data.train``, where its parameters live; a killed run continues from its last epoch.
+
+    Args:
+        vit: its present weights are the start.
+        recipe: see `Recipe`.
+        folder: holds the state of this run, in a file named after the recipe.
+        on_epoch: called with the history after every epoch.
+
+    Raises:
+        InputError: the loss is not finite (the last good epoch stays on disk), or the state fits another model.
+    """
+    run = _Run(vit, data, recipe, folder)
+    epochs = tqdm(range(len(run.history), recipe.epochs), desc="epochs", unit="epoch", disable=not progress)
+    for epoch in epochs:
+        record = run.epoch(epoch, progress)
+        epochs.set_postfix(loss=f"{record['loss']:.3f}", dev=f"{record['dev_accuracy']:.2%}")
+        run.save()
+        if on_epoch:
+            on_epoch(run.history)
+    return Training(run.averaged.eval(), run.history, sum(record["seconds"] for record in run.history))
+
+
+class _Run:
+    """The state of a run and the steps that change it."""
+
+    def __init__(self, vit: ViT, data: Data, recipe: Recipe, folder: Path) -> None:
+        self.vit, self.recipe = vit, recipe
+        self.device = next(vit.parameters()).device
+        self.images = torch.from_numpy(np.ascontiguousarray(data.train.images)).permute(0, 3, 1, 2).to(self.device)
+        self.labels = torch.from_numpy(data.train.labels).to(self.device)
+        self.dev, self.seen = data.dev, data.train.subset(SEEN)
+        self.averaged = deepcopy(vit).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(_parameter_groups(vit, recipe), lr=0.0, betas=recipe.betas, fused=True)
+        self.history: list[dict[str, float]] = []
+        self.path = folder / f"training-{recipe.identity}.safetensors"
+        self.steps_per_epoch = len(self.images) // recipe.batch_size
+        if self.path.exists():
+            self._load()
+
+    def epoch(self, epoch: int, progress: bool) -> dict[str, float]:
+        """One pass over the training split, then the averaged weights on dev."""
+        recipe, start = self.recipe, time.perf_counter()
+        order = torch.randperm(len(self.images), generator=_generator(recipe.seed, epoch, 1)).to(self.device)
+        dropping = epoch < recipe.patch_drop_until * recipe.epochs and recipe.patch_drop > 0
+        self.vit.net.patch_drop = _patch_dropout(self.vit, recipe.patch_drop) if dropping else nn.Identity()
+        self.vit.train()
+        total = torch.zeros((), device=self.device)
+        steps = tqdm(range(self.steps_per_epoch), desc=f"epoch {epoch + 1}", leave=False, disable=not progress)
+        for i in steps:
+            chosen = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+            loss = self._step(epoch * self.steps_per_epoch + i, self.images[chosen], self.labels[chosen])
+            total += loss
+            if i % 50 == 0:
+                if not math.isfinite(loss.item()):
+                    raise InputError(f"the loss is {loss.item()} in epoch {epoch + 1}; lower the learning rate.")
+                steps.set_postfix(loss=f"{loss.item():.3f}")
+        record = {
+            "epoch": epoch + 1,
+            "loss": total.item() / self.steps_per_epoch,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "train_accuracy": accuracy(self.averaged, self.seen),
+            "dev_accuracy": accuracy(self.averaged, self.dev),
+            "seconds": time.perf_counter() - start,
+            "threads": torch.get_num_threads(),
+        }
+        self.history.append(record)
+        return record
+
+    def _step(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
+        recipe, vit = self.recipe, self.vit
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _schedule(step / self.steps_per_epoch, recipe)
+        with torch.random.fork_rng():  # patch dropout and RandAugment draw from the global generator
+            torch.manual_seed(recipe.seed * 1_000_003 + step)
+            pixels, targets = _batch(images, labels, vit, recipe, _generator(recipe.seed, step, 2))
+            loss = cross_entropy(vit(pixels), targets, label_smoothing=recipe.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(vit.parameters(), recipe.clip_norm)
+        self.optimizer.step()
+        decay = min(recipe.ema, (1 + step) / (10 + step))  # short memory while the weights still move fast
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(vit.parameters()), 1 - decay)
+        return loss.detach()
+
+    def save(self) -> None:
+        """Write the whole state in one file, under a temporary name first."""
+        tensors = {f"vit.{key}": value for key, value in self.vit.state_dict().items()}
+        tensors |= {f"averaged.{key}": value for key, value in self.averaged.state_dict().items()}
+        for name, parameter in self.vit.named_parameters():
+            tensors |= {f"moment.{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial,
+                  metadata={"history": json.dumps(self.history)})  # fmt: skip
+        os.replace(partial, self.path)
+
+    def _load(self) -> None:
+        state = load_file(self.path, device=str(self.device))
+        try:
+            for prefix, module in (("vit.", self.vit), ("averaged.", self.averaged)):
+                module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        except RuntimeError as error:
+            raise InputError(f"{self.path} is of another model; remove it or change the recipe.") from error
+        for name, parameter in self.vit.named_parameters():
+            moments = ("step", "exp_avg", "exp_avg_sq")
+            self.optimizer.state[parameter] = {key: state[f"moment.{key}.{name}"] for key in moments}
+        with safe_open(self.path, "pt") as file:
+            self.history = json.loads(file.metadata()["history"])
+
+
+def _batch(
+    images: Tensor, labels: Tensor, vit: ViT, recipe: Recipe, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Augmented images (B, C, H, W) in [0, 1] at the model's size, and targets (B, classes)."""
+    if recipe.randaugment_operations:
+        operation = v2.RandAugment(recipe.randaugment_operations, recipe.randaugment_magnitude)
+        images = torch.cat([operation(group) for group in images.chunk(RANDAUGMENT_GROUPS)])
+    pixels = augment(images.float().div_(255), generator)
+    pixels = interpolate(pixels, size=vit.image_size, mode="bicubic", antialias=True).clamp_(0, 1)
+    mixers = [v2.MixUp(alpha=recipe.mixup, num_classes=vit.num_classes)] if recipe.mixup else []
+    mixers += [v2.CutMix(alpha=recipe.cutmix, num_classes=vit.num_classes)] if recipe.cutmix else []
+    if not mixers:
+        return pixels, one_hot(labels, vit.num_classes).float()
+    return v2.RandomChoice(mixers)(pixels, labels)
+
+
+def _schedule(epoch: float, recipe: Recipe) -> float:
+    """Share of the peak learning rate: linear warm-up, then half a cosine to zero."""
+    if epoch < recipe.warmup_epochs:
+        return epoch / recipe.warmup_epochs
+    return 0.5 * (1 + math.cos(math.pi * (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)))
+
+
+def _parameter_groups(vit: ViT, recipe: Recipe) -> list[dict[str, object]]:
+    """Weight decay for matrices alone: not for biases, norms, tokens and positions."""
+    matrices = [p for name, p in vit.named_parameters() if p.ndim > 1 and not name.endswith(("pos_embed", "_token"))]
+    others = [p for name, p in vit.named_parameters() if p.ndim <= 1 or name.endswith(("pos_embed", "_token"))]
+    return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _patch_dropout(vit: ViT, rate: float) -> PatchDropout:
+    return PatchDropout(rate, num_prefix_tokens=vit.net.num_prefix_tokens)
+
+
+def _generator(seed: int, index: int, stream: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 3 + stream) * 10_000_019 + index)
+
+
+@torch.inference_mode()
+def predictions(vit: ViT, split: Split, batch_size: int = 500) -> Tensor:
+    """Logits (n, num_classes) on the CPU, in the order of the split; the model must be in evaluation mode."""
+    device = next(vit.parameters()).device
+    batches = split.batches(batch_size, image_size=vit.image_size, device=device)
+    return torch.cat([vit(images).cpu() for images, _ in batches])
+
+
+def correct(vit: ViT, split: Split) -> Tensor:
+    """Boolean (n,): which images of the split the model classifies correctly, in evaluation mode."""
+    training = vit.training
+    guessed = predictions(vit.eval(), split).argmax(1)
+    vit.train(training)
+    return guessed == torch.from_numpy(split.labels)
+
+
+def accuracy(vit: ViT, split: Split) -> float:
+    """Share of the split that the model classifies correctly."""
+    return correct(vit, split).float().mean().item()

@@ -1,0 +1,108 @@
+"""The command line: quick to start, helpful, one sentence for bad input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from nullpaper.cli import main
+from nullpaper.errors import InputError
+from nullpaper.plots import save_table
+from nullpaper.profiles import default_profile
+
+TINY = Path(__file__).parent / "notebooks" / "00_tiny.py"
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path / "home"))
+    for variable in ("NULLPAPER_RUN", "NULLPAPER_PROFILE", "PROFILE"):
+        monkeypatch.delenv(variable, raising=False)
+    return tmp_path
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), prog_name="nullpaper")
+
+
+def test_start_up_loads_nothing_heavy() -> None:
+    script = "import sys, nullpaper.cli; print(sorted({'torch', 'numpy', 'papermill', 'pandas'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=TINY.parents[2])
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "nullpaper", "run", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=TINY.parents[2])
+    assert done.returncode == 0 and done.stdout.startswith("Usage: nullpaper run")
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["paper"], ["data"], ["data", "fetch"], ["data", "list"], ["doctor"], ["show"]]
+)
+def test_every_command_explains_itself(command: list[str]) -> None:
+    result = call(*command, "--help")
+    documented = result.output.split("Options:")[0].splitlines()
+    assert result.exit_code == 0 and any(line.startswith("  ") and line.endswith(".") for line in documented)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", str(TINY), "-p", "cuont", "3"], "has no parameter 'cuont'. Did you mean 'count'?"),
+        (["run", str(TINY), "-p", "count", "three"], "'count' must be int | None"),
+        (["run", str(TINY), "--profile", "gpuu"], "Did you mean 'gpu'?"),
+        (["run", "01_absent"], "there is no notebook"),
+        (["paper", "--profile", "smoke"], "holds no numbered notebook"),
+        (["paper", "--profile", "huge"], "profile 'huge' is unknown"),
+        (["show", "absent.png"], "there is no file absent.png"),
+        (["data", "fetch", "cifar11"], "Did you mean 'cifar10'?"),
+    ],
+)
+def test_bad_input_is_one_sentence(root: Path, arguments: list[str], sentence: str) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: ") and sentence in result.stderr and result.stderr.count("\n") == 1
+    assert result.stdout == "" and list(root.iterdir()) == [], "nothing was begun"
+
+
+def test_parameters_are_listed() -> None:
+    result = call("run", str(TINY), "--parameters")
+    assert "count: int | None = None  # points drawn; None: the profile's\n" in result.output
+
+
+def test_show_prints_the_stamp() -> None:
+    result = call("show", str(save_table(pd.DataFrame({"x": [1]}), "numbers")[1]))
+    assert result.exit_code == 0 and "run          interactive" in result.output and "python=" in result.output
+
+
+def test_data_list_names_what_is_missing() -> None:
+    result = call("data", "list")
+    assert result.exit_code == 0 and "cifar10 " in result.output and "not fetched" in result.output
+
+
+def test_doctor_examines_this_machine(root: Path) -> None:
+    (root / "home").write_text("a file where the cache should be")
+    result = call("doctor")
+    assert result.exit_code == 0
+    lines = {line[5:17].strip(): line for line in result.output.splitlines()}
+    assert {"versions", "device", "profile", "cache", "cifar10", "requests"} <= lines.keys()
+    assert lines["cache"].startswith("LOOK") and "set NULLPAPER_HOME" in lines["cache"]
+    assert lines["cifar10"].startswith("LOOK") and "nullpaper data fetch cifar10" in lines["cifar10"]
+
+
+def test_profile_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_profile() in ("cpu", "gpu")
+    monkeypatch.setenv("PROFILE", "smoke")
+    assert default_profile() == "smoke"
+    monkeypatch.setenv("NULLPAPER_PROFILE", "imagenet")
+    assert default_profile() == "imagenet"
+    monkeypatch.setenv("NULLPAPER_PROFILE", "cpuu")
+    with pytest.raises(InputError, match="NULLPAPER_PROFILE: 'cpuu' is unknown. Did you mean 'cpu'?"):
+        default_profile()

@@ -1,0 +1,125 @@
+"""Figures and tables say where they come from, and the manifest knows them all."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from nullpaper.errors import InputError
+from nullpaper.files import sha256
+from nullpaper.plots import manifest, read_stamp, save_figure, save_table
+from nullpaper.provenance import RunContext
+
+PARAMETERS = {"eps": 0.1, "images": None, "names": ["a", 'quo"te', "(back\\slash) ü $HOME"], "limit": float("inf")}
+CONTEXT = RunContext("01_x-abc", "01_x.py", "smoke", PARAMETERS, commit="f" * 40, dirty=True)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    for name, value in CONTEXT.environment().items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+def drawing() -> Figure:
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([1, 3, 2])
+    return figure
+
+
+def test_stamp_round_trips_in_every_file(root: Path) -> None:
+    files = save_figure(drawing(), "curve", sources=["key1"])
+    files += save_table(pd.DataFrame({"x": [1.5]}), "numbers")
+    assert [file.relative_to(root).as_posix() for file in files] == [
+        "figures/smoke/curve.pdf",
+        "figures/smoke/curve.png",
+        "results/smoke/numbers.csv",
+        "results/smoke/numbers.tex",
+    ]
+    for file in files:
+        stamp = read_stamp(file)
+        assert (stamp["run"], stamp["notebook"], stamp["profile"]) == ("01_x-abc", "01_x.py", "smoke")
+        assert stamp["commit"] == "f" * 40 and stamp["dirty"] is True
+        assert stamp["parameters"] == PARAMETERS
+        assert {"python", "torch", "timm", "nullpaper"} <= stamp["versions"].keys()
+    assert read_stamp(files[0])["sources"] == ["key1"]
+
+
+def test_same_inputs_give_the_same_bytes(root: Path) -> None:
+    files = save_figure(drawing(), "curve")
+    assert b"CreationDate" not in files[0].read_bytes()
+    first = [sha256(file) for file in files]
+    assert [sha256(file) for file in save_figure(drawing(), "curve")] == first
+
+
+def test_png_has_200_dots_an_inch(root: Path) -> None:
+    with Image.open(save_figure(drawing(), "curve")[1]) as image:
+        assert image.size == (400, 200)
+
+
+def test_manifest_lists_what_is_there(root: Path) -> None:
+    kept, gone = save_figure(drawing(), "curve")
+    gone.unlink()
+    save_table(pd.DataFrame({"x": [1]}), "numbers")
+    listed = json.loads((root / "figures" / "manifest.json").read_text())
+    assert list(listed) == ["figures/smoke/curve.pdf", "results/smoke/numbers.csv", "results/smoke/numbers.tex"]
+    entry = listed["figures/smoke/curve.pdf"]
+    assert entry["sha256"] == sha256(kept) and entry["run"] == "01_x-abc" and entry["kind"] == "figure"
+    assert entry["parameters"]["names"] == PARAMETERS["names"]
+
+
+def test_manifest_survives_concurrent_writers_and_damage(root: Path) -> None:
+    (root / "figures").mkdir()
+    (root / "figures" / "manifest.json").write_text("{ damaged")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda index: save_table(pd.DataFrame({"x": [index]}), f"table{index}"), range(8)))
+    assert len(manifest(root)) == 16
+    assert [path for path in root.rglob("*.tmp")] == []
+
+
+def test_interactive_sessions_leave_the_paper_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NULLPAPER_RUN")
+    file = save_table(pd.DataFrame({"x": [1]}), "numbers")[0]
+    assert file == root / "results" / "interactive" / "numbers.csv" and read_stamp(file)["run"] == "interactive"
+
+
+def test_table_keeps_digits_in_csv_and_escapes_latex(root: Path) -> None:
+    frame = pd.DataFrame({"share_of_pixels": [1 / 3], "model": ["A & B"]}, index=pd.Index(["r_1"], name="row"))
+    csv, tex = save_table(frame, "numbers", caption="Shares", float_format="%.2f")
+    pd.testing.assert_frame_equal(pd.read_csv(csv, index_col="row"), frame)
+    text = tex.read_text()
+    assert all(part in text for part in (r"\toprule", r"share\_of\_pixels", r"A \& B", "0.33", r"\caption{Shares}"))
+
+
+def test_files_without_a_stamp_are_refused(root: Path) -> None:
+    Image.new("RGB", (4, 4)).save(root / "foreign.png")
+    (root / "broken.pdf").write_bytes(b"%PDF-1.4 nothing else")
+    (root / "broken.png").write_bytes(b"nothing")
+    (root / "notes.txt").write_text("nothing")
+    csv = save_table(pd.DataFrame({"x": [1]}), "numbers")[0]
+    csv.write_text("x\n2\n")
+    for file in (root / "foreign.png", root / "broken.pdf", root / "broken.png", root / "notes.txt", csv):
+        with pytest.raises(InputError, match="carries no stamp"):
+            read_stamp(file)
+    with pytest.raises(InputError, match="no file"):
+        read_stamp(root / "absent.png")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../up", "two words"])
+def test_names_must_be_file_names(root: Path, name: str) -> None:
+    with pytest.raises(InputError, match="no file name"):
+        save_figure(drawing(), name)
+    assert list(root.iterdir()) == []
+
+
+def test_unwritable_folder_is_named(root: Path) -> None:
+    (root / "figures").write_text("in the way")
+    with pytest.raises(InputError, match="cannot write to .*figures/smoke"):
+        save_figure(drawing(), "curve")
