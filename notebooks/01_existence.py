@@ -197,12 +197,12 @@ def square_embedding() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     torch.manual_seed(seed)
     net = VisionTransformer(img_size=48, patch_size=8, embed_dim=192, depth=2, num_heads=3, num_classes=10)
     square = vit.ViT(net, vit.CIFAR10_MEAN, vit.CIFAR10_STD, "square").to(device)
-    before = square.patch_matrix.double().cpu()
+    before = square.patch_matrix.cpu()
     sample = data.Data("cifar10", cifar.train.subset(square_images), cifar.dev.subset(500), cifar.test, cifar.classes)
     recipe = training.Recipe(epochs=3, warmup_epochs=0.5, seed=seed, ema=0.0)
     with tempfile.TemporaryDirectory() as folder:
         trained = training.train(square, sample, recipe, folder=Path(folder))
-    after = trained.vit.patch_matrix.double().cpu()
+    after = trained.vit.patch_matrix.cpu()
     return {"dev_accuracy": trained.history[-1]["dev_accuracy"]}, {"before": before, "after": after}
 
 
@@ -215,8 +215,8 @@ square = stored(
 )
 torch.manual_seed(seed)
 matrices = {
-    "96 x 192, initialised": vit.load_vit(vit.SHIPPED, pretrained=False).patch_matrix.double(),
-    "96 x 192, trained (shipped)": model.patch_matrix.double().cpu(),
+    "96 x 192, initialised": vit.load_vit(vit.SHIPPED, pretrained=False).patch_matrix,
+    "96 x 192, trained (shipped)": model.patch_matrix.cpu(),
     "192 x 192, initialised": square.tensors()["before"],
     "192 x 192, trained": square.tensors()["after"],
 }

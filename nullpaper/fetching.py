@@ -1,7 +1,7 @@
 """Where data sets come from: sources tried in turn, one at a time per machine, nothing half written.
 
-A set of arrays is finished when its folder has its final name, and sound when its SHA-256 sums hold; they are checked on
-every load. The cache is ``NULLPAPER_HOME``, by default the platform's cache folder.
+A set of arrays is finished when its folder has its final name, and sound when its SHA-256 sums hold; they are
+checked on every load. The cache is ``NULLPAPER_HOME``, by default the platform's cache folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import platformdirs
 import requests
 from filelock import FileLock
 from PIL import Image
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from nullpaper.errors import InputError, first_line, nearest
 from nullpaper.files import storable
@@ -136,7 +136,7 @@ def array_sum(array: np.ndarray) -> str:
 
 
 def _expected_sums(name: str) -> dict[str, str]:
-    """The sums in this file; for a set without any, those noted when torchvision's archive was unpacked."""
+    """The sums in this file; for a set without any, those noted when its checked archive was unpacked."""
     if DATASETS[name].sums:
         return dict(zip(PARTS, DATASETS[name].sums, strict=True))
     try:

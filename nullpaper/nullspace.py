@@ -267,8 +267,7 @@ def _shape(vit: ViT) -> tuple[str, int, tuple[int, int], tuple[int, int]]:
 
 
 def _pixel_matrix(vit: ViT) -> Tensor:
-    """W (d, C*p*p) in float64: `ViT.patch_matrix` before the std, folded in float32, would round it once more."""
-    matrix = (vit.net.patch_embed.proj.weight.detach().double() / vit.std.double()).flatten(1)
+    matrix = vit.patch_matrix
     if not matrix.isfinite().all():
         raise InputError(f"the patch embedding of {vit.name} holds NaN or infinity; load other weights.")
     return matrix

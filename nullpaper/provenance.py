@@ -111,7 +111,7 @@ def device_name() -> str:
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads() if torch is not None else os.cpu_count()
-    return f"{_processor()}, {threads} threads"
+    return f"{_processor()}, {threads} thread{'s' * (threads != 1)}"
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from timm.layers import PatchDropout
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, one_hot
 from torchvision.transforms import v2
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from nullpaper.data import Data, Split, augment
 from nullpaper.errors import InputError

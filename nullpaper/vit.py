@@ -120,9 +120,9 @@ class ViT(nn.Module):
 
     @property
     def patch_matrix(self) -> Tensor:
-        """The patch embedding as a matrix (d, C*p*p) that acts on pixels in [0, 1]: the std is folded in."""
-        weight = self.net.patch_embed.proj.weight
-        return (weight / self.std.to(weight.dtype)).flatten(1).detach()
+        """The patch embedding as a float64 matrix (d, C*p*p) that acts on pixels in [0, 1]: the std is folded in."""
+        weight = self.net.patch_embed.proj.weight.detach().double()  # folding in float32 would round it once more
+        return (weight / self.std.double()).flatten(1)
 
 
 def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:

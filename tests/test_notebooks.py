@@ -1,0 +1,74 @@
+"""Every notebook, executed by papermill at the smoke profile in a project of its own, and what its tables must say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nullpaper.errors import InputError
+from nullpaper.runner import RunReport, run_notebook
+from nullpaper.vit import SHIPPED, fingerprint, load_vit
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.py"))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(scope="module")
+def runs(project: Path) -> dict[str, RunReport]:
+    """All notebooks, run once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NULLPAPER_ROOT", str(project))
+        reports = [run_notebook(notebook, profile="smoke", progress=False) for notebook in NOTEBOOKS]
+    return {report.notebook.stem: report for report in reports}
+
+
+@pytest.mark.parametrize("name", [notebook.stem for notebook in NOTEBOOKS])
+def test_it_runs_and_leaves_a_page_figures_and_tables(runs: dict[str, RunReport], name: str) -> None:
+    report = runs[name]
+    assert report.error is None
+    assert report.html.stat().st_size > 10_000 and report.figures and report.tables
+    assert {path.suffix for path in report.figures} == {".pdf", ".png"}
+    assert {path.suffix for path in report.tables} == {".csv", ".tex"}
+
+
+@pytest.mark.parametrize("name", [notebook.stem for notebook in NOTEBOOKS])
+def test_it_takes_a_profile_and_refuses_a_misspelt_parameter(name: str) -> None:
+    notebook = next(path for path in NOTEBOOKS if path.stem == name)
+    with pytest.raises(InputError, match="no parameter 'profil'. Did you mean 'profile'?"):
+        run_notebook(notebook, {"profil": "smoke"}, profile="smoke")
+
+
+def test_exact_noise_is_invisible_and_its_controls_are_not(runs: dict[str, RunReport], project: Path) -> None:
+    table = pd.read_csv(project / "results/smoke/01_stability.csv")
+    longest = table[(table["share"] == 1) & (table["transport"] == "float32")].set_index("noise")
+    assert longest.loc["exact nullspace", "unchanged"] == 1
+    assert longest.loc["exact nullspace", "largest_logit_change"] < 1e-3
+    assert longest.loc["Gaussian", "unchanged"] < 0.9 and longest.loc["permuted", "unchanged"] < 0.9
+    assert longest["norm"].max() - longest["norm"].min() < 1e-2 * longest["norm"].max()
+    assert (table["accuracy_low"] <= table["accuracy"]).all() and (table["n"] == table["n"].iloc[0]).all()
+
+
+def test_the_zoo_is_large_and_b16_has_one_dimension(runs: dict[str, RunReport], project: Path) -> None:
+    table = pd.read_csv(project / "results/smoke/01_nullity.csv").set_index("model")
+    assert len(table) >= 40
+    assert table.loc["vit_base_patch16_224", ["dim_embedding", "dim_encoder"]].tolist() == [0, 1]
+    assert table.loc["vit_small_patch16_224", ["dim_embedding", "dim_per_channel"]].tolist() == [384, 0]
+
+
+def test_training_again_writes_weights_that_load(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    folder = tmp_path / "checkpoint"
+    given = {"retrain": True, "train_images": 256, "images": 100, "save_to": str(folder)}
+    report = run_notebook(NOTEBOOKS[0], given, profile="smoke", progress=False)
+    assert report.error is None
+    record = json.loads((folder / f"{SHIPPED}.json").read_text())
+    trained = load_vit(SHIPPED, weights=folder / f"{SHIPPED}.safetensors")
+    assert fingerprint(trained) == record["weights"] != fingerprint(load_vit(SHIPPED))
+    assert record["test_accuracy"]["n"] == 100 and len(record["history"]) == record["recipe"]["epochs"] == 1

@@ -1,0 +1,92 @@
+"""The promises of the files around the package: the lock, the Makefile, the conda file, the shipped record."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nullpaper.vit import SHIPPED, fingerprint, load_vit, shipped_weights
+
+ROOT = Path(__file__).parents[1]
+LOCK = (ROOT / "requirements.lock").read_text()
+
+
+def locked() -> dict[str, set[str]]:
+    """Versions by name; a name may have several, for different Pythons or platforms."""
+    versions: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)", LOCK, re.MULTILINE):
+        versions.setdefault(name.lower(), set()).add(version)
+    return versions
+
+
+def test_the_lock_is_exact_hashed_and_without_addresses() -> None:
+    entries = [line for line in LOCK.splitlines() if line and not line.startswith((" ", "#"))]
+    assert all(re.match(r"[A-Za-z0-9_.-]+==\S+", entry) for entry in entries)
+    blocks = re.split(r"^(?=[A-Za-z0-9])", LOCK, flags=re.MULTILINE)
+    assert all("--hash=sha256:" in block for block in blocks if re.match(r"[A-Za-z0-9]", block))
+    assert "://" not in LOCK
+
+
+def test_the_lock_has_no_old_requests_and_covers_the_project() -> None:
+    versions = locked()
+    assert all(tuple(map(int, version.split(".")[:2])) >= (2, 32) for version in versions["requests"])
+    text = (ROOT / "pyproject.toml").read_text()
+    wanted = re.findall(r'^\s+"([a-z-]+)>=', text, re.MULTILINE) + ["cvxpy", "pytest", "ruff"]
+    assert len(wanted) > 15 and {name for name in wanted if name not in versions} == set()
+
+
+def test_conda_users_get_the_tools_that_make_needs() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    names = {re.split(r"[=<>]", entry)[0] for entry in environment["dependencies"]}
+    assert environment["name"] == "nullpaper" and {"python", "uv", "make"} <= names
+    assert "CONDA_DEFAULT_ENV),nullpaper" in (ROOT / "Makefile").read_text()
+
+
+def test_make_help_documents_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split()
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert [target for target in targets if not re.search(rf"make {target} .*\w", shown)] == []
+
+
+def test_the_record_beside_the_weights_is_of_these_weights() -> None:
+    record = json.loads(shipped_weights().with_suffix(".json").read_text())
+    vit = load_vit(SHIPPED)
+    assert record["weights"] == fingerprint(vit)
+    assert record["parameters"] == sum(parameter.numel() for parameter in vit.parameters())
+    assert len(record["history"]) == record["recipe"]["epochs"] and record["test_accuracy"]["value"] >= 0.70
+
+
+def test_the_stray_package_of_torchattacks_is_found_and_removed(tmp_path) -> None:
+    """In an environment of its own, with the files and the record that the wheel brings."""
+    venv.create(tmp_path, with_pip=False)
+    python = tmp_path / "bin" / "python"
+    shown = subprocess.run(
+        [python, "-c", "import site; print(site.getsitepackages()[0])"], capture_output=True, text=True
+    )
+    site = Path(shown.stdout.strip())
+    for name in ("torchattacks", "robustbench", "robustbench/data"):
+        (site / name).mkdir()
+        (site / name / "__init__.py").write_text("")
+    info = site / "torchattacks-3.5.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torchattacks\nVersion: 3.5.1\n")
+    files = ("torchattacks/__init__.py", "robustbench/__init__.py", "robustbench/data/__init__.py")
+    (info / "RECORD").write_text("".join(f"{file},,\n" for file in files))
+    stray = str(ROOT / "nullpaper" / "stray.py")
+    subprocess.run([python, stray], check=True)
+    assert not (site / "robustbench").exists() and (site / "torchattacks" / "__init__.py").exists()
+    subprocess.run([python, stray], check=True)  # nothing left to do
+
+
+@pytest.mark.parametrize("module", ["nullpaper", "nullpaper.cli"])
+def test_importing_does_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
