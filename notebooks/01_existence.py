@@ -341,7 +341,7 @@ for column, transport in enumerate(perturbation.TRANSPORTS):
 axes[0, 0].set(ylabel="accuracy", ylim=(0, 1))
 axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
 axes[1, 0].set(ylabel="largest logit change\n(mean over images)", ylim=(1e-7, 1e1))
-axes[0, 0].legend(loc="lower left")
+figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 plots.save_figure(figure, "01_stability", sources=[stable])
 # %%
 at_largest = curves[(curves["share"] == 1) & (curves["noise"] == "exact nullspace")].set_index("transport")

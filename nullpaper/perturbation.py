@@ -15,7 +15,7 @@ from nullpaper.vit import ViT
 
 __all__ = ["TRANSPORTS", "in_box", "jpeg", "norms", "permuted_in_patches", "rounded", "transported_logits"]
 
-BISECTIONS = 40
+DOUBLINGS, BISECTIONS = 40, 24  # float32 has 24 bits
 
 
 def norms(noise: Tensor) -> Tensor:
@@ -34,9 +34,12 @@ def in_box(images: Tensor, direction: Tensor, norm: Tensor, box: tuple[float, fl
         return (images + scale.view(-1, 1, 1, 1) * direction).clamp(*box) - images
 
     high = norm / norms(direction).clamp_min(torch.finfo(direction.dtype).tiny)
-    for _ in range(BISECTIONS):
-        high = torch.where(norms(clipped(high)) < norm, 2 * high, high)
     low = torch.zeros_like(high)
+    for _ in range(DOUBLINGS):
+        short = norms(clipped(high)) < norm
+        if not short.any():
+            break
+        low, high = torch.where(short, high, low), torch.where(short, 2 * high, high)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         short = norms(clipped(middle)) < norm

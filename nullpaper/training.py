@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from timm.layers import PatchDropout
 from torch import Tensor, nn
@@ -96,13 +96,15 @@ def train(
         InputError: the loss is not finite (the last good epoch stays on disk), or the state fits another model.
     """
     run = _Run(vit, data, recipe, folder)
-    epochs = tqdm(range(len(run.history), recipe.epochs), desc="epochs", unit="epoch", disable=not progress)
-    for epoch in epochs:
-        record = run.epoch(epoch, progress)
-        epochs.set_postfix(loss=f"{record['loss']:.3f}", dev=f"{record['dev_accuracy']:.2%}")
-        run.save()
-        if on_epoch:
-            on_epoch(run.history)
+    done = len(run.history)
+    steps = run.steps_per_epoch
+    with tqdm(total=recipe.epochs * steps, initial=done * steps, unit="step", disable=not progress) as bar:
+        for epoch in range(done, recipe.epochs):
+            record = run.epoch(epoch, bar)
+            bar.set_description(f"epoch {epoch + 1}, dev {record['dev_accuracy']:.2%}")
+            run.save()
+            if on_epoch:
+                on_epoch(run.history)
     return Training(run.averaged.eval(), run.history, sum(record["seconds"] for record in run.history))
 
 
@@ -123,7 +125,7 @@ class _Run:
         if self.path.exists():
             self._load()
 
-    def epoch(self, epoch: int, progress: bool) -> dict[str, float]:
+    def epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
         """One pass over the training split, then the averaged weights on dev."""
         recipe, start = self.recipe, time.perf_counter()
         order = torch.randperm(len(self.images), generator=_generator(recipe.seed, epoch, 1)).to(self.device)
@@ -131,15 +133,15 @@ class _Run:
         self.vit.net.patch_drop = _patch_dropout(self.vit, recipe.patch_drop) if dropping else nn.Identity()
         self.vit.train()
         total = torch.zeros((), device=self.device)
-        steps = tqdm(range(self.steps_per_epoch), desc=f"epoch {epoch + 1}", leave=False, disable=not progress)
-        for i in steps:
+        for i in range(self.steps_per_epoch):
             chosen = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
             loss = self._step(epoch * self.steps_per_epoch + i, self.images[chosen], self.labels[chosen])
             total += loss
-            if i % 50 == 0:
-                if not math.isfinite(loss.item()):
-                    raise InputError(f"the loss is {loss.item()} in epoch {epoch + 1}; lower the learning rate.")
-                steps.set_postfix(loss=f"{loss.item():.3f}")
+            if i % 50 == 0 or i == self.steps_per_epoch - 1:
+                if not math.isfinite(total.item()):
+                    raise InputError(f"the loss is {total.item()} in epoch {epoch + 1}; lower the learning rate.")
+                bar.set_postfix(loss=f"{loss.item():.3f}")
+            bar.update()
         record = {
             "epoch": epoch + 1,
             "loss": total.item() / self.steps_per_epoch,
@@ -182,12 +184,12 @@ class _Run:
         os.replace(partial, self.path)
 
     def _load(self) -> None:
-        state = load_file(self.path, device=str(self.device))
         try:
+            state = load_file(self.path, device=str(self.device))
             for prefix, module in (("vit.", self.vit), ("averaged.", self.averaged)):
                 module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        except RuntimeError as error:
-            raise InputError(f"{self.path} is of another model; remove it or change the recipe.") from error
+        except (RuntimeError, SafetensorError) as error:
+            raise InputError(f"{self.path} is damaged or of another model; remove it.") from error
         for name, parameter in self.vit.named_parameters():
             moments = ("step", "exp_avg", "exp_avg_sq")
             self.optimizer.state[parameter] = {key: state[f"moment.{key}.{name}"] for key in moments}
