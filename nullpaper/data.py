@@ -21,7 +21,7 @@ from nullpaper.fetching import ARRAYS, DATASETS, fetch, folder_of, verified
 
 __all__ = ["Data", "LazyImages", "Split", "augment", "fetch", "load_data", "split_indices", "to_pixels"]
 
-DEV_SIZE = 5_000  # the training set of CIFAR is split 45,000 / 5,000
+DEV_SHARE = 10  # one training image in ten: CIFAR is split 45,000 / 5,000
 
 
 @dataclass(frozen=True)
@@ -184,10 +184,9 @@ def load_data(name: str, *, image_size: int = 224, progress: bool = True) -> Dat
         arrays = verified(name)
         pool = Split(arrays["train_images"], arrays["train_labels"])
         test = Split(arrays["test_images"], arrays["test_labels"])
-        dev_size = DEV_SIZE
     else:
         pool, test = _imagenette(folder_of(name), image_size)
-        dev_size = len(pool) // 10
+    dev_size = len(pool) // DEV_SHARE
     train, dev = split_indices(pool.labels, dev_size)
     identity = {"data": name, "digest": DATASETS[name].digest, "split": f"stratified, seed 0, dev {dev_size}"}
     return Data(name, pool.take(train), pool.take(dev), test, DATASETS[name].classes, identity)

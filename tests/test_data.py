@@ -231,6 +231,25 @@ def test_two_processes_fetch_once_and_a_killed_one_leaves_nothing_finished(home:
     assert not list(home.glob("data/.cifar10-*"))
 
 
+def test_cifar100_has_the_same_interface(home: Path) -> None:
+    """Stand-in arrays under the name, since only torchvision's download has the real ones."""
+    labels = np.arange(1_000) % 100
+    images = np.random.default_rng(0).integers(0, 256, (1_000, 32, 32, 3), dtype=np.uint8)
+    arrays = dict(zip(fetching.PARTS, (images, labels, images[:200], labels[:200]), strict=True))
+    home.mkdir()
+    fetching._save_arrays(arrays, "cifar100", home)
+    folder = fetching.folder_of("cifar100")
+    folder.parent.mkdir(parents=True)
+    (home / "done").rename(folder)
+    loaded = data.load_data("cifar100")
+    assert (len(loaded.train), len(loaded.dev), len(loaded.test)) == (900, 100, 200)
+    assert np.bincount(loaded.dev.labels).tolist() == [1] * 100
+    assert len(loaded.classes) == 100 and list(loaded.classes) == sorted(set(loaded.classes))
+    (folder / "sums.json").write_text("{")
+    with pytest.raises(InputError, match="no readable sums.json; run `nullpaper data fetch cifar100 --force`"):
+        data.load_data("cifar100")
+
+
 def test_imagenette_is_lazy_square_and_split(home: Path) -> None:
     """torchvision's own reader over real JPEG files in its layout."""
     root = fetching.folder_of("imagenette") / "imagenette2-320"
