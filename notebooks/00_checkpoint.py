@@ -138,7 +138,7 @@ measured = stored(
 accuracy = pd.DataFrame(measured.metrics)
 recorded = {"dev": record["dev_accuracy"][record["chosen"]], "test": record["test_accuracy"]["value"]}
 accuracy["recorded"] = accuracy["split"].map(recorded)
-plots.save_table(
+_ = plots.save_table(
     accuracy, "00_accuracy", caption="Accuracy of the shipped checkpoint.", float_format="%.4f", sources=[measured]
 )
 accuracy
@@ -168,4 +168,4 @@ right.set(ylabel="accuracy", ylim=(0, 1))
 right.yaxis.set_major_formatter("{x:.0%}")
 for axis in (left, right):
     axis.axvline(all_tokens, color="0.6", linestyle=":", linewidth=1)
-plots.save_figure(figure, "00_training", sources=[measured])
+_ = plots.save_figure(figure, "00_training", sources=[measured])

@@ -92,12 +92,16 @@ identity = cifar.identity | {"weights": vit.fingerprint(model)}
 # %%
 table = pd.DataFrame(stored("nullity", {}, lambda: records(zoo.nullity_table()), code=[zoo, invariance]).metrics)
 shown = table.drop(columns=["reason", "image_embedding"])
-plots.save_table(shown, "01_nullity", caption="Exactly invisible dimensions of a patch, from shapes alone (full rank).")
+_ = plots.save_table(
+    shown, "01_nullity", caption="Exactly invisible dimensions of a patch, from shapes alone (full rank)."
+)
 shown.style.hide(axis="index").format(precision=3)
 
 # %%
 not_invariant = table[~table["invariant"]][["model", "reason"]]
-plots.save_table(not_invariant.reset_index(drop=True), "01_not_invariant", caption="Encoders that do read the shift.")
+_ = plots.save_table(
+    not_invariant.reset_index(drop=True), "01_not_invariant", caption="Encoders that do read the shift."
+)
 not_invariant.style.hide(axis="index")
 
 # %%
@@ -117,7 +121,7 @@ axis.set_xticks(ticks, [str(tick) for tick in ticks])
 axis.minorticks_off()
 axis.yaxis.set_major_formatter(PercentFormatter(1))
 axis.legend(title="patch side")
-plots.save_figure(figure, "01_nullity")
+_ = plots.save_figure(figure, "01_nullity")
 
 # %% [markdown]
 # The lines are $1 - d / C p^2$, from $W$ alone; the points are whole networks. Square embeddings ($p = 16$, $d = 768$) lie on
@@ -150,7 +154,7 @@ def shift_against_random() -> list[dict[str, object]]:
 
 shifts = stored("token_shift", {"seed": seed}, shift_against_random, code=[vit, perturbation], data=identity)
 shifts_table = pd.DataFrame(shifts.metrics)
-plots.save_table(
+_ = plots.save_table(
     shifts_table, "01_token_shift", caption="Relative change of the logits under token noise.", sources=[shifts]
 )
 shifts_table.pivot_table("relative_change", ["dtype", "norm"], "noise").style.format("{:.1e}")
@@ -242,7 +246,7 @@ for name, matrix in matrices.items():
     rows.append({"matrix": name, "smallest / largest": values[-1] / values[0]} | dimensions)
     rows[-1]["dim through the encoder"] = nullity(centred, matrix.shape, EPS32 / 2 * np.sqrt(min(matrix.shape)))
 ranks = pd.DataFrame(rows)
-plots.save_table(
+_ = plots.save_table(
     ranks, "01_ranks", caption="Nullspace dimension a patch by tolerance.", float_format="%.1e", sources=[square]
 )
 ranks.style.hide(axis="index").format({"smallest / largest": "{:.1e}"})
@@ -261,7 +265,7 @@ for axis, width in ((left, "96 x 192"), (right, "192 x 192")):
     axis.text(2, ours * 0.45, "ours, float32", fontsize=7, color="0.4")
     axis.set(title=f"d x C p² = {width}", xlabel="index", ylabel="singular value / largest", ylim=(1e-8, 2))
     axis.legend(loc="center left")
-plots.save_figure(figure, "01_spectrum", sources=[square])
+_ = plots.save_figure(figure, "01_spectrum", sources=[square])
 # %% [markdown]
 # **Answer.** The 96 invisible dimensions of the shipped model are a matter of shape: no tolerance removes them, and coarse
 # tolerances only add to them. For a square embedding the dimension of the nullspace of $W$ *is* the tolerance: with float64 it
@@ -322,7 +326,7 @@ stable = stored(
     data=identity,
 )
 curves = pd.DataFrame(stable.metrics)
-plots.save_table(curves, "01_stability", caption="Stability under noise of equal norm.", sources=[stable])
+_ = plots.save_table(curves, "01_stability", caption="Stability under noise of equal norm.", sources=[stable])
 
 # %%
 palette = dict(zip(("exact nullspace", "Gaussian", "permuted"), sns.color_palette(), strict=False))
@@ -342,7 +346,7 @@ axes[0, 0].set(ylabel="accuracy", ylim=(0, 1))
 axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
 axes[1, 0].set(ylabel="largest logit change\n(mean over images)", ylim=(1e-7, 1e1))
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-plots.save_figure(figure, "01_stability", sources=[stable])
+_ = plots.save_figure(figure, "01_stability", sources=[stable])
 # %% [markdown]
 # How large is the largest? Maximising a norm over a polytope is NP-hard, and `largest` finds a local maximum. Its certificate
 # says how far the noise is from stationary (0 at a first-order local maximum) and from an upper bound on *any* legal nullspace
@@ -411,7 +415,7 @@ for line, (title, pictured) in zip(axes, panels.items(), strict=True):
         label = f"{cifar.classes[guess[i]]}, {confidence[i]:.1%}"
         norm = f"norm {perturbation.norms(largest)[i]:.1f}"
         axis.set_title(norm if title == "noise" else label, fontsize=7)
-plots.save_figure(figure, "01_pictures")
+_ = plots.save_figure(figure, "01_pictures")
 
 # %% [markdown]
 # The tables and figures above lie under `results/` and `figures/`, each stamped with the run that made it

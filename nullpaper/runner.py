@@ -260,7 +260,8 @@ def _kernel_manager(context: RunContext) -> type:
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from traitlets import default
 
-    environment = {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"} | context.environment()
+    quiet = "ignore:IProgress not found"  # the hub's client asks for widgets, which an executed page cannot show
+    environment = {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": quiet} | context.environment()
     specification = KernelSpec(
         argv=[sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"],
         display_name="Python 3",
