@@ -175,6 +175,11 @@ shifts_table.pivot_table("relative_change", ["dtype", "norm"], "noise").style.fo
 # $P(\xi < t) \approx t$ for small $t$ (Edelman 1988), so that $P \approx 2 n \cdot \epsilon_{32} n = 2 n^2 \epsilon_{32} =
 # 14\,\%$ at $n = 768$. **Second**, what does training do to a square embedding? We train a small ViT with $d = C p^2 = 192$ and
 # compare its spectrum with that at initialisation.
+#
+# The tolerances below are relative to the largest singular value. *Ours* is $\tfrac12 \epsilon \sqrt{\min(d, C p^2)}$: by Weyl's
+# inequality, rounding the weights to their dtype (with unit roundoff $\epsilon / 2$) moves no singular value by more, so that a
+# direction above it cannot be a rounded zero. For float16 and bfloat16 it says what storing the same weights in that dtype
+# would leave undecided.
 
 # %%
 EPS32 = float(np.finfo(np.float32).eps)
@@ -270,8 +275,8 @@ _ = plots.save_figure(figure, "01_spectrum", sources=[square])
 # **Answer.** The 96 invisible dimensions of the shipped model are a matter of shape: no tolerance removes them, and coarse
 # tolerances only add to them. For a square embedding the dimension of the nullspace of $W$ *is* the tolerance: with float64 it
 # is zero, and by the rule that the official code inherits from SciPy a purely random ViT-B/16 would be called singular about
-# once in seven times. Training widens the spectrum, which adds directions that are small but not zero: noise along them does
-# reach the logits, in proportion to its norm. What ViT-B/16 does have, exactly and whatever the tolerance, is the one dimension
+# once in seven times. Training (one run here) widens the spectrum, which adds directions that are small but not zero: noise
+# along them does reach the logits, in proportion to its norm. What ViT-B/16 does have, exactly and whatever the tolerance, is the one dimension
 # a patch that the encoder's LayerNorm removes. Weights for a direct check are not needed to say this, and were not at hand.
 #
 # ## (c) Stability: how far can an image move?

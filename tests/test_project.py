@@ -86,6 +86,14 @@ def test_the_stray_package_of_torchattacks_is_found_and_removed(tmp_path) -> Non
     subprocess.run([python, stray], check=True)  # nothing left to do
 
 
+def test_the_code_in_the_readme_runs() -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    norm, change = (float(number) for number in re.findall(r"tensor\(([-+.\de]+)", done.stdout))
+    assert norm > 10 and change < 1e-3
+
+
 @pytest.mark.parametrize("module", ["nullpaper", "nullpaper.cli"])
 def test_importing_does_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print('torch' in sys.modules)"

@@ -1,0 +1,45 @@
+"""Parts of the synthesis tests: the shipped ViT, a tiny CNN, pools of real CIFAR-10 images, learned noises."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import timm
+import torch
+from torch import nn
+
+from nullpaper.data import load_data
+from nullpaper.influence import Pool, read_pool
+from nullpaper.synthesis import encoder_noise
+from nullpaper.vit import SHIPPED, load_vit
+
+EPS, STEPS = 0.2, 12  # generous and short: small pools have wide intervals
+
+
+@cache
+def vit():
+    return load_vit(SHIPPED)
+
+
+def batches(count: int = 16, seed: int = 0):
+    return load_data("cifar10", progress=False).test.subset(count, seed).batches(8, image_size=48)
+
+
+@cache
+def pools() -> tuple[Pool, Pool]:
+    data = load_data("cifar10", progress=False)
+    train, test = data.train.subset(48), data.test.subset(64)
+    return tuple(read_pool(vit(), split.batches(12, image_size=48)) for split in (train, test))
+
+
+@cache
+def learned(**options):
+    pool, held_out = pools()
+    form = {"eps": EPS} if "lam" not in options else {}
+    return encoder_noise(vit(), pool, held_out=held_out, **{"steps": STEPS, **form, **options})
+
+
+@cache
+def tiny_cnn() -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=10).eval()
