@@ -51,7 +51,7 @@ figures: $(READY) ## redraw figures and tables from stored results
 run: $(READY) ## run one notebook: make run NOTEBOOK=notebooks/01_existence.py ARGS="-p images 500"
 	$(NULLPAPER) run $(NOTEBOOK) $(PROFILE_FLAG) $(ARGS)
 
-checkpoint: $(READY) ## train the shipped checkpoint again (two hours on two CPU cores; continues when killed)
+checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on two CPU cores; continues when killed)
 	$(NULLPAPER) run notebooks/00_checkpoint.py -p retrain true --force $(PROFILE_FLAG)
 
 test: $(READY) ## run the tests
