@@ -295,11 +295,12 @@ shares = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 
 def stability() -> list[dict[str, object]]:
-    """Accuracy, unchanged predictions and largest logit change, by noise, norm and transport."""
+    """Accuracy, its paired change, unchanged predictions and largest logit change, by noise, norm and transport."""
     generator = torch.Generator().manual_seed(seed)
     pixels = data.to_pixels(test.images, model.image_size, device)
     labels = torch.from_numpy(test.labels).to(device)
     clean = perturbation.transported_logits(model, pixels, "float32")
+    clean_correct = (clean.argmax(1) == labels).cpu()
     largest = space.largest(pixels, progress=True)
     norm = perturbation.norms(largest)
     gaussian = torch.randn(pixels.shape, generator=generator).to(device)
@@ -316,7 +317,9 @@ def stability() -> list[dict[str, object]]:
             change = (logits - clean).abs().amax(1).cpu()
             row = {"share": share, "noise": noise, "transport": transport}
             row |= statistics.mean(perturbation.norms(values).cpu()).columns("norm")
-            row |= statistics.proportion((logits.argmax(1) == labels).cpu()).columns("accuracy")
+            correct = (logits.argmax(1) == labels).cpu()
+            row |= statistics.proportion(correct).columns("accuracy")
+            row |= statistics.paired_difference(correct, clean_correct).columns("accuracy_change")
             row |= statistics.proportion((logits.argmax(1) == clean.argmax(1)).cpu()).columns("unchanged")
             row |= statistics.mean(change).columns("logit_change") | {"largest_logit_change": change.max().item()}
             rows.append(row)
@@ -381,7 +384,8 @@ for transport, row in at_largest.iterrows():
     print(
         f"{transport:>8}: predictions unchanged {row['unchanged']:.2%} [{row['unchanged_low']:.2%}, "
         f"{row['unchanged_high']:.2%}], largest logit change {row['largest_logit_change']:.2g} "
-        f"(mean {row['logit_change']:.2g}), accuracy {row['accuracy']:.2%}, norm {row['norm']:.1f}, n = {row['n']:,.0f}"
+        f"(mean {row['logit_change']:.2g}), accuracy {row['accuracy']:.2%}, paired change {row['accuracy_change']:+.2%} "
+        f"[{row['accuracy_change_low']:+.2%}, {row['accuracy_change_high']:+.2%}], norm {row['norm']:.1f}, n = {row['n']:,.0f}"
     )
 
 # %% [markdown]

@@ -52,6 +52,9 @@ def test_exact_noise_is_invisible_and_its_controls_are_not(runs: dict[str, RunRe
     assert longest.loc["exact nullspace", "largest_logit_change"] < 1e-3
     assert longest.loc["Gaussian", "unchanged"] < 0.9 and longest.loc["permuted", "unchanged"] < 0.9
     assert longest["norm"].max() - longest["norm"].min() < 1e-2 * longest["norm"].max()
+    assert (
+        longest.loc["exact nullspace", "accuracy_change"] == 0 and longest.loc["Gaussian", "accuracy_change_high"] < 0
+    )
     assert (table["accuracy_low"] <= table["accuracy"]).all() and (table["n"] == table["n"].iloc[0]).all()
 
 
