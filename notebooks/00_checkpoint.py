@@ -61,7 +61,9 @@ test = cifar.test.subset(images or (1_000 if smoke else None))
 # average. Every random draw is a function of the seed and the step, so a killed run continues to the same weights.
 #
 # Three recipes differ in one thing, what they do to the images; where time allows all three are trained and the dev split
-# (5,000 training images that no gradient sees) decides. Test images decide nothing.
+# (5,000 training images that no gradient sees) decides. Test images decide nothing. On a CPU only one fits the time: a pilot of
+# six epochs each (`results/cpu/00_pilot.json`) ranks them by how little they disturb the images, as so short a run must, and
+# does not say which is best after eighty. RandAugment, the middle one, was set in advance.
 
 # %%
 recipe = training.Recipe(epochs=epochs or (1 if smoke else 300 if device == "cuda" else 80), seed=seed)

@@ -177,7 +177,6 @@ def _fetch_from_first(name: str, folder: Path, progress: bool) -> None:
             if folder.exists():
                 shutil.rmtree(folder)
             os.replace(Path(staging) / "done", folder)
-            Path(staging).mkdir(exist_ok=True)
             return
     raise InputError(
         f"{name} could not be fetched ({'; '.join(reasons)}); check the network, or copy {folder} from another machine."
@@ -210,6 +209,7 @@ def _torchvision(name: str, staging: Path, progress: bool) -> None:
 
     if name == "imagenette":
         datasets.Imagenette(staging / "done", split="train", size="320px", download=True)
+        (staging / "done" / "imagenette2-320.tgz").unlink(missing_ok=True)
         return
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     arrays = {}
