@@ -43,6 +43,7 @@ import torch
 
 from nullpaper import data, plots, statistics, training, vit
 from nullpaper.fetching import cache_home
+from nullpaper.files import write_atomic
 from nullpaper.provenance import device_name, project_root, versions
 from nullpaper.store import stored
 
@@ -50,7 +51,9 @@ plots.use_style()
 smoke = profile == "smoke"
 device = "cuda" if torch.cuda.is_available() else "cpu"
 cifar = data.load_data("cifar10")
-test = cifar.test.subset(images or (1_000 if smoke else None))
+few = 1_000 if smoke else None
+test = cifar.test.subset(images or few)
+sample = replace(cifar, train=cifar.train.subset(train_images or few))
 
 # %% [markdown]
 # ## Training
@@ -83,9 +86,7 @@ if not retrain:
 def train_one(chosen: training.Recipe) -> training.Training:
     torch.manual_seed(chosen.seed)
     model = vit.load_vit(vit.SHIPPED, pretrained=False, device=device)
-    limit = train_images or (1_000 if smoke else None)
-    sample = replace(cifar, train=cifar.train.subset(limit))
-    name = f"training-{limit or 'all'}-{device}"
+    name = f"training-{train_images or few or 'all'}-{device}"
     return training.train(model, sample, chosen, folder=cache_home() / name)
 
 
@@ -100,7 +101,7 @@ if retrain:
         "weights": vit.fingerprint(model),
         "chosen": best,
         "recipe": asdict(recipes[best]),
-        "data": cifar.identity | {"images": train_images or (1_000 if smoke else len(cifar.train))},
+        "data": cifar.identity | {"images": len(sample.train)},
         "seconds": runs[best].seconds,
         "device": device_name(),
         "versions": versions(),
@@ -108,9 +109,8 @@ if retrain:
         "test_accuracy": asdict(statistics.proportion(training.correct(model, test))),
         "history": runs[best].history,
     }
-    folder.mkdir(parents=True, exist_ok=True)
     vit.save_vit(model, weights)
-    record_file.write_text(json.dumps(record, indent=1) + "\n")
+    write_atomic(record_file, json.dumps(record, indent=1) + "\n")
 
 # %% [markdown]
 # ## What it is worth

@@ -276,8 +276,9 @@ _ = plots.save_figure(figure, "01_spectrum", sources=[square])
 # tolerances only add to them. For a square embedding the dimension of the nullspace of $W$ *is* the tolerance: with float64 it
 # is zero, and by the rule that the official code inherits from SciPy a purely random ViT-B/16 would be called singular about
 # once in seven times. Training (one run here) widens the spectrum, which adds directions that are small but not zero: noise
-# along them does reach the logits, in proportion to its norm. What ViT-B/16 does have, exactly and whatever the tolerance, is the one dimension
-# a patch that the encoder's LayerNorm removes. Weights for a direct check are not needed to say this, and were not at hand.
+# along them does reach the logits, in proportion to its norm. What ViT-B/16 does have, exactly and whatever the tolerance, is
+# the one dimension a patch that the encoder's LayerNorm removes. Weights for a direct check are not needed to say this, and
+# were not at hand.
 #
 # ## (c) Stability: how far can an image move?
 #

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nullpaper.errors import InputError, nearest
 from nullpaper.fetching import ARRAYS, DATASETS, fetch, folder_of, verified
 
 __all__ = ["Data", "LazyImages", "Split", "augment", "fetch", "load_data", "split_indices", "to_pixels"]
@@ -177,8 +176,6 @@ def load_data(name: str, *, image_size: int = 224, progress: bool = True) -> Dat
     Raises:
         InputError: unknown name, no source can be reached, or the cached files are truncated or altered.
     """
-    if name not in DATASETS:
-        raise InputError(f"'{name}' is no known data set ({', '.join(DATASETS)}).{nearest(name, DATASETS)}")
     fetch(name, progress=progress)
     if name in ARRAYS:
         arrays = verified(name)

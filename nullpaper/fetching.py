@@ -23,12 +23,11 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 import requests
-from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
 from nullpaper.errors import InputError, first_line, nearest
-from nullpaper.files import storable
+from nullpaper.files import locked, storable
 
 __all__ = ["ARRAYS", "DATASETS", "Dataset", "cache_home", "fetch", "folder_of", "verified"]
 
@@ -110,7 +109,7 @@ def fetch(name: str, *, force: bool = False, progress: bool = True) -> Path:
     with storable(folder.parent, REMEDY):
         folder.parent.mkdir(parents=True, exist_ok=True)
         _require_space(folder.parent, DATASETS[name].megabytes)
-        with FileLock(folder.parent / f"{name}.lock"):
+        with locked(folder.parent / f"{name}.lock"):
             for leftover in folder.parent.glob(f".{name}-*"):  # of a killed process, since we hold the lock
                 shutil.rmtree(leftover)
             if force or not folder.is_dir():  # another process may have finished while this one waited

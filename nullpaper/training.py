@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from timm.layers import PatchDropout
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, one_hot
@@ -28,6 +27,7 @@ from tqdm import tqdm
 
 from nullpaper.data import Data, Split, augment
 from nullpaper.errors import InputError
+from nullpaper.files import write_atomic
 from nullpaper.vit import ViT
 
 __all__ = ["Recipe", "Training", "accuracy", "correct", "predictions", "train"]
@@ -130,7 +130,8 @@ class _Run:
         recipe, start = self.recipe, time.perf_counter()
         order = torch.randperm(len(self.images), generator=_generator(recipe.seed, epoch, 1)).to(self.device)
         dropping = epoch < recipe.patch_drop_until * recipe.epochs and recipe.patch_drop > 0
-        self.vit.net.patch_drop = _patch_dropout(self.vit, recipe.patch_drop) if dropping else nn.Identity()
+        prefix = self.vit.net.num_prefix_tokens
+        self.vit.net.patch_drop = PatchDropout(recipe.patch_drop, prefix) if dropping else nn.Identity()
         self.vit.train()
         total = torch.zeros((), device=self.device)
         for i in range(self.steps_per_epoch):
@@ -172,16 +173,13 @@ class _Run:
         return loss.detach()
 
     def save(self) -> None:
-        """Write the whole state in one file, under a temporary name first."""
+        """Write the whole state in one file, in one step."""
         tensors = {f"vit.{key}": value for key, value in self.vit.state_dict().items()}
         tensors |= {f"averaged.{key}": value for key, value in self.averaged.state_dict().items()}
         for name, parameter in self.vit.named_parameters():
             tensors |= {f"moment.{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial,
-                  metadata={"history": json.dumps(self.history)})  # fmt: skip
-        os.replace(partial, self.path)
+        whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        write_atomic(self.path, save(whole, metadata={"history": json.dumps(self.history)}))
 
     def _load(self) -> None:
         try:
@@ -222,13 +220,12 @@ def _schedule(epoch: float, recipe: Recipe) -> float:
 
 def _parameter_groups(vit: ViT, recipe: Recipe) -> list[dict[str, object]]:
     """Weight decay for matrices alone: not for biases, norms, tokens and positions."""
-    matrices = [p for name, p in vit.named_parameters() if p.ndim > 1 and not name.endswith(("pos_embed", "_token"))]
-    others = [p for name, p in vit.named_parameters() if p.ndim <= 1 or name.endswith(("pos_embed", "_token"))]
+
+    def decays(name: str, parameter: nn.Parameter) -> bool:
+        return parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))
+
+    matrices, others = ([p for name, p in vit.named_parameters() if decays(name, p) is kind] for kind in (True, False))
     return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _patch_dropout(vit: ViT, rate: float) -> PatchDropout:
-    return PatchDropout(rate, num_prefix_tokens=vit.net.num_prefix_tokens)
 
 
 def _generator(seed: int, index: int, stream: int) -> torch.Generator:

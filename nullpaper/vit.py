@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from importlib import resources
 from pathlib import Path
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError, first_line, nearest
+from nullpaper.files import write_atomic
 from nullpaper.meta import skeleton
 from nullpaper.weights import load_weights
 
@@ -196,9 +196,7 @@ def save_vit(vit: ViT, path: str | Path) -> None:
     """Write the weights to ``path`` in one step: safetensors, timm's parameter names, mean and std as metadata."""
     state = {key: value.detach().cpu().contiguous() for key, value in vit.net.state_dict().items()}
     statistics = {"mean": json.dumps(vit.mean.flatten().tolist()), "std": json.dumps(vit.std.flatten().tolist())}
-    partial = Path(path).with_suffix(".partial")
-    save_file(state, partial, metadata={"name": vit.name, **statistics})
-    os.replace(partial, path)
+    write_atomic(Path(path), save(state, metadata={"name": vit.name, **statistics}))
 
 
 def fingerprint(vit: ViT) -> str:
