@@ -1,4 +1,4 @@
-"""Training a ViT from scratch: AdamW, warm-up and cosine, light augmentation, patch dropout, EMA, dev-set selection.
+"""Training a classifier from scratch: AdamW, warm-up, cosine, light augmentation, patch dropout, EMA, dev selection.
 
 Every random draw is a function of (seed, step), so that a killed run continues to the same weights. Its state is
 the weights, their average, the optimiser's moments and the history.
@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy, interpolate, one_hot
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from nullpaper.classifiers import Classifier
 from nullpaper.data import Data, Split, augment
 from nullpaper.errors import InputError
 from nullpaper.files import write_atomic
@@ -70,13 +71,13 @@ class Recipe:
 class Training:
     """What `train` returns: the model with its averaged weights, one record an epoch, and the seconds it took."""
 
-    vit: ViT
+    vit: ViT | Classifier
     history: list[dict[str, float]]
     seconds: float
 
 
 def train(
-    vit: ViT,
+    vit: ViT | Classifier,
     data: Data,
     recipe: Recipe,
     *,
@@ -111,7 +112,7 @@ def train(
 class _Run:
     """The state of a run and the steps that change it."""
 
-    def __init__(self, vit: ViT, data: Data, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, vit: ViT | Classifier, data: Data, recipe: Recipe, folder: Path) -> None:
         self.vit, self.recipe = vit, recipe
         self.device = next(vit.parameters()).device
         self.images = torch.from_numpy(np.ascontiguousarray(data.train.images)).permute(0, 3, 1, 2).to(self.device)
@@ -130,8 +131,8 @@ class _Run:
         recipe, start = self.recipe, time.perf_counter()
         order = torch.randperm(len(self.images), generator=_generator(recipe.seed, epoch, 1)).to(self.device)
         dropping = epoch < recipe.patch_drop_until * recipe.epochs and recipe.patch_drop > 0
-        prefix = self.vit.net.num_prefix_tokens
-        self.vit.net.patch_drop = PatchDropout(recipe.patch_drop, prefix) if dropping else nn.Identity()
+        if hasattr(net := self.vit.net, "patch_drop"):  # other architectures have no tokens to leave out
+            net.patch_drop = PatchDropout(recipe.patch_drop, net.num_prefix_tokens) if dropping else nn.Identity()
         self.vit.train()
         total = torch.zeros((), device=self.device)
         for i in range(self.steps_per_epoch):
@@ -170,6 +171,8 @@ class _Run:
         decay = min(recipe.ema, (1 + step) / (10 + step))  # short memory while the weights still move fast
         with torch.no_grad():
             torch._foreach_lerp_(list(self.averaged.parameters()), list(vit.parameters()), 1 - decay)
+            for average, value in zip(self.averaged.buffers(), vit.buffers(), strict=True):  # batch statistics
+                average.lerp_(value, 1 - decay) if average.is_floating_point() else average.copy_(value)
         return loss.detach()
 
     def save(self) -> None:
@@ -196,7 +199,7 @@ class _Run:
 
 
 def _batch(
-    images: Tensor, labels: Tensor, vit: ViT, recipe: Recipe, generator: torch.Generator
+    images: Tensor, labels: Tensor, vit: ViT | Classifier, recipe: Recipe, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Augmented images (B, C, H, W) in [0, 1] at the model's size, and targets (B, classes)."""
     if recipe.randaugment_operations:
@@ -218,7 +221,7 @@ def _schedule(epoch: float, recipe: Recipe) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)))
 
 
-def _parameter_groups(vit: ViT, recipe: Recipe) -> list[dict[str, object]]:
+def _parameter_groups(vit: ViT | Classifier, recipe: Recipe) -> list[dict[str, object]]:
     """Weight decay for matrices alone: not for biases, norms, tokens and positions."""
 
     def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -233,14 +236,14 @@ def _generator(seed: int, index: int, stream: int) -> torch.Generator:
 
 
 @torch.inference_mode()
-def predictions(vit: ViT, split: Split, batch_size: int = 500) -> Tensor:
+def predictions(vit: ViT | Classifier, split: Split, batch_size: int = 500) -> Tensor:
     """Logits (n, num_classes) on the CPU, in the order of the split; the model must be in evaluation mode."""
     device = next(vit.parameters()).device
     batches = split.batches(batch_size, image_size=vit.image_size, device=device)
     return torch.cat([vit(images).cpu() for images, _ in batches])
 
 
-def correct(vit: ViT, split: Split) -> Tensor:
+def correct(vit: ViT | Classifier, split: Split) -> Tensor:
     """Boolean (n,): which images of the split the model classifies correctly, in evaluation mode."""
     training = vit.training
     guessed = predictions(vit.eval(), split).argmax(1)
@@ -248,6 +251,6 @@ def correct(vit: ViT, split: Split) -> Tensor:
     return guessed == torch.from_numpy(split.labels)
 
 
-def accuracy(vit: ViT, split: Split) -> float:
+def accuracy(vit: ViT | Classifier, split: Split) -> float:
     """Share of the split that the model classifies correctly."""
     return correct(vit, split).float().mean().item()
