@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from timm.models.convnext import ConvNeXt
-from timm.models.mlp_mixer import MlpMixer
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -27,10 +26,9 @@ IMAGE_SIZE = 48
 
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     SHIPPED: build_shipped,
-    "vit_patch12": partial(VisionTransformer, img_size=48, patch_size=12, embed_dim=96, depth=6, num_heads=3),
+    "vit_wide": partial(VisionTransformer, img_size=48, patch_size=8, embed_dim=128, depth=4, num_heads=4),
     "resnet": partial(ResNet, BasicBlock, (1, 1, 1, 1), channels=(24, 48, 96, 192), stem_width=24),
     "convnext": partial(ConvNeXt, depths=(2, 2, 2, 2), dims=(32, 64, 96, 128)),
-    "mixer": partial(MlpMixer, img_size=48, patch_size=8, num_blocks=6, embed_dim=96),
 }
 """Constructors of timm models for 48 px images; each takes ``num_classes``, except the shipped ViT."""
 

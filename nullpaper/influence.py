@@ -31,6 +31,7 @@ __all__ = [
     "influence_of",
     "noise_influence",
     "read_pool",
+    "spread",
 ]
 
 Model = Callable[[Tensor], Tensor]
@@ -107,6 +108,12 @@ def centred(noise: Tensor) -> Tensor:
     is taken out.
     """
     return noise - noise.mean(-1, keepdim=True)
+
+
+def spread(noise: Tensor) -> Tensor:
+    """Noise (1, N, d) of the same L2 norm with every token's share of it equal."""
+    share = noise.norm() / math.sqrt(noise.shape[1])
+    return noise / noise.norm(dim=-1, keepdim=True) * share
 
 
 def read_pool(model: Model, batches: Batches | Pool, *, level: str = "encoder") -> Pool:

@@ -9,11 +9,25 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate, pad
 
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, nearest
 from nullpaper.vit import ViT
 
-__all__ = ["TRANSPORTS", "in_box", "jpeg", "norms", "permuted_in_patches", "rounded", "transported_logits"]
+__all__ = [
+    "DEGRADATIONS",
+    "TRANSPORTS",
+    "crop_and_resize",
+    "degraded",
+    "in_box",
+    "jpeg",
+    "noisy",
+    "norms",
+    "permuted_in_patches",
+    "rounded",
+    "transported_logits",
+    "undo_crop",
+]
 
 DOUBLINGS, BISECTIONS = 40, 24  # float32 has 24 bits
 
@@ -90,6 +104,64 @@ TRANSPORTS: dict[str, Callable[[Tensor], Tensor]] = {
     "JPEG 90": jpeg,
 }
 """How a noisy image reaches the model."""
+
+
+def crop_and_resize(images: Tensor, kept: int) -> Tensor:
+    """The central ``kept`` x ``kept`` pixels of images (B, C, H, W), bicubically back to H x W, in [0, 1].
+
+    Raises:
+        InputError: ``kept`` is not a number of pixels that the images have.
+    """
+    height, width = images.shape[-2:]
+    if not 1 <= kept <= min(height, width):
+        raise InputError(f"kept={kept} must be 1 to {min(height, width)} pixels, the side of the images.")
+    top, left = (height - kept) // 2, (width - kept) // 2
+    cropped = images[..., top : top + kept, left : left + kept]
+    return interpolate(cropped, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def undo_crop(images: Tensor, kept: int) -> Tensor:
+    """Put the content of `crop_and_resize` back where it was; the lost border repeats the nearest pixel."""
+    height, width = images.shape[-2:]
+    small = interpolate(images, size=(kept, kept), mode="bicubic", antialias=True).clamp(0, 1)
+    top, left = (height - kept) // 2, (width - kept) // 2
+    return pad(small, (left, width - kept - left, top, height - kept - top), mode="replicate")
+
+
+def noisy(images: Tensor, sd: float, generator: torch.Generator) -> Tensor:
+    """Images in [0, 1] plus Gaussian noise of standard deviation ``sd``, clipped; drawn on the generator's device.
+
+    Raises:
+        InputError: a negative ``sd``.
+    """
+    if not sd >= 0:
+        raise InputError(f"sd={sd} must not be negative.")
+    noise = torch.randn(images.shape, generator=generator, device=generator.device, dtype=images.dtype)
+    return (images + sd * noise.to(images.device)).clamp(0, 1)
+
+
+DEGRADATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "float32": lambda images, generator: images,
+    "8 bits": lambda images, generator: rounded(images),
+    "JPEG 95": lambda images, generator: jpeg(images, 95),
+    "JPEG 75": lambda images, generator: jpeg(images, 75),
+    "JPEG 50": lambda images, generator: jpeg(images, 50),
+    "crop 44/48": lambda images, generator: crop_and_resize(images, round(images.shape[-1] * 44 / 48)),
+    "noise 0.02": lambda images, generator: noisy(images, 0.02, generator),
+    "noise 0.05": lambda images, generator: noisy(images, 0.05, generator),
+}
+"""What a mark has to survive; `degraded` applies one by name."""
+
+
+def degraded(images: Tensor, name: str, seed: int = 0) -> Tensor:
+    """Images (B, C, H, W) in [0, 1] after one of `DEGRADATIONS`; the same noise for the same seed and shape.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in DEGRADATIONS:
+        raise InputError(f"degradation {name!r} is unknown: one of {list(DEGRADATIONS)}.{nearest(name, DEGRADATIONS)}")
+    return DEGRADATIONS[name](images, torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nullpaper.ascent import STEPS, NonFiniteLoss, Record, Task, of_norm, polar, published
+from nullpaper.ascent import FINE_RATE, STEPS, TURN_RATE, NonFiniteLoss, Record, Task, of_norm, polar, published
 from nullpaper.errors import InputError
 from nullpaper.influence import (
     Batches,
@@ -28,6 +28,7 @@ from nullpaper.influence import (
     noise_influence,
     read_pool,
 )
+from nullpaper.linearised import Linearised
 from nullpaper.vit import ViT
 
 __all__ = [
@@ -51,14 +52,17 @@ def encoder_noise(
     held_out: Batches | Pool | None = None,
     eps: float | None = None,
     lam: float | None = None,
+    norm: float | None = None,
     lim: float = 1.0,
     steps: int | None = None,
     seed: int = 0,
     official: bool = False,
     centre: bool | None = None,
+    spread: bool = False,
+    linear: Linearised | None = None,
     progress: bool = False,
 ) -> EncoderNoise:
-    """Universal noise (1, N, d) on the patch tokens of a frozen ViT; exactly one of ``eps`` and ``lam``.
+    """Universal noise (1, N, d) on the patch tokens of a frozen ViT; exactly one of ``eps``, ``lam`` and ``norm``.
 
     Args:
         vit: in evaluation mode; its flags, gradients and mode stay as they are.
@@ -66,10 +70,15 @@ def encoder_noise(
         held_out: images for verification only. If None, a quarter of ``batches`` is set aside.
         eps: bound on the mean squared L2 distance between softmax vectors, in (0, 2): paper A, equation 7.
         lam: weight of log ||v|| in paper A's exploratory loss, equation 6; positive.
+        norm: a fixed L2 norm, at which E ||z' - z|| is minimised: noises of different models can then be compared.
         lim: the start is uniform in (-lim, lim), in token units.
         steps: 200 by default; for ``official``, a bound below its 3 passes over the images.
         official: the published procedure: AdamW with its default decay, mean ||z' - z||^2, first batch below eps stops.
         centre: take the mean over the width out of every token; default True, and False for ``official``.
+        spread: give every token the same norm. Without it "the largest noise" has no answer even after centring: a
+            token whose norm grows saturates its LayerNorm, the network loses that token and nothing else, and the
+            norm is free again (notebook 02).
+        linear: turn the start towards what the logits ignore to first order; a third of the steps then suffices.
         progress: show a bar.
 
     Returns:
@@ -80,8 +89,8 @@ def encoder_noise(
         NonFiniteLoss: the loss left the finite numbers; the error keeps the last good noise.
     """
     centre = not official if centre is None else centre
-    task = _task(vit, batches, held_out, eps, lam, seed, "encoder", centre, official)
-    return _solve(task, lim, steps, official, progress)
+    task = _task(vit, batches, held_out, eps, lam, norm, seed, "encoder", centre, official, spread)
+    return _solve(task, lim, steps, official, progress, linear)
 
 
 def input_noise(
@@ -91,6 +100,7 @@ def input_noise(
     held_out: Batches | Pool | None = None,
     eps: float | None = None,
     lam: float | None = None,
+    norm: float | None = None,
     lim: float = 0.1,
     steps: int | None = None,
     seed: int = 0,
@@ -102,7 +112,7 @@ def input_noise(
     ``model`` is any callable (B, C, H, W) -> logits (a ViT, a CNN, a function); ``lim`` is in pixel units. The rest
     is as in `encoder_noise`.
     """
-    task = _task(model, batches, held_out, eps, lam, seed, "input", False, official)
+    task = _task(model, batches, held_out, eps, lam, norm, seed, "input", False, official)
     return _solve(task, lim, steps, official, progress)
 
 
@@ -125,7 +135,7 @@ def rescaled(
     """
     value = noise.value if isinstance(noise, Noise) else noise
     level = "encoder" if value.ndim == 3 else "input"
-    task = _task(model, batches, held_out, eps, None, seed, level, level == "encoder", False)
+    task = _task(model, batches, held_out, eps, None, None, seed, level, level == "encoder", False)
     return _to_boundary(task, task.shaped(check_noise(value, task.fit)))
 
 
@@ -157,11 +167,21 @@ def _permuted(model: Model, batches: Batches | Pool, **options) -> Noise:
     return task.finished(of_norm(task.shaped(value.flatten()[order].view_as(value)), like.norm))
 
 
+def _permuted_within(model: Model, batches: Batches | Pool, **options) -> Noise:
+    """The learned noise's entries in a random order within each token (channel): every token keeps its norm."""
+    task, like, _ = _control(model, batches, options, learned=True)
+    value = check_noise(like.value, task.fit)
+    rows = value.flatten(2).flatten(0, 1)
+    order = torch.rand(rows.shape, generator=task.generator).argsort(1).to(value.device)
+    return task.finished(task.shaped(rows.gather(1, order).view_as(value)))
+
+
 CONTROLS: dict[str, Callable[..., Noise]] = {
     "zero": _zero,
     "random": _random,
     "random_norm": _random_norm,
     "permuted": _permuted,
+    "permuted_within": _permuted_within,
 }
 """Controls by name, called as `encoder_noise` (or, with ``level="input"``, `input_noise`). ``like`` is the learned
 noise to compare with, or None to learn it with the same options first."""
@@ -173,7 +193,7 @@ def _control(
     options = dict(options)
     like, level = options.pop("like", None), options.pop("level", "encoder")
     synthesise = input_noise if level == "input" else encoder_noise
-    parts = {name: options.get(name) for name in ("held_out", "eps", "lam")}
+    parts = {name: options.get(name) for name in ("held_out", "eps", "lam", "norm")}
     seed = options.get("seed", 0)
     task = _task(model, batches, **parts, seed=seed, level=level, centre=level == "encoder", official=False)
     if like is None and learned:
@@ -188,13 +208,15 @@ def _task(
     held_out: Batches | Pool | None,
     eps: float | None,
     lam: float | None,
+    norm: float | None,
     seed: int,
     level: str,
     centre: bool,
     official: bool,
+    spread: bool = False,
 ) -> Task:
     """Check the request, read the images, and split them into parts that do not overlap."""
-    _check_form(eps, lam, official)
+    _check_form(eps, lam, norm, official)
     pool = read_pool(model, batches, level=level)
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     verification = None if held_out is None else read_pool(model, held_out, level=level)
@@ -205,25 +227,28 @@ def _task(
         first, second = int((1 - SHARES[1]) * len(pool)), len(pool)
     if first < 1 or second - first < 2:
         raise InputError(f"{len(pool)} images are too few to learn, scale and verify a noise; pass at least 8.")
-    if lam is not None or official:
-        first = second  # neither form scales its noise, so that no image is set aside for it
+    if eps is None or official:
+        first = second  # these forms do not scale their noise, so that no image is set aside for it
     calibration = pool.take(order[first:second] if first < second else order[:second])
     generator = torch.Generator().manual_seed(seed)
-    return Task(model, pool.take(order[:first]), calibration, verification, eps, lam, centre, generator)
+    return Task(model, pool.take(order[:first]), calibration, verification, eps, lam, norm, centre, generator, spread)
 
 
-def _check_form(eps: float | None, lam: float | None, official: bool) -> None:
-    if (eps is None) == (lam is None):
-        raise InputError("pass exactly one of eps (largest noise within eps) and lam (exploratory loss).")
+def _check_form(eps: float | None, lam: float | None, norm: float | None, official: bool) -> None:
+    if sum(value is not None for value in (eps, lam, norm)) != 1:
+        raise InputError("pass exactly one of eps (largest noise within eps), lam (exploratory loss) and norm.")
     if eps is not None and not 0 < eps < 2:
         raise InputError(f"eps={eps} must lie in (0, 2): it bounds a squared distance between softmax vectors.")
-    if lam is not None and not (lam > 0 and math.isfinite(lam)):
-        raise InputError(f"lam={lam} must be positive and finite.")
+    for name, value in (("lam", lam), ("norm", norm)):
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise InputError(f"{name}={value} must be positive and finite.")
     if official and eps is None:
-        raise InputError("official=True is the published procedure for eps; pass eps instead of lam.")
+        raise InputError("official=True is the published procedure for eps; pass eps and nothing else.")
 
 
-def _solve(task: Task, lim: float, steps: int | None, official: bool, progress: bool) -> Noise:
+def _solve(
+    task: Task, lim: float, steps: int | None, official: bool, progress: bool, linear: Linearised | None = None
+) -> Noise:
     if not (lim > 0 and math.isfinite(lim)):
         raise InputError(f"lim={lim} must be positive and finite.")
     if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
@@ -231,7 +256,9 @@ def _solve(task: Task, lim: float, steps: int | None, official: bool, progress: 
     start = task.uniform(lim)
     if official:
         return task.finished(*published(task, start, steps, progress))
-    value, history = polar(task, start, steps or STEPS, progress)
+    if linear is not None:
+        start = task.shaped(linear.filtered(start))
+    value, history = polar(task, start, steps or STEPS, progress, TURN_RATE if linear is None else FINE_RATE)
     return task.finished(value, history) if task.eps is None else _to_boundary(task, value, history)
 
 

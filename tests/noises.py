@@ -35,7 +35,7 @@ def pools() -> tuple[Pool, Pool]:
 @cache
 def learned(**options):
     pool, held_out = pools()
-    form = {"eps": EPS} if "lam" not in options else {}
+    form = {} if {"lam", "norm"} & options.keys() else {"eps": EPS}
     return encoder_noise(vit(), pool, held_out=held_out, **{"steps": STEPS, **form, **options})
 
 

@@ -65,6 +65,39 @@ def test_the_zoo_is_large_and_b16_has_one_dimension(runs: dict[str, RunReport], 
     assert table.loc["vit_small_patch16_224", ["dim_embedding", "dim_per_channel"]].tolist() == [384, 0]
 
 
+def test_noise_that_learned_nothing_passes_the_papers_control(runs: dict[str, RunReport], project: Path) -> None:
+    table = pd.read_csv(project / "results/smoke/02_unlearned.csv").set_index("noise")
+    assert table["norm"].round(2).eq(1_000).all()
+    assert table.loc["random, one token", "match"] > 0.9 > 0.5 > table.loc["permuted", "match"]
+    assert table.loc["permuted within", "match"] > 0.9
+    spread = pd.read_csv(project / "results/smoke/02_eps_runs.csv").query("method == 'ours, spread'")
+    assert (spread["largest token"] * 6 / spread["norm"]).round(3).eq(1).all()  # 36 tokens of one norm
+
+
+def test_every_model_reads_every_noise(runs: dict[str, RunReport], project: Path) -> None:
+    table = pd.read_csv(project / "results/smoke/03_transfer.csv")
+    makers, readers = table["noise of"].unique(), table["read by"].unique()
+    assert len(makers) >= 4 and set(makers) == set(readers) and len(table) == len(makers) ** 2
+    assert (table["match_low"] <= table["match"]).all() and (table["match"] <= table["match_high"]).all()
+    paired = table["match"] - table["match permuted"] - table["over permuted"]
+    assert paired.abs().max() < 1e-9
+
+
+def test_fooling_keeps_its_bounds(runs: dict[str, RunReport], project: Path) -> None:
+    folder = project / "results/smoke"
+    exact = pd.read_csv(folder / "04_exact.csv")
+    assert (exact["unchanged, float32"] == 1).all() and (exact["largest logit change"] < 1e-3).all()
+    assert (exact["relative distance"] < 1).all() and (exact["largest gap"] < 1e-3).all()
+    near = pd.read_csv(folder / "04_approximate.csv")
+    assert (near["largest influence"] <= near["eps"].clip(lower=1e-9)).all()
+    mean = near[near["eps"] > 0].pivot(index="eps", columns="method", values="relative distance")
+    assert (mean["descent from t"] <= mean["line from exact to t"] + 1e-3).all()
+    attacks = pd.read_csv(folder / "04_adversarial.csv").dropna()
+    assert (attacks["ratio"] <= 1 + 1e-6).all() and (attacks["found without it"] == 1).all()
+    seen = pd.read_csv(folder / "04_second_models.csv").set_index(["network", "noise"])
+    assert seen.loc[("shipped ViT", "exact, largest"), "class of x"] == 1
+
+
 def test_training_again_writes_weights_that_load(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     folder = tmp_path / "checkpoint"

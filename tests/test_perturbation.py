@@ -45,3 +45,36 @@ def test_transports(images: torch.Tensor) -> None:
     assert 0 < fine < coarse
     with pytest.raises(InputError, match="quality of 1 to 95"):
         perturbation.jpeg(images, 200)
+
+
+def test_degradations_stay_in_range_and_repeat(images: torch.Tensor) -> None:
+    for name in perturbation.DEGRADATIONS:
+        first, second = perturbation.degraded(images, name, seed=1), perturbation.degraded(images, name, seed=1)
+        assert torch.equal(first, second) and first.shape == images.shape
+        assert first.min() >= 0 and first.max() <= 1
+    assert torch.equal(perturbation.degraded(images, "float32"), images)
+    noisy = [perturbation.degraded(images, "noise 0.05", seed) for seed in (1, 2)]
+    assert not torch.equal(*noisy)
+
+
+def test_noise_has_its_standard_deviation() -> None:
+    grey = torch.full((8, 3, 48, 48), 0.5)
+    noise = perturbation.noisy(grey, 0.02, torch.Generator().manual_seed(0)) - grey
+    assert noise.std().item() == pytest.approx(0.02, rel=0.02)
+    with pytest.raises(InputError, match="must not be negative"):
+        perturbation.noisy(grey, -1.0, torch.Generator())
+
+
+def test_a_crop_can_be_undone_but_for_its_border(images: torch.Tensor) -> None:
+    cropped = perturbation.crop_and_resize(images, 44)
+    restored = perturbation.undo_crop(cropped, 44)
+    inner = (slice(None), slice(None), slice(4, 44), slice(4, 44))
+    assert (restored - images)[inner].abs().mean() < 0.5 * (cropped - images)[inner].abs().mean()
+    assert torch.allclose(perturbation.crop_and_resize(images, 48), images, atol=1e-6)
+    with pytest.raises(InputError, match="kept=60 must be 1 to 48"):
+        perturbation.crop_and_resize(images, 60)
+
+
+def test_an_unknown_degradation_is_refused_with_the_nearest_name(images: torch.Tensor) -> None:
+    with pytest.raises(InputError, match="Did you mean 'JPEG 7?5"):
+        perturbation.degraded(images, "JPEG75")

@@ -54,3 +54,12 @@ def test_nothing_and_nan_are_refused(values: list[float]) -> None:
 def test_unpaired_shapes_are_refused() -> None:
     with pytest.raises(InputError, match="one shape"):
         statistics.paired_difference(np.ones(3), np.ones(4))
+
+
+def test_an_interval_over_seeds_is_students_and_covers_the_truth_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    intervals = [statistics.over_seeds(generator.normal(1.0, 2.0, 3)) for _ in range(400)]
+    covered = np.mean([interval.low <= 1.0 <= interval.high for interval in intervals])
+    assert 0.92 < covered < 0.98 and all(interval.n == 3 for interval in intervals)
+    single = statistics.over_seeds([2.0])
+    assert (single.low, single.value, single.high, single.n) == (2.0, 2.0, 2.0, 1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from noises import EPS, batches, learned, pools, tiny_cnn, vit
 
+from nullpaper.ascent import of_norm
 from nullpaper.influence import centred, influence_of, read_pool
 from nullpaper.synthesis import CONTROLS, encoder_noise, input_noise, noise_influence, rescaled
 from nullpaper.vit import SHIPPED, load_vit
@@ -65,6 +66,41 @@ def test_noise_is_centred_and_without_centring_the_norm_is_unbounded():
     assert influence_of(vit(), pure, held_out).max() < 1e-3
 
 
+# the norm per token
+
+
+def test_one_token_can_be_lost_at_any_norm_so_that_only_spread_noise_has_a_largest():
+    random = torch.randn(96, generator=torch.Generator().manual_seed(0))
+    one = torch.zeros(1, 36, 96)
+    one[:, 0] = random
+    gaps = [influence_of(vit(), of_norm(centred(one), norm), pools()[1]).mean() for norm in (1e2, 1e4, 1e6)]
+    assert max(gaps) < 0.03 and influence_of(vit(), 100.0 * learned().value, pools()[1]).mean() > 0.1
+    torch.testing.assert_close(gaps[1], gaps[2], atol=1e-3, rtol=0)  # a limit, not growth
+
+
+def test_spread_noise_has_equal_tokens_and_keeps_its_constraint():
+    noise = learned(spread=True)
+    tokens = noise.value.norm(dim=-1)
+    assert tokens.max() < 1.001 * tokens.min() and noise.value.mean(-1).abs().max() < 1e-4
+    free = learned().value.norm(dim=-1)
+    assert free.max() > 1.05 * free.min()
+
+
+def test_the_norm_form_keeps_its_norm_and_lowers_the_influence():
+    pool, held_out = pools()
+    noise = learned(norm=20.0)
+    random = CONTROLS["random_norm"](vit(), pool, held_out=held_out, norm=20.0, like=noise)
+    assert noise.norm == pytest.approx(20.0, rel=1e-4) == random.norm and noise.reached is None
+    assert noise.influence.value < random.influence.value
+
+
+def test_permuting_within_tokens_keeps_each_tokens_entries():
+    pool, held_out = pools()
+    control = CONTROLS["permuted_within"](vit(), pool, held_out=held_out, eps=EPS, like=learned())
+    torch.testing.assert_close(control.value.sort(-1)[0], learned().value.sort(-1)[0], atol=1e-5, rtol=1e-5)
+    assert not torch.equal(control.value, learned().value)
+
+
 # the lambda form
 
 
@@ -95,6 +131,7 @@ def test_controls_share_one_call_shape(name):
     assert noise.value.shape == learned().value.shape and torch.equal(noise.value, again.value)
     assert abs(noise.value.mean(-1)).max() < 1e-5 * max(1.0, noise.norm)
     expected = {"zero": 0.0, "random": noise.norm, "random_norm": learned().norm, "permuted": learned().norm}
+    expected["permuted_within"] = learned().norm
     assert noise.norm == pytest.approx(expected[name], rel=1e-5)
     assert noise.reached == (noise.influence.high <= EPS)
 

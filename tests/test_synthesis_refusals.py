@@ -22,6 +22,8 @@ from nullpaper.vit import SHIPPED, load_vit
         ({"eps": 2.0}, "eps=2.0"),
         ({"eps": math.nan}, "eps=nan"),
         ({"lam": -1.0}, "lam=-1.0"),
+        ({"norm": 0.0}, "norm=0.0"),
+        ({"norm": 1.0, "eps": 0.1}, "exactly one"),
         ({"lam": math.inf}, "lam=inf"),
         ({"lam": 0.1, "official": True}, "published procedure"),
         ({"eps": 0.1, "lim": 0.0}, "lim=0.0"),

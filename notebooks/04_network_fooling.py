@@ -1,0 +1,582 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · Network fooling: looking alike and being alike are different things
+#
+# Paper C uses the nullspace to fool networks: images that look different and are the same to the network. This notebook asks
+# for such pairs, and for the reverse, in the same units. Let $f$ be the shipped ViT, $x$ a test image, and $t$ a test image of
+# another class, drawn at random.
+#
+# - **(a)** How near can $x$ come to $t$ while the logits stay *exactly*? What do other networks then see?
+# - **(b)** How much nearer if the answer may change a little?
+# - **(c)** The reverse: how short is the noise that makes $f$ say the class of $t$? And where does it live?
+# - **(d)** What does all this look like?
+
+# %% tags=["parameters"]
+profile: str = "cpu"
+images: int | None = None  # pairs in (a); None: the profile's
+close_pairs: int | None = None  # pairs in (b) and (c), the first of those in (a); None: the profile's
+steps: int | None = None  # of each descent in (b) and (c); None: the profile's
+pictures: int | None = None  # pairs in the grid of (d); None: the profile's
+seed: int = 0
+
+# %%
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.ticker import PercentFormatter
+
+from nullpaper import (
+    classifiers,
+    data,
+    descent,
+    fooling,
+    influence,
+    nullspace,
+    perturbation,
+    plots,
+    similarity,
+    statistics,
+    vit,
+)
+from nullpaper.store import records, stored
+
+plots.use_style()
+device = "cuda" if torch.cuda.is_available() else "cpu"
+EPS = (1e-3, 1e-2, 3e-2, 1e-1)
+sizes = {
+    "smoke": dict(images=16, close_pairs=6, steps=10, start_pairs=4, pictures=3, eps=(1e-2, 1e-1)),
+    "cpu": dict(images=160, close_pairs=40, steps=32, start_pairs=12, pictures=5, eps=EPS),
+    "gpu": dict(images=2_000, close_pairs=1_000, steps=100, start_pairs=500, pictures=5, eps=EPS),
+    "imagenet": dict(images=2_000, close_pairs=1_000, steps=100, start_pairs=500, pictures=5, eps=EPS),
+}[profile]
+images = images or sizes["images"]
+close_pairs = min(close_pairs or sizes["close_pairs"], images)
+steps = steps or sizes["steps"]
+start_pairs = min(sizes["start_pairs"], close_pairs)
+pictures = pictures or sizes["pictures"]
+
+cifar = data.load_data("cifar10")
+model = vit.load_vit(vit.SHIPPED, device=device)
+second = {name: classifiers.load_classifier(name, device=device) for name in ("resnet", "vit_wide", "convnext")}
+spaces = {through: nullspace.patch_nullspace(model, through=through) for through in ("embedding", "encoder")}
+space = spaces["embedding"]
+identity = cifar.identity | {name: vit.fingerprint(net) for name, net in {"weights": model, **second}.items()}
+
+test = cifar.test.subset(images, seed)
+x = data.to_pixels(test.images, model.image_size, device)
+t = x[fooling.other_class(torch.from_numpy(test.labels), seed)]
+params = {"images": images, "seed": seed}
+code = [fooling, descent, nullspace, perturbation, similarity, statistics, classifiers, influence, vit, data]
+
+
+def logits_of(net: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Logits (B, K), in batches."""
+    with torch.inference_mode():
+        return torch.cat([net(batch) for batch in pixels.split(500)])
+
+
+def gap(pixels: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    """|softmax f(pixels) - softmax f(clean)|^2 of each image, (B,)."""
+    return influence.probability_gap(logits_of(model, pixels), logits_of(model, clean)).cpu()
+
+
+def share_in_nullspace(noise: torch.Tensor) -> torch.Tensor:
+    """Share of the squared L2 norm of each image's noise that lies in the exact nullspace, (B,)."""
+    return (perturbation.norms(space.project(noise)) / perturbation.norms(noise)).square().cpu()
+
+
+def geometric_mean(ratios: torch.Tensor | pd.Series) -> statistics.Interval:
+    """Geometric mean of ratios, which a few images near a class boundary would dominate otherwise, with its interval."""
+    logs = statistics.mean(np.log(np.asarray(ratios)))
+    return statistics.Interval(*np.exp([logs.value, logs.low, logs.high]).tolist(), logs.n)
+
+
+# %% [markdown]
+# ## (a) The same to the network, different to others
+#
+# `nearest` solves, with its optimality gap, the convex problem
+#
+# $$\min_v \; \lVert x + v - t \rVert_2 \quad\text{subject to}\quad v \in \mathcal N,\; x + v \in [0, 1]^D,$$
+#
+# where $\mathcal N$ is the nullspace of the patch embedding $W$ in every patch (`embedding`), or that of $PW$, one
+# dimension a patch larger (`encoder`, see notebook 01). Without the box the answer is the projection $v = B B^\top (t - x)$, and by
+# Pythagoras the distance that is left, relative to the first, is $\sqrt{1 - s}$, with $s$ the share of $\lVert t - x \rVert^2$ that lies
+# in $\mathcal N$. For white noise $s$ would be $\dim \mathcal N / C p^2$ (the column `share of pixel space`); `share, untrained` is $s$
+# for the nullspace of the same architecture before training.
+
+
+# %%
+torch.manual_seed(seed)
+fresh = vit.load_vit(vit.SHIPPED, pretrained=False, device=device)  # the control: an embedding that has seen no image
+
+
+def exact_pairs() -> tuple[list[dict[str, object]], dict[str, torch.Tensor]]:
+    """How near the nullspace brings x to t, what it changes, and the noises."""
+    clean, away, noises, rows = logits_of(model, x), perturbation.norms(x - t), {}, []
+    for through, each in spaces.items():
+        noise, gaps = each.nearest(x, t)
+        noisy = (x + noise).clamp(0, 1)
+        logits, filed = logits_of(model, noisy), logits_of(model, perturbation.rounded(noisy))
+        share, untrained = (
+            (perturbation.norms(one.project(t - x)) / away).square()
+            for one in (each, nullspace.patch_nullspace(fresh, through=through))
+        )
+        row = {"through": through, "share of pixel space": each.dim / each.basis.shape[0]}
+        values = {
+            "share of |t - x|^2": share,
+            "share, untrained": untrained,
+            "relative distance": perturbation.norms(noisy - t) / away,
+            "norm": perturbation.norms(noise),
+            "SSIM with t": similarity.ssim(noisy, t),
+            "SSIM with x": similarity.ssim(noisy, x),
+            "SSIM of x and t": similarity.ssim(x, t),
+        }
+        for name, value in values.items():
+            row |= statistics.mean(value.cpu()).columns(name)
+        same = {
+            name: (new.argmax(1) == clean.argmax(1)).cpu() for name, new in (("float32", logits), ("8 bits", filed))
+        }
+        for name, value in same.items():
+            row |= statistics.proportion(value).columns(f"unchanged, {name}")
+        row |= {"largest logit change": (logits - clean).abs().max().item(), "largest gap": gaps.max().item()}
+        rows.append(row)
+        noises[through] = noise
+    return rows, noises
+
+
+exact = stored("fooling_exact", params, exact_pairs, code=code, data=identity)
+exact_table = pd.DataFrame(exact.metrics)
+_ = plots.save_table(
+    exact_table, "04_exact", caption="Exact noise that brings an image towards another.", sources=[exact]
+)
+exact_table.set_index("through").T.style.format(precision=3)
+
+# %% [markdown]
+# **The logits stay, and the image hardly moves.** Half of all pixel directions are invisible, but the difference of two
+# photographs lies almost wholly in the other half: the share $s$ is far below that of white noise and that of the untrained embedding,
+# and the distance falls by a few per cent. Training has spent the $d$ dimensions of $W$ where natural images differ. Exact noise can make an image look
+# *different* (as notebook 01 does with the largest noise), but not like a chosen other one; the encoder's extra dimension changes little.
+# Paper C's fooling by appearance is limited by the data, not by the solver: the gap says that no better exact noise exists.
+#
+# ### What other networks see
+#
+# SSIM is no eye, so we also ask networks that do not share the nullspace: do they still give $x + v$ the class that they give $x$,
+# or that which they give $t$? Pairs to which a network gives one class are left out for it. Two noises are tried: the nearest to
+# $t$, and a large one from `largest`, as in notebook 01. The controls are legal and have *exactly* the norm of the noise above them,
+# image by image: a **straight step** $x + \sigma (t - x)$, **random exact** nullspace noise, and the same noise **permuted** within
+# patches (the papers' control).
+
+# %%
+EXACT, LARGEST = "exact, nearest to t", "exact, largest"
+LARGEST_STEPS = 5  # a fraction of the time that the default takes, for a norm a few per cent shorter
+networks = {"shipped ViT": model, **second}
+
+
+def noises_and_controls() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    near, far = exact.tensors(device)["embedding"], space.largest(x, steps=LARGEST_STEPS)
+    permuted = perturbation.permuted_in_patches(far, space.patch_size, generator)
+    return {
+        EXACT: near,
+        **fooling.equal_norm_controls(space, x, t, near, generator),
+        LARGEST: far,
+        "permuted, largest": perturbation.in_box(x, permuted, perturbation.norms(far)),
+    }
+
+
+def second_opinions() -> tuple[list[dict[str, object]], dict[str, torch.Tensor]]:
+    """Which class each network gives x + noise: that of x, that of t, or another."""
+    noises, rows = noises_and_controls(), []
+    for network, net in networks.items():
+        of_x, of_t = (logits_of(net, pixels).argmax(1).cpu() for pixels in (x, t))
+        differ = of_x != of_t
+        seen = {name: logits_of(net, (x + noise).clamp(0, 1)).argmax(1).cpu() for name, noise in noises.items()}
+        for name, noise in noises.items():
+            reference = seen[LARGEST if name.endswith("largest") else EXACT]
+            kept = (seen[name] == of_x)[differ]
+            row = {"network": network, "noise": name, "norm": perturbation.norms(noise).mean().item()}
+            row |= statistics.proportion(kept).columns("class of x")
+            row |= statistics.proportion((seen[name] == of_t)[differ]).columns("class of t")
+            row |= statistics.paired_difference(kept, (reference == of_x)[differ]).columns("class of x, minus exact")
+            row["other"] = ((seen[name] != of_x) & (seen[name] != of_t))[differ].double().mean().item()
+            rows.append(row)
+    norms = torch.stack([perturbation.norms(noise) for noise in noises.values()])
+    mismatch = (norms[:4] / norms[0] - 1).abs().amax(), (norms[5] / norms[4] - 1).abs().amax()
+    return {"rows": rows, "largest norm mismatch": max(float(value) for value in mismatch)}, {LARGEST: noises[LARGEST]}
+
+
+opinions = stored(
+    "fooling_second", params | {"of": exact.key, "largest": LARGEST_STEPS}, second_opinions, code=code, data=identity
+)
+seen = pd.DataFrame(opinions.metrics["rows"])
+_ = plots.save_table(seen, "04_second_models", caption="What other networks see.", sources=[exact, opinions])
+print(f"largest relative difference of a control's norm, over images: {opinions.metrics['largest norm mismatch']:.1e}")
+
+# %%
+colours = dict(
+    zip(
+        ("class of x", "other", "class of t"),
+        sns.color_palette("colorblind")[:1] + [(0.85,) * 3] + sns.color_palette("colorblind")[1:2],
+        strict=True,
+    )
+)
+figure, axes = plots.subplots(1, len(networks), height=2.7, sharey=True)
+for axis, network in zip(axes, networks, strict=True):
+    bars = seen[seen["network"] == network].reset_index(drop=True)
+    left = np.zeros(len(bars))
+    for label, colour in colours.items():
+        axis.barh(bars["noise"], bars[label], left=left, color=colour, label=label)
+        left = left + bars[label]
+    for label, edge, sign in (("class of x", 0, 1), ("class of t", 1, -1)):  # whiskers apart, so that both can be read
+        errors = [bars[label] - bars[f"{label}_low"], bars[f"{label}_high"] - bars[label]]
+        axis.errorbar(
+            edge + sign * bars[label],
+            bars.index - 0.16 * sign,
+            xerr=errors[::sign],
+            fmt="none",
+            ecolor="0.2",
+            capsize=2,
+            lw=0.9,
+        )
+    axis.set(title=f"{network}\n(n = {bars['n'].iloc[0]:,})", xlim=(0, 1), xticks=(0, 0.5, 1))
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
+axes[0].invert_yaxis()
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+_ = plots.save_figure(figure, "04_second_models", sources=[exact, opinions])
+
+# %%
+compared = seen.pivot(index="noise", columns="network", values=["class of x", "class of t"]).loc[
+    list(seen["noise"].unique())
+]
+compared.style.format("{:.1%}")
+
+# %% [markdown]
+# Only the shipped ViT is bound to keep its class under exact noise, and it does, at any norm. The other networks have other
+# nullspaces, or none, and they do react. But under the noise that is nearest to $t$ they mostly still see $x$, and the class of $t$ stays
+# rare: it is no picture of $t$ to them either. They keep the class of $x$ at least as often as under the permuted control (the paired
+# column `class of x, minus exact` of the table), and about as often as under random exact noise. The directions that $W$ ignores are those
+# that photographs seldom use, and other networks lean on them less too. Near the largest norm they lose $x$ in most images, and
+# then it is their own robustness that shows, not the nullspace of another. So "a second network disagrees" is weak evidence of fooling by
+# itself; what holds is the row of the shipped ViT against *its* controls.
+#
+# ## (b) A little influence buys almost all the distance
+#
+# Now the answer may change, per image, by the quantity that paper A's $\epsilon$ bounds in the mean:
+#
+# $$\min_v \; \lVert x + v - t \rVert_2 \quad\text{subject to}\quad
+# \lVert \operatorname{softmax} f(x + v) - \operatorname{softmax} f(x) \rVert_2^2 \le \epsilon,\; x + v \in [0, 1]^D.$$
+#
+# This is not convex, and `lookalike` finds a local optimum at best, but always a feasible point. Its descent alternates: a feasible
+# point gives up a share of its distance to $t$; an infeasible one takes a step that lowers
+# $\mathrm{KL}(\operatorname{softmax} f(x) \,\Vert\, \operatorname{softmax} f(x + v))$; bisection ends it on the boundary. It starts at $t$,
+# since a feasible point close to $t$ is $t$ *plus a short noise that makes the network see $x$ in it*: an adversarial example
+# of $t$ with a whole answer as its goal. Where it meets no feasible point, it starts again from a feasible one, the last on the
+# segment from the exact solution of (a), whose influence is 0, to $t$. Each larger $\epsilon$ goes on from the last solution, which
+# stays feasible. Two controls optimise nothing: a feasible point that bisection finds on the straight line from $x$ to $t$, and
+# one on that segment from the exact solution.
+
+# %%
+RESUMED = max(1, steps * 3 // 8)  # steps from one eps to the next
+u, w = x[:close_pairs], t[:close_pairs]  # the pairs of (b) and (c)
+DESCENT, FROM_EXACT, STRAIGHT = "descent from t", "line from exact to t", "line from x to t"
+
+
+def close_images() -> dict[tuple[float, str], torch.Tensor]:
+    """Images x + v by eps and method; eps = 0 is the exact solution."""
+    at_exact = (u + exact.tensors(device)["embedding"][:close_pairs]).clamp(0, 1)
+    found, noise = {(0.0, "exact"): at_exact}, at_exact - u
+    start = None
+    for eps in sizes["eps"]:
+        found[eps, STRAIGHT] = fooling.farthest_along(model, u, u, w, eps=eps)
+        found[eps, FROM_EXACT] = fooling.farthest_along(model, u, at_exact, w, eps=eps)
+        many = steps if start is None else RESUMED
+        result = fooling.lookalike(model, u, w, eps=eps, start=start, steps=many, exact=noise)
+        found[eps, DESCENT] = start = (u + result.noise).clamp(0, 1)
+    return found
+
+
+def approximate() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
+    """Distance, likeness and influence by eps and method; what survives 8 bits; what other networks see."""
+    found, rows, seen = close_images(), [], []
+    away = perturbation.norms(u - w)
+    of_x, of_t = ({name: logits_of(net, each).argmax(1).cpu() for name, net in networks.items()} for each in (u, w))
+    top = of_x["shipped ViT"]
+    for (eps, method), pixels in found.items():
+        filed, change = perturbation.rounded(pixels), gap(pixels, u)
+        row = {"eps": eps, "method": method, "largest influence": change.max().item()}
+        row |= statistics.mean((perturbation.norms(pixels - w) / away).cpu()).columns("relative distance")
+        row |= statistics.mean(similarity.ssim(pixels, w)).columns("SSIM with t")
+        row |= statistics.mean(perturbation.norms(pixels - w).cpu()).columns("distance")
+        row |= statistics.proportion(logits_of(model, pixels).argmax(1).cpu() == top).columns("same class")
+        row |= statistics.proportion(logits_of(model, filed).argmax(1).cpu() == top).columns("same class, 8 bits")
+        row |= statistics.mean(gap(filed, u)).columns("influence, 8 bits")
+        rows.append(row)
+        for name, net in networks.items():
+            now, differ = logits_of(net, pixels).argmax(1).cpu(), of_x[name] != of_t[name]
+            row = {"eps": eps, "method": method, "network": name}
+            row |= statistics.proportion((now == of_x[name])[differ]).columns("class of x")
+            row |= statistics.proportion((now == of_t[name])[differ]).columns("class of t")
+            seen.append(row)
+    kept = {f"eps {eps:g}": found[eps, DESCENT] for eps in sizes["eps"]}
+    return {"rows": rows, "seen": seen}, kept
+
+
+sized = params | {"close_pairs": close_pairs, "steps": steps, "of": exact.key}
+near = stored(
+    "fooling_approximate", sized | {"eps": sizes["eps"], "resumed": RESUMED}, approximate, code=code, data=identity
+)
+curve, close_seen = (pd.DataFrame(near.metrics[name]) for name in ("rows", "seen"))
+_ = plots.save_table(curve, "04_approximate", caption="How near a stated influence lets an image come.", sources=[near])
+_ = plots.save_table(close_seen, "04_approximate_seen", caption="What networks see in them.", sources=[near])
+assert (curve["largest influence"] <= curve["eps"].clip(lower=1e-9)).all()
+curve.pivot(index="eps", columns="method", values="relative distance").style.format("{:.3f}", na_rep="")
+
+# %%
+figure, axes = plots.subplots(1, 2, height=2.6)
+places = {eps: i for i, eps in enumerate((0.0, *sizes["eps"]))}
+for axis, value in zip(axes, ("relative distance", "SSIM with t"), strict=True):
+    at_zero = curve[curve["eps"] == 0]
+    for method, colour in zip((STRAIGHT, FROM_EXACT, DESCENT), sns.color_palette(), strict=False):
+        line = curve[curve["method"] == method]
+        if method != STRAIGHT:  # these two start from what is exact
+            line = pd.concat([at_zero, line])
+        place = line["eps"].map(places)
+        axis.plot(place, line[value], marker="o", color=colour, label=method)
+        axis.fill_between(place, line[f"{value}_low"], line[f"{value}_high"], color=colour, alpha=0.25, linewidth=0)
+    axis.set_xticks(list(places.values()), ["0\n(exact)", *(f"{eps:g}" for eps in sizes["eps"])])
+    axis.set(xlabel="eps", ylim=(0, 1.03))
+axes[0].set_ylabel("|x + v - t| / |x - t|")
+axes[1].set_ylabel("SSIM of x + v and t")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+_ = plots.save_figure(figure, "04_approximate", sources=[near])
+
+# %% [markdown]
+# How local is the optimum? The same descent from the exact solution of (a), at the same number of steps, on the same pairs:
+
+# %%
+START_EPS = 1e-2
+
+
+def starts() -> list[dict[str, object]]:
+    """Relative distance reached from the target and from the exact solution, on the same pairs."""
+    part, goal = u[:start_pairs], w[:start_pairs]
+    at_exact = (part + exact.tensors(device)["embedding"][:start_pairs]).clamp(0, 1)
+    reached = {
+        name: fooling.lookalike(model, part, goal, eps=START_EPS, start=start, steps=steps).distance.cpu()
+        for name, start in (("from t", goal), ("from the exact solution", at_exact))
+    }
+    intervals = {name: statistics.mean(value) for name, value in reached.items()}
+    intervals["difference"] = statistics.paired_difference(*reached.values())
+    return [{"start": name} | interval.columns("relative distance") for name, interval in intervals.items()]
+
+
+begun = stored("fooling_starts", sized | {"eps": START_EPS, "pairs": start_pairs}, starts, code=code, data=identity)
+starts_table = pd.DataFrame(begun.metrics)
+_ = plots.save_table(
+    starts_table, "04_starts", caption="The descent from two starts, on the same pairs.", sources=[begun]
+)
+starts_table.style.hide(axis="index").format(precision=3)
+
+# %% [markdown]
+# The start decides how far the descent comes, so these are local optima, and a better one may exist for any pair.
+# Lines that optimise nothing stay far from $t$; the descent lands close to $t$ at every $\epsilon$ tried, so that whether
+# the *non-linear* level set is allowed matters more than how much influence is. What this shows is not a larger linear nullspace: the level
+# sets of a network with few outputs pass close to every image. The shipped ViT keeps the answer that it gave $x$, while the other
+# networks mostly answer as they do for $t$ (`04_approximate_seen`), so the picture has indeed become $t$ to everybody else. It is the
+# adversarial weakness of the network read backwards, and is local where the exact noise of (a) is not: it holds for this $x$, this $t$ and
+# these weights. A bounded influence does not bind the class: where the first two classes are close, the top one may change, the more often
+# the larger $\epsilon$ (column `same class`). Rounding to 8 bits pushes the mean influence slightly past the bound, on which the points lie,
+# and hardly changes a class.
+#
+# ## (c) The reverse: looks the same, is different
+#
+# Now the shortest noise $a$ that makes $f$ give $x$ the class that it gives $t$. The gradient of any loss at the pixels of a patch is
+# $W^\top g$ with $g$ the gradient at its token, so it lies in the row space of $W$ and has *no* component in the nullspace.
+# Noise built from gradients stays there, except for what the box or a sign function does to it. Removing the nullspace component
+# keeps the embedding and makes the noise shorter; with the box, "removing" means the nearest legal image to $x$ that has the same
+# embedding (`without_nullspace`, the convex problem of (a) once more). We try our descent, Carlini & Wagner's L2 attack and
+# PGD in the maximum norm, the last two from torchattacks. The sign steps of PGD, and the coordinates per pixel in which CW runs Adam,
+# do not respect the row space. CW has the descent's number of steps and one constant $c$, without the search over $c$ of its authors.
+
+# %%
+attacks = {
+    "descent (L2)": lambda classes, pixels: fooling.adversarial(model, pixels, classes, steps=steps),
+    "CW (L2)": lambda classes, pixels: fooling.library_attack(model, pixels, classes, "CW", steps=steps, lr=0.01, c=1),
+    "PGD (max norm, 8/255)": lambda classes, pixels: fooling.library_attack(
+        model, pixels, classes, "PGD", eps=8 / 255, alpha=2 / 255, steps=10, random_start=False
+    ),
+}
+
+
+def reverse() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
+    """Adversarial noise, where it lives, and what its nullspace component is worth."""
+    of_x, classes = (logits_of(model, pixels).argmax(1) for pixels in (u, w))
+    differ = of_x != classes
+    pixels, goal = u[differ], classes[differ]
+    leaf = pixels.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(model(leaf), goal), leaf)
+    rows, noises, reference = [], {}, None
+    for name, attack in attacks.items():
+        result = attack(goal, pixels)
+        reference = reference or result
+        both = result.found & reference.found
+        ratio = perturbation.norms(result.noise[both]) / perturbation.norms(reference.noise[both])
+        own, noise, wanted = (values[result.found] for values in (pixels, result.noise, goal))
+        row = {"attack": name} | statistics.proportion(result.found.cpu()).columns("found")
+        if len(own):
+            shorter = fooling.without_nullspace(space, own, noise)
+            before, after = (logits_of(model, (own + each).clamp(0, 1)) for each in (noise, shorter))
+            lengths = [perturbation.norms(each).cpu() for each in (noise, shorter)]
+            row |= statistics.mean(lengths[0]).columns("norm") | geometric_mean(ratio.cpu()).columns("norm / descent's")
+            row |= statistics.mean(share_in_nullspace(noise)).columns("share in nullspace")
+            row |= statistics.mean(lengths[1]).columns("norm without it")
+            row |= statistics.mean(lengths[1] / lengths[0]).columns("ratio")
+            row |= statistics.proportion((after.argmax(1) == wanted).cpu()).columns("found without it")
+            filed = logits_of(model, perturbation.rounded(own + noise)).argmax(1)
+            row |= statistics.proportion((filed == wanted).cpu()).columns("found, 8 bits")
+            row |= {"largest logit change": (after - before).abs().max().item(), "n found": len(own)}
+        rows.append(row | {"n": len(pixels)})
+        noises[name] = torch.zeros_like(u).index_put((differ.nonzero()[:, 0],), result.noise)
+    return {"rows": rows, "gradient": share_in_nullspace(gradient).max().item()}, noises
+
+
+reversed_ = stored("fooling_reverse", sized, reverse, code=[*code, *attacks.values()], data=identity)
+attacked = pd.DataFrame(reversed_.metrics["rows"])
+_ = plots.save_table(attacked, "04_adversarial", caption="Noise that changes the answer.", sources=[reversed_])
+print(f"largest share of a pixel gradient in the nullspace: {reversed_.metrics['gradient']:.1e}")
+attacked.set_index("attack").T.style.format(precision=3)
+
+# %% [markdown]
+# The gradient has no nullspace component up to rounding, nor has the descent's noise, except for what the box cuts off. The library's
+# attacks do carry one; without it their noise is shorter, every image stays legal, the logits move by rounding only, and
+# every attack that had succeeded still does. So no attack on such a network gains anything from the nullspace, and a shorter noise is
+# free for those that spend on it. The descent's noise ends on the decision boundary by construction, which is why rounding to 8 bits
+# undoes much of it (`found, 8 bits`), and PGD's, which is much longer, hardly any.
+#
+# ### Distance in pixels is not distance for the network
+#
+# All kinds of noise of this notebook in one plane: how long each is, and how far it moves the network's answer.
+
+# %%
+ADVERSARIAL, CLOSE = "adversarial", f"near t, eps = {START_EPS:g}"
+
+
+def distances() -> list[dict[str, object]]:
+    """One row a pair and noise: L2 norm, influence, likeness with x; the pairs for which the attack succeeded."""
+    attack = reversed_.tensors(device)["descent (L2)"]
+    ours = perturbation.norms(attack) > 0
+    pixels, other, attack = u[ours], w[ours], attack[ours]
+    near_t = exact.tensors(device)["embedding"][:close_pairs][ours]
+    controls = fooling.equal_norm_controls(space, pixels, other, near_t, torch.Generator().manual_seed(seed))
+    noises = {
+        ADVERSARIAL: attack,
+        EXACT: near_t,
+        LARGEST: opinions.tensors(device)[LARGEST][:close_pairs][ours],
+        "straight step": controls["straight step"],
+        "permuted": controls["permuted"],
+        CLOSE: near.tensors(device)[f"eps {START_EPS:g}"][ours] - pixels,
+    }
+    base = logits_of(model, pixels).argmax(1)
+    parts = []
+    for name, noise in noises.items():
+        noisy = (pixels + noise).clamp(0, 1)
+        columns = {
+            "norm": perturbation.norms(noise).cpu(),
+            "influence": gap(noisy, pixels),
+            "SSIM with x": similarity.ssim(noisy, pixels),
+            "changed": (logits_of(model, noisy).argmax(1) != base).cpu(),
+            "norm / adversarial": (perturbation.norms(noise) / perturbation.norms(attack)).cpu(),
+        }
+        parts.append(pd.DataFrame({"noise": name} | {key: value.numpy() for key, value in columns.items()}))
+    return records(pd.concat(parts, ignore_index=True))
+
+
+plane_of = sized | {"of": [exact.key, opinions.key, near.key, reversed_.key]}
+measured = stored("fooling_distances", plane_of, distances, code=code, data=identity)
+plane = pd.DataFrame(measured.metrics)
+rows = []
+for name, part in plane.groupby("noise", sort=False):
+    row = {"noise": name} | statistics.proportion(part["changed"]).columns("answer changed")
+    for value in ("norm", "influence", "SSIM with x"):
+        row |= statistics.mean(part[value]).columns(value)
+    row |= geometric_mean(part["norm / adversarial"]).columns("norm / adversarial")
+    rows.append(row)
+lengths = pd.DataFrame(rows)
+_ = plots.save_table(lengths, "04_distance", caption="Length and effect of noises.", sources=[measured])
+lengths[[column for column in lengths if not column.endswith(("_low", "_high"))]].style.hide(axis="index").format(
+    precision=3
+)
+
+# %%
+figure, axis = plots.subplots(height=3.2)
+drawn = plane.assign(influence=plane["influence"].clip(lower=1e-16))
+sns.scatterplot(drawn, x="norm", y="influence", hue="noise", style="noise", ax=axis, s=22, alpha=0.8, linewidth=0.2)
+axis.set(
+    xscale="log",
+    yscale="log",
+    xlabel="L2 norm of the noise",
+    ylabel="|softmax f(x + v) - softmax f(x)|²",
+    ylim=(3e-17, 5),
+)
+axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="")
+_ = plots.save_figure(figure, "04_distance", sources=[measured])
+
+# %% [markdown]
+# The shortest noises change the answer and far longer ones do not: the ratio of their norms is in the table (geometric mean over pairs), as
+# are their likenesses to $x$. What counts is the subspace. Adversarial noise lives in the complement of the nullspace, as the
+# gradient does; exact noise lives in the nullspace, and its points at the bottom are float32 rounding (those below $10^{-16}$ are drawn
+# there). The controls have the exact noise's norm and not its place.
+#
+# ## (d) What it looks like
+#
+# The first pairs whose images the shipped ViT and the ResNet both classify correctly, and for which the attack succeeded. Above each
+# picture: the ViT's answer and confidence | the ResNet's answer.
+
+# %%
+attack = reversed_.tensors(device)["descent (L2)"]
+labels = torch.from_numpy(test.labels).to(device)
+target_labels = labels[fooling.other_class(torch.from_numpy(test.labels), seed).to(device)]
+good = perturbation.norms(attack) > 0
+for net in (model, second["resnet"]):
+    good &= (logits_of(net, u).argmax(1) == labels[:close_pairs]) & (
+        logits_of(net, w).argmax(1) == target_labels[:close_pairs]
+    )
+chosen = (good.nonzero()[:, 0] if good.any() else torch.arange(close_pairs, device=device))[:pictures]
+panels = {
+    "x": u,
+    "t": w,
+    "exact,\nnearest to t": (u + exact.tensors(device)["embedding"][:close_pairs]).clamp(0, 1),
+    "exact,\nlargest": (u + opinions.tensors(device)[LARGEST][:close_pairs]).clamp(0, 1),
+    f"near t,\neps = {START_EPS:g}": near.tensors(device)[f"eps {START_EPS:g}"],
+    "adversarial": (u + attack).clamp(0, 1),
+}
+figure, axes = plots.subplots(len(panels), len(chosen), height=7.4, squeeze=False)
+for line, (title, pixels) in zip(axes, panels.items(), strict=True):
+    confidence, guess = logits_of(model, pixels[chosen]).softmax(1).max(1)
+    other = logits_of(second["resnet"], pixels[chosen]).argmax(1)
+    line[0].set_ylabel(title, fontsize=8)
+    for i, axis in enumerate(line):
+        axis.imshow(pixels[chosen[i]].permute(1, 2, 0).cpu())
+        axis.set(xticks=[], yticks=[])
+        sns.despine(ax=axis, left=True, bottom=True)
+        short = {"automobile": "car", "airplane": "plane"}
+        said = [short.get(cifar.classes[k], cifar.classes[k]) for k in (guess[i], other[i])]
+        axis.set_title(f"{said[0]} {confidence[i]:.1%} | {said[1]}", fontsize=7, pad=2)
+_ = plots.save_figure(figure, "04_pairs", sources=[exact, opinions, near, reversed_])
+
+# %% [markdown]
+# Rows 1, 3 and 4 are one image to the ViT, to the last digit of its confidence. Row 5 looks like row 2 and gets nearly the answer of row 1;
+# row 6 looks like row 1 and gets the class of row 2, just so. Tables and figures lie under `results/` and `figures/`, each stamped with the run
+# that made it.

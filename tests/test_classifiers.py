@@ -1,0 +1,54 @@
+"""The other architectures: they load, classify better than chance, train by the same loop, and refuse wrong names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from noises import batches
+from torch import nn
+
+from nullpaper import data, training
+from nullpaper.classifiers import ARCHITECTURES, load_classifier
+from nullpaper.errors import InputError
+from nullpaper.vit import SHIPPED, ViT, fingerprint, load_vit, save_vit
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_it_takes_pixels_and_is_far_better_than_chance(name: str) -> None:
+    model = load_classifier(name)
+    test = data.load_data("cifar10", progress=False).test.subset(100)
+    assert not model.training and model.num_classes == 10 and model.image_size == (48, 48)
+    assert training.accuracy(model, test) > 0.5
+
+
+def test_the_shipped_vit_is_the_one_that_load_vit_gives() -> None:
+    images, _ = next(iter(batches()))
+    with torch.no_grad():
+        assert torch.equal(load_classifier(SHIPPED)(images), load_vit(SHIPPED)(images))
+    assert isinstance(load_classifier("vit_wide"), ViT)
+
+
+def test_weights_survive_the_disk_and_wrong_ones_are_refused(tmp_path) -> None:
+    model = load_classifier("resnet")
+    save_vit(model, tmp_path / "resnet.safetensors")
+    assert fingerprint(load_classifier("resnet", weights=tmp_path / "resnet.safetensors")) == fingerprint(model)
+    with pytest.raises(InputError, match="does not fit convnext"):
+        load_classifier("convnext", weights=tmp_path / "resnet.safetensors")
+    with pytest.raises(InputError, match="'resnte' is unknown. Did you mean 'resnet'"):
+        load_classifier("resnte")
+
+
+def test_batch_statistics_reach_the_averaged_weights(tmp_path) -> None:
+    cifar = data.load_data("cifar10", progress=False)
+    few = replace(cifar, train=cifar.train.subset(256), dev=cifar.dev.subset(100))
+    torch.manual_seed(0)
+    fresh = load_classifier("resnet", pretrained=False)
+    start = {name: value.clone() for name, value in fresh.net.named_buffers()}
+    recipe = training.Recipe(epochs=1, batch_size=64, warmup_epochs=0.5)
+    run = training.train(fresh, few, recipe, folder=tmp_path, progress=False)
+    norm = next(module for module in run.vit.modules() if isinstance(module, nn.BatchNorm2d))
+    assert norm.num_batches_tracked == 4
+    moved = [name for name, value in run.vit.net.named_buffers() if not torch.equal(value, start[name])]
+    assert len(moved) == len(start)
