@@ -345,10 +345,7 @@ for column, transport in enumerate(perturbation.TRANSPORTS):
         line = curves[(curves["noise"] == noise) & (curves["transport"] == transport)]
         for axis, value in zip(axes[:, column], ("accuracy", "logit_change"), strict=True):
             seen = line[line["logit_change"] > 0] if value == "logit_change" else line  # no change is not on a log axis
-            axis.plot(seen["norm"], seen[value], marker="o", color=color, label=noise)
-            axis.fill_between(
-                seen["norm"], seen[f"{value}_low"], seen[f"{value}_high"], color=color, alpha=0.25, linewidth=0
-            )
+            plots.curve(axis, seen, "norm", value, color=color, label=noise, markersize=4)
     axes[0, column].set_title(transport)
     axes[1, column].set(xlabel="L2 norm of the noise", yscale="log")
 axes[0, 0].set(ylabel="accuracy", ylim=(0, 1))

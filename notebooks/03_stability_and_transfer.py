@@ -224,8 +224,7 @@ _ = plots.save_table(curves, "03_stability", caption="Match under own noise and 
 figure, axes = plots.subplots(1, len(names), height=2.3, sharey=True)
 for axis, name in zip(axes, names, strict=True):
     for kind, line in curves[curves["model"] == short[name]].groupby("noise", sort=False):
-        axis.plot(line["norm"], line["match"], marker="o", markersize=3, label=kind)
-        axis.fill_between(line["norm"], line["match_low"], line["match_high"], alpha=0.25, linewidth=0)
+        plots.curve(axis, line, "norm", "match", label=kind)
     axis.set(title=short[name], xlabel="norm", xscale="log", ylim=(0, 1))
     axis.set_xticks([f * norm for f in factors], [f"{f * norm:g}" for f in factors])
     axis.minorticks_off()

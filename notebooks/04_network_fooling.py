@@ -352,9 +352,7 @@ for axis, value in zip(axes, ("relative distance", "SSIM with t"), strict=True):
         line = curve[curve["method"] == method]
         if method != STRAIGHT:  # these two start from what is exact
             line = pd.concat([at_zero, line])
-        place = line["eps"].map(places)
-        axis.plot(place, line[value], marker="o", color=colour, label=method)
-        axis.fill_between(place, line[f"{value}_low"], line[f"{value}_high"], color=colour, alpha=0.25, linewidth=0)
+        plots.curve(axis, line.assign(place=line["eps"].map(places)), "place", value, color=colour, label=method)
     axis.set_xticks(list(places.values()), ["0\n(exact)", *(f"{eps:g}" for eps in sizes["eps"])])
     axis.set(xlabel="eps", ylim=(0, 1.03))
 axes[0].set_ylabel("|x + v - t| / |x - t|")

@@ -511,10 +511,7 @@ for row, curve in enumerate(("deletion", "insertion")):
     for axis, name in zip(axes[row], ATTACKED, strict=True):
         for kind, colour in ({"random order": "0.6"} | palette).items():
             part = lines[(lines["order"] == kind) & lines["map"].isin(["", labels[name]]) & (lines["curve"] == curve)]
-            axis.plot(part["share"], part["probability"], color=colour, label=kind)
-            axis.fill_between(
-                part["share"], part["probability_low"], part["probability_high"], color=colour, alpha=0.15, linewidth=0
-            )
+            plots.curve(axis, part, "share", "probability", color=colour, label=kind, marker="")
         axis.set_title(labels[name] if row == 0 else "")
     axes[row, 0].set_ylabel(f"probability\n({curve})")
 for axis in axes[1]:
@@ -523,15 +520,15 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center
 _ = plots.save_figure(figure, "05_faithfulness", sources=[faithful])
 
 # %% [markdown]
-# **Answer.** Measured on the clean image, all maps but one order the patches better than chance, integrated gradients best;
-# gradient × input does not do so detectably, so that there is little to fool in it. The moved maps lose this advantage: on
-# both curves they are worse than the maps that they replace, by intervals that exclude zero, and not better than a random order.
+# **Answer.** On the clean image, integrated gradients order the patches best, and Grad-CAM too beats a random order on both
+# curves; saliency does on the deletion curve. Rollout, which explains no class in particular, and gradient × input do not do so detectably
+# with so few images: there is less to fool in them. The moved maps lose what the maps had: all three are worse than the maps that they
+# replace, on both curves and by intervals that exclude zero, and none is better than a random order.
 #
 # On the *noisy* image the three differ. Saliency is fooled in the strict sense: the old order still describes what the model
-# uses there, the new map does worse than chance. For rollout the same is seen on the insertion curve only. For Grad-CAM the
-# two orders are equally good, and neither is detectably better than chance there: whether the noise deceived the map or moved the model's
-# reasons cannot be told from these curves. Works that judge moved maps by their distance to the old ones alone, as the attack does, do
-# not ask this question.
+# uses there, and the new map does worse than chance. For rollout and Grad-CAM no difference between the old and the new order can be
+# detected there, so that these curves cannot tell whether the noise deceived the map or moved the model's reasons with it. Judging
+# a moved map by its distance to the old one alone, as the attack itself does, leaves this question out.
 #
 # **Limits.** One small model with 36 patches, a few dozen images and as many comparisons, a few of which would exclude zero by
 # chance; read the differences that are large against their intervals. Painted patches are not natural images, and a curve measures the model on them. The

@@ -76,8 +76,11 @@ def run(
 
 
 @main.command()
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Notebooks at a time; by default one a core on a CPU, up to 4."
+)
 @_run_options
-def paper(profile: str | None, force: bool, redraw: bool) -> None:
+def paper(jobs: int | None, profile: str | None, force: bool, redraw: bool) -> None:
     """Run all numbered notebooks and say what was made.
 
     What is up to date is skipped. Exits with 1 if a notebook fails; the others still run.
@@ -86,7 +89,7 @@ def paper(profile: str | None, force: bool, redraw: bool) -> None:
     from nullpaper.runner import summary
 
     chosen = check_profile(profile) if profile else default_profile()
-    reports = run_all(chosen, force=force, redraw=redraw, say=_say)
+    reports = run_all(chosen, force=force, redraw=redraw, jobs=jobs, say=_say)
     click.echo(f"\n{summary(reports)}")
     sys.exit(1 if any(report.error for report in reports) else 0)
 

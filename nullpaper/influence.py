@@ -197,10 +197,10 @@ def at_boundary(model: Model, direction: Tensor, calibration: Pool, eps: float, 
     """The multiple of ``direction`` that is expected to pass verification at ``eps`` by the smallest margin.
 
     Root finding on the logarithm of the scale, on images that took no part in finding the direction. The margin is the
-    interval's own half width on ``verified_on`` images, plus a one-sided 95 % allowance for the difference of the two
-    samples, so that about 19 noises in 20 pass on held-out images that are looked at only once.
+    interval's own half width on ``verified_on`` images, plus a one-sided 99 % allowance for the difference of the two
+    samples: the influence has a heavy tail (few images change class), so less fails more often than it should.
     """
-    half_width, allowance = normal.ppf(0.975), normal.ppf(0.95)
+    half_width, allowance = normal.ppf(0.975), normal.ppf(0.99)
 
     def excess(log_scale: float) -> float:
         gaps = influence_of(model, math.exp(log_scale) * direction, calibration).double()

@@ -20,11 +20,12 @@ from nullpaper.provenance import project_root, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from nullpaper.store import Result
 
-__all__ = ["WIDTH", "manifest", "read_stamp", "save_figure", "save_table", "subplots", "use_style"]
+__all__ = ["WIDTH", "curve", "manifest", "read_stamp", "save_figure", "save_table", "subplots", "use_style"]
 
 WIDTH = 6.3
 """Width of every figure in inches: the text width of an A4 or letter page."""
@@ -66,6 +67,13 @@ def subplots(rows: int = 1, columns: int = 1, *, height: float | None = None, **
 
     size = (WIDTH, height if height is not None else 0.45 * WIDTH * rows)
     return plt.subplots(rows, columns, figsize=size, **options)
+
+
+def curve(axis: Axes, table: pd.DataFrame, x: str, y: str, **line: Any) -> None:
+    """Draw column ``y`` against ``x`` with a band from ``<y>_low`` to ``<y>_high``, the names of `Interval.columns`."""
+    (drawn,) = axis.plot(table[x], table[y], **{"marker": "o", "markersize": 3, **line})
+    bounds = table[f"{y}_low"], table[f"{y}_high"]
+    axis.fill_between(table[x], *bounds, color=drawn.get_color(), alpha=0.25, linewidth=0)
 
 
 def save_figure(fig: Figure, name: str, *, sources: Sequence[Result | str] = ()) -> list[Path]:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from nullpaper.profiles import check_profile
 from nullpaper.provenance import RunContext, commit_of, device_name, project_root, versions
 
 __all__ = ["RunReport", "paper", "run_notebook", "summary"]
+
+GPU_PROFILES = ("gpu", "imagenet")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def run_notebook(
     force: bool | float = False,
     redraw: bool = False,
     progress: bool = True,
+    threads: int | None = None,
     say: Callable[[str], object] = lambda message: None,
 ) -> RunReport:
     """Run one notebook in a fresh kernel of this Python, unless an equal run is finished and its files are in place.
@@ -73,6 +77,7 @@ def run_notebook(
         force: compute everything anew, stored results too; a Unix time spares those begun since.
         redraw: execute the notebook even if it is up to date; stored results are reused.
         progress: show a bar over cells, and what the kernel writes to stderr.
+        threads: of the kernel, unless OMP_NUM_THREADS is set; None: as many as it likes.
         say: called with a sentence when the run waits for another one.
 
     Raises:
@@ -84,7 +89,7 @@ def run_notebook(
     with locked(lock, lambda: say(f"waiting for another run of {notebook.name} at profile {profile}")):
         if not (force or redraw) and (report := _up_to_date(plan)) is not None:
             return report
-        return _execute(plan, progress)
+        return _execute(plan, progress, threads)
 
 
 def paper(
@@ -93,12 +98,18 @@ def paper(
     force: bool = False,
     redraw: bool = False,
     progress: bool = True,
+    jobs: int | None = None,
     say: Callable[[str], object] = lambda message: None,
 ) -> list[RunReport]:
     """Run all numbered notebooks of the project in order; one that fails does not stop those behind it.
 
+    Args:
+        jobs: notebooks at a time; by default 1 at a GPU profile, else one a core, up to 4. They share the cores evenly,
+            unless OMP_NUM_THREADS says otherwise: two kernels of one thread do more than one of two.
+
     Raises:
-        InputError: the project has no numbered notebook, or one of them is unreadable; nothing has run then.
+        InputError: the project has no numbered notebook, one of them is unreadable, or jobs is below 1; nothing has
+            run then.
     """
     folder = project_root() / "notebooks"
     notebooks = sorted(folder.glob("[0-9]*.py"))
@@ -106,12 +117,19 @@ def paper(
         raise InputError(f"{folder} holds no numbered notebook: run this inside the repository, or set NULLPAPER_ROOT")
     for notebook in notebooks:
         parameters(notebook)
+    if jobs is not None and jobs < 1:
+        raise InputError(f"jobs={jobs} must be at least 1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = min(jobs or (1 if profile in GPU_PROFILES else min(cores, 4)), len(notebooks))
     since = time.time() if force else False  # one moment for all, so that a result they share is computed once
-    reports = []
-    for notebook in notebooks:
+    options = dict(profile=profile, force=since, redraw=redraw, progress=progress, say=say)
+
+    def run(notebook: Path) -> RunReport:
         say(f"{notebook.name} at profile {profile}")
-        reports.append(run_notebook(notebook, profile=profile, force=since, redraw=redraw, progress=progress, say=say))
-    return reports
+        return run_notebook(notebook, threads=max(1, cores // jobs) if jobs > 1 else None, **options)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(run, notebooks))
 
 
 def summary(reports: Iterable[RunReport]) -> str:
@@ -133,7 +151,7 @@ def summary(reports: Iterable[RunReport]) -> str:
     failed = sum(report.error is not None for report in reports)
     total = _duration(sum(report.seconds for report in reports if not report.reused))
     counted = f"{len(reports)} notebook{'s' * (len(reports) != 1)}"
-    lines += ["", f"{counted}, {failed} failed, {total} in all. Figures and tables: {', '.join(folders) or 'none'}"]
+    lines += ["", f"{counted}, {failed} failed, {total} of work. Figures and tables: {', '.join(folders) or 'none'}"]
     return "\n".join(lines)
 
 
@@ -186,7 +204,7 @@ def _report(plan: _Plan, seconds: float, files: Iterable[str]) -> RunReport:
     )
 
 
-def _execute(plan: _Plan, progress: bool) -> RunReport:
+def _execute(plan: _Plan, progress: bool, threads: int | None) -> RunReport:
     """Execute under a temporary name, then put notebook, HTML and run record in place, the record last."""
     ipynb, html, failed = plan.output(".ipynb"), plan.output(".html"), plan.output(".failed.ipynb")
     begun = time.time()
@@ -195,7 +213,7 @@ def _execute(plan: _Plan, progress: bool) -> RunReport:
         plan.output(".run.json").unlink(missing_ok=True)
     running = ipynb.with_name(f".{plan.notebook.stem}.running.ipynb")  # ours alone, by the lock
     with storable(running.parent):
-        error = _papermill(plan, running, progress)
+        error = _papermill(plan, running, progress, threads)
     seconds = round(time.time() - begun, 2)
     if error is not None:
         with storable(failed.parent):
@@ -218,7 +236,7 @@ def _execute(plan: _Plan, progress: bool) -> RunReport:
     return _report(plan, seconds, files)
 
 
-def _papermill(plan: _Plan, running: Path, progress: bool) -> str | None:
+def _papermill(plan: _Plan, running: Path, progress: bool, threads: int | None) -> str | None:
     """Execute the notebook into ``running``; the last line of the traceback if it fails."""
     import jupytext
     import papermill
@@ -238,7 +256,7 @@ def _papermill(plan: _Plan, running: Path, progress: bool) -> str | None:
             language="python",
             progress_bar={"desc": plan.notebook.stem} if progress else False,
             stderr_file=sys.stderr if progress else None,
-            kernel_manager_class=_kernel_manager(plan.context),
+            kernel_manager_class=_kernel_manager(plan.context, threads),
             resources={"metadata": {"path": str(plan.root)}},
             coalesce_streams=True,
             start_timeout=300,  # a machine that trains on all its cores starts a kernel slowly
@@ -251,7 +269,7 @@ def _papermill(plan: _Plan, running: Path, progress: bool) -> str | None:
     return None
 
 
-def _kernel_manager(context: RunContext) -> type:
+def _kernel_manager(context: RunContext, threads: int | None) -> type:
     """A kernel manager that knows one kernel: this Python, told about the run in its environment.
 
     A kernelspec named python3 that is installed somewhere may start another Python.
@@ -262,6 +280,8 @@ def _kernel_manager(context: RunContext) -> type:
 
     quiet = "ignore:IProgress not found"  # the hub's client asks for widgets, which an executed page cannot show
     environment = {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": quiet} | context.environment()
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
     specification = KernelSpec(
         argv=[sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"],
         display_name="Python 3",

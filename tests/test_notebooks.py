@@ -98,6 +98,36 @@ def test_fooling_keeps_its_bounds(runs: dict[str, RunReport], project: Path) -> 
     assert seen.loc[("shipped ViT", "exact, largest"), "class of x"] == 1
 
 
+def test_exact_noise_keeps_explanations_and_optimised_noise_moves_them(
+    runs: dict[str, RunReport], project: Path
+) -> None:
+    names = ("exact_agreement", "moved_agreement", "moved_noises", "both")
+    table, moved, noises, both = (pd.read_csv(project / f"results/smoke/05_{name}.csv") for name in names)
+    exact, patch = table["noise"].str.startswith("exact"), table["level"] == "patch"
+    assert (table.loc[exact & patch, "largest_change"] < 1e-4).all() and (both["largest_change"] < 1e-4).all()
+    assert (table.loc[~exact & patch, "rank_correlation"] < 0.9).all()
+    painted = table["map"].isin(["gradient × input", "integrated gradients"]) & ~patch
+    assert (table.loc[exact & painted, "largest_change"] > 1e-2).all()
+    moved = moved.set_index(["noise", "map"])["rank_correlation"]
+    for name in ("attention rollout", "Grad-CAM", "saliency"):
+        assert moved[f"for {name}", name] < min(moved["random signs", name], moved[f"for {name}, permuted", name])
+    kept = noises.set_index("noise").filter(regex="^for [^,]*$", axis=0)
+    assert len(kept) == 3 and (kept["class_kept"] == 1).all() and (kept["largest_softmax_change"] < 0.01001).all()
+
+
+def test_marks_leave_predictions_alone_and_come_back(runs: dict[str, RunReport], project: Path) -> None:
+    folder = project / "results/smoke"
+    logos = pd.read_csv(folder / "06_logo.csv").query("mark == 'nullspace' and transport == 'float32'")
+    assert (logos["unchanged"] == 1).all() and (logos["largest_logit_change"] < 1e-3).all()
+    assert (logos["largest_gap"] < 1e-4).all()
+    message = pd.read_csv(folder / "06_message.csv").set_index("arrival")
+    assert (message["unchanged"] == 1).all() and (message.loc[["float32", "8 bits"], "bits"] > 0.95).all()
+    assert message.loc[["wrong keys", "erased"], "bits"].between(0.35, 0.65).all()
+    assert (pd.read_csv(folder / "06_solver.csv")["excess"] > -1e-4).all()  # SLSQP never does better
+    placed = pd.read_csv(folder / "06_prediction.csv").query("transport == 'float32'").set_index("place")
+    assert placed.loc["nullspace", "largest_logit_change"] < 1e-3 < placed.loc["row space", "largest_logit_change"]
+
+
 def test_training_again_writes_weights_that_load(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     folder = tmp_path / "checkpoint"

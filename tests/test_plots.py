@@ -13,7 +13,7 @@ from PIL import Image
 
 from nullpaper.errors import InputError
 from nullpaper.files import sha256
-from nullpaper.plots import manifest, read_stamp, save_figure, save_table
+from nullpaper.plots import curve, manifest, read_stamp, save_figure, save_table
 from nullpaper.provenance import RunContext
 
 PARAMETERS = {"eps": 0.1, "images": None, "names": ["a", 'quo"te', "(back\\slash) ü $HOME"], "limit": float("inf")}
@@ -123,3 +123,13 @@ def test_unwritable_folder_is_named(root: Path) -> None:
     (root / "figures").write_text("in the way")
     with pytest.raises(InputError, match="cannot write to .*figures/smoke"):
         save_figure(drawing(), "curve")
+
+
+def test_a_curve_shows_its_interval() -> None:
+    axis = Figure().subplots()
+    table = pd.DataFrame({"norm": [1.0, 2.0], "match": [0.9, 0.8], "match_low": [0.8, 0.7], "match_high": [1.0, 0.9]})
+    curve(axis, table, "norm", "match", label="learned")
+    (line,), (band,) = axis.lines, axis.collections
+    assert line.get_xydata().tolist() == [[1.0, 0.9], [2.0, 0.8]] and line.get_label() == "learned"
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices.tolist()}
+    assert {(1.0, 0.8), (1.0, 1.0), (2.0, 0.7), (2.0, 0.9)} <= corners

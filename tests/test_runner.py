@@ -214,3 +214,33 @@ def test_a_project_without_notebooks_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     with pytest.raises(InputError, match="holds no numbered notebook"):
         paper("smoke")
+
+
+WAITS = """# %%
+import os, time
+from pathlib import Path
+mine, other = Path(r"{folder}") / "{mine}", Path(r"{folder}") / "{other}"
+mine.write_text(os.environ.get("OMP_NUM_THREADS", "unset"))
+for _ in range(600):
+    if other.exists():
+        break
+    time.sleep(0.1)
+assert other.exists()
+"""
+
+
+def test_notebooks_run_side_by_side_and_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each waits for the other, so that one after the other both would fail."""
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "notebooks").mkdir()
+    for mine, other in (("00_a", "01_b"), ("01_b", "00_a")):
+        text = WAITS.format(folder=tmp_path, mine=mine, other=other)
+        (tmp_path / "notebooks" / f"{mine}.py").write_text(text)
+    reports = paper("smoke", progress=False, jobs=2)
+    assert [report.notebook.stem for report in reports] == ["00_a", "01_b"]
+    assert [report.error for report in reports] == [None, None]
+    threads = {(tmp_path / name).read_text() for name in ("00_a", "01_b")}
+    assert len(threads) == 1 and 1 <= int(threads.pop()) <= max(1, (os.cpu_count() or 1) // 2)
+    with pytest.raises(InputError, match="jobs=0"):
+        paper("smoke", jobs=0)
