@@ -267,10 +267,24 @@ compared.style.format("{:.1%}")
 # nullspaces, or none, and they do react. But under the noise that is nearest to $t$ they mostly still see $x$, and the class of $t$ stays
 # rare: it is no picture of $t$ to them either. They keep the class of $x$ at least as often as under the permuted control (the paired
 # column `class of x, minus exact` of the table), and about as often as under random exact noise. The directions that $W$ ignores are those
-# that photographs seldom use, and other networks lean on them less too. Near the largest norm they lose $x$ in most images, and
-# then it is their own robustness that shows, not the nullspace of another. So "a second network disagrees" is weak evidence of fooling by
-# itself; what holds is the row of the shipped ViT against *its* controls.
-#
+# that photographs seldom use, and other networks lean on them less too. At the largest norm the convolutional networks lose $x$ in most
+# images, little later than under the permuted control. The second ViT does not: its own patch embedding, of another width and trained apart,
+# has come to read much the same directions and to leave out much the same ones. What paper C calls the nullspace of a model is to a
+# good part one of the *data*. So "a second network disagrees" is weak evidence of fooling by itself, and depends on the second network;
+# what holds is the row of the shipped ViT against *its* controls.
+
+# %%
+tokens = second["vit_wide"].patch_matrix
+torch.manual_seed(seed)
+fresh = classifiers.load_classifier("vit_wide", pretrained=False, device=device).patch_matrix
+for kind, matrix in {"trained": tokens, "untrained": fresh}.items():
+    per_dimension = (matrix @ space.basis).square().sum() / space.dim
+    print(
+        f"ViT (wide), {kind}: its embedding passes {per_dimension / (matrix.square().sum() / matrix.shape[1]):.3f} times as much "
+        "energy from the shipped ViT's nullspace as from a random direction"
+    )
+
+# %% [markdown]
 # ## (b) A little influence buys almost all the distance
 #
 # Now the answer may change, per image, by the quantity that paper A's $\epsilon$ bounds in the mean:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from scipy.optimize import brentq
@@ -202,6 +203,7 @@ def at_boundary(model: Model, direction: Tensor, calibration: Pool, eps: float, 
     """
     half_width, allowance = normal.ppf(0.975), normal.ppf(0.99)
 
+    @cache
     def excess(log_scale: float) -> float:
         gaps = influence_of(model, math.exp(log_scale) * direction, calibration).double()
         if not gaps.isfinite().all():
@@ -211,8 +213,9 @@ def at_boundary(model: Model, direction: Tensor, calibration: Pool, eps: float, 
         return math.log(max(gaps.mean().item() + margin * spread, 1e-12) / eps)  # near linear in the log of the scale
 
     low = high = 0.0
-    step = math.log(1.5)
-    if excess(0.0) > 0:
+    first = excess(0.0)
+    step = min(max(0.6 * abs(first), math.log(1.5)), math.log(5))  # small noise has influence ~ scale^2: usually enough
+    if first > 0:
         while excess(low) > 0:
             low, high = low - step, low
     else:
