@@ -266,7 +266,7 @@ _ = plots.save_figure(figure, "03_stability", sources=[stable])
 # Rows: whose noise; columns: who reads it; on the diagonal, its own model. First panel: match. The others: what A's noise gains over each
 # control, paired on the same images; a star where the 95 % interval excludes zero. If cells off the diagonal are no better than the
 # controls, the noise is the model's own. What it gains over the *local* permutation is owed to its pattern; what remains of the gain over
-# the others, to the places that it avoids.
+# the others, to where the noise is strong.
 
 
 # %%
@@ -303,7 +303,7 @@ order = [short[name] for name in names]
 panels = {"match": "match"} | {f"over {kind}": f"minus {KINDS[kind]}" for kind in CONTROLS}
 for axis, (column, title) in zip(axes.flat, panels.items(), strict=True):
     table = cells.pivot(index="noise of", columns="read by", values=column).loc[order, order]
-    text = table.map(("{:.0%}" if column == "match" else "{:+.0%}").format).map(lambda cell: cell.rstrip("%"))
+    text = (100 * table).round().astype(int).map(("{}" if column == "match" else "{:+d}").format)
     if column != "match":
         away = cells.assign(away=cells[f"{column}_low"].gt(0) | cells[f"{column}_high"].lt(0))
         away = away.pivot(index="noise of", columns="read by", values="away").loc[order, order]
@@ -329,10 +329,11 @@ for title, part in (("own noise", cells[own]), ("noise of another", cells[~own])
     )
 
 # %% [markdown]
-# **What this says of transformers.** Nothing in particular: convolutional networks learn noise to ignore as well as ViTs do, and at this norm
-# the diagonal is much alike for all. Nor is the noise the model's own: other architectures match more often under it than under either
-# of the papers' kind of controls. The local permutation says how much of that is *place*, since images carry little at their borders and
-# corners and every network looks there less, and how much is a pattern that networks trained on the same images share.
+# **What this says of transformers.** Nothing in particular: noise to ignore is found for convolutional networks as well as for ViTs, and at
+# this norm the diagonal is much alike for all. Nor is the noise the model's own: other architectures match more often under it than under
+# controls of the papers' kind. The local permutation tells two reasons apart. Part of the gain is *place*: images carry little at their
+# borders and corners, every network looks there less, and noise that sits there is ignored by all. The rest is a *pattern* that networks
+# trained on the same images share, most of all the two ViTs, whose patch embeddings ignore much the same directions (notebook 04).
 #
 # ## (e) What does the noise look like?
 
