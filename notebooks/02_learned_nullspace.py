@@ -454,8 +454,9 @@ between, within = cosines[owner[:, None] != owner], cosines[(owner[:, None] == o
 values = np.linalg.svd(stack, compute_uv=False)
 random_stack = np.random.default_rng(seed).standard_normal(stack.shape)
 random_values = np.linalg.svd(random_stack / np.linalg.norm(random_stack, axis=1, keepdims=True), compute_uv=False)
-print(f"cosine between noises of different seeds: {between.mean():.3f}, largest {between.max():.3f}")
-print(f"cosine between noises of one seed and different lambda: {within.mean():.3f}")
+for kind, part in (("different seeds", between), ("one seed and different lambda", within)):
+    if part.size:
+        print(f"cosine between noises of {kind}: {part.mean():.3f}, largest {part.max():.3f}")
 
 # %%
 figure, (left, middle, right) = plots.subplots(1, 3, height=2.5)

@@ -99,8 +99,8 @@ folder = project_root() / "build/smoke" if profile == "smoke" else vit.shipped_w
 
 def train_again(name: str) -> None:
     """Train one classifier and write weights and record."""
-    count = (epochs or {}).get(name, 1 if profile == "smoke" else record_of(name)["recipe"]["epochs"])
-    recipe = training.Recipe(epochs=count)
+    recipe = training.Recipe(**record_of(name)["recipe"])
+    recipe = replace(recipe, epochs=(epochs or {}).get(name, 1 if profile == "smoke" else recipe.epochs))
     torch.manual_seed(recipe.seed)
     fresh = classifiers.load_classifier(name, pretrained=False, device=device)
     sample = replace(cifar, train=cifar.train.subset(train_images))
