@@ -291,7 +291,8 @@ _ = plots.save_figure(figure, "02_lambda", sources=list(runs.values()))
 # ## (c) Norm at equal, verified eps
 #
 # Every candidate is scaled so that the *upper end* of the 95 % interval of its influence on held-out test images is expected to
-# lie below $\epsilon$; `reached` says whether it did, and means are over those that did (over all where none did). The scale is read off dev images that no direction was learned from.
+# lie below $\epsilon$; `reached` says whether it did, and means are over those that did (over all where none did). The scale is read off
+# dev images that no direction was learned from.
 #
 # - **ours, spread**: every token the same norm, from the linearised start. The one whose norm means something.
 # - **ours, free**: no bound per token, as equation 7 is written, from a uniform start; its norm grows for as long as one runs it.
@@ -351,6 +352,7 @@ summary.style.hide(axis="index").format(precision=3)
 # %%
 figure, (left, right) = plots.subplots(1, 2, height=2.5, width_ratios=(1.3, 1))
 shown = summary.iloc[::-1].reset_index(drop=True)
+shown["method"] += shown["reached"].map(lambda reached: "\n(violates eps)" if reached.startswith("0") else "")
 error = [shown["norm"] - shown["norm_low"].clip(lower=1), shown["norm_high"] - shown["norm"]]
 left.errorbar(shown["norm"], shown["method"], xerr=error, fmt="o", markersize=4, linewidth=1)
 left.set(xscale="log", xlabel=f"L2 norm at eps = {eps:g} (token-centred)")
@@ -377,7 +379,7 @@ for first in ("ours, free", "ours, spread"):
 
 # %% [markdown]
 # What learning gains is the ratio of *spread* noise to random noise; what solving the constraint gains over the published
-# procedure is the ratio to `official, rescaled`. The free ascent is far longer than all of them, and its largest token says why: it
+# procedure is the ratio to `official, rescaled`. The free ascent is longer than all of them, and its largest token says why: it
 # has found out that tokens can be given up. A bar on its norm would be met by the random noise on one token of (a) too, at any
 # height.
 #
@@ -479,7 +481,7 @@ _ = plots.save_figure(figure, "02_size", sources=[sized, closed, *runs.values()]
 
 # %% [markdown]
 # **Dimension.** Taking away the directions that move the logits most raises the norm at $\epsilon$ until about half of them are gone, and
-# hardly after that. What is left is a space of more than a thousand dimensions in which *any* random direction is as good as any other,
+# slowly after that. What is left is a space of more than a thousand dimensions in which *any* random direction is as good as any other,
 # at about twice the norm of a random one and not far below a learned one. The approximate nullspace at the norms that the papers report
 # is not a handful of lucky vectors.
 #
