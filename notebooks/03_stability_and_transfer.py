@@ -333,7 +333,7 @@ for title, part in (("own noise", cells[own]), ("noise of another", cells[~own])
 # this norm the diagonal is much alike for all. Nor is the noise the model's own: other architectures match more often under it than under
 # controls of the papers' kind. The local permutation tells two reasons apart. Part of the gain is *place*: images carry little at their
 # borders and corners, every network looks there less, and noise that sits there is ignored by all. The rest is a *pattern* that networks
-# trained on the same images share, most of all the two ViTs, whose patch embeddings ignore much the same directions (notebook 04).
+# trained on the same images share; the two ViTs share no more of it than the others.
 #
 # ## (e) What does the noise look like?
 

@@ -268,10 +268,10 @@ compared.style.format("{:.1%}")
 # rare: it is no picture of $t$ to them either. They keep the class of $x$ at least as often as under the permuted control (the paired
 # column `class of x, minus exact` of the table), and about as often as under random exact noise. The directions that $W$ ignores are those
 # that photographs seldom use, and other networks lean on them less too. At the largest norm the convolutional networks lose $x$ in most
-# images, little later than under the permuted control. The second ViT does not: its own patch embedding, of another width and trained apart,
-# has come to read much the same directions and to leave out much the same ones. What paper C calls the nullspace of a model is to a
-# good part one of the *data*. So "a second network disagrees" is weak evidence of fooling by itself, and depends on the second network;
-# what holds is the row of the shipped ViT against *its* controls.
+# images, not much less often than under the permuted control. The second ViT keeps $x$ in most: trained apart, from a seed of its own, its
+# patch embedding passes far less from the shipped model's nullspace than an untrained one does (below). What paper C calls the nullspace of a
+# model is in part one of the *data*. So "a second network disagrees" is weak evidence of fooling by itself, and depends on the second
+# network; what holds is the row of the shipped ViT against *its* controls.
 
 # %%
 tokens = second["vit_wide"].patch_matrix
