@@ -18,7 +18,7 @@ from nullpaper.vit import SHIPPED, ViT, fingerprint, load_vit, save_vit
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_it_takes_pixels_and_is_far_better_than_chance(name: str) -> None:
     model = load_classifier(name)
-    test = data.load_data("cifar10", progress=False).test.subset(100)
+    test = data.load_data("cifar10", progress=False).test.subset(500)
     assert not model.training and model.num_classes == 10 and model.image_size == (48, 48)
     assert training.accuracy(model, test) > 0.5
 
