@@ -1,7 +1,7 @@
 # nullpaper: `make paper` runs everything, `make test` checks everything, `make help` lists the rest.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup lock data paper figures run checkpoint test lint bench doctor clean
+.PHONY: help setup lock data paper figures report run checkpoint test lint bench doctor clean
 
 # The profile that fits the machine unless one is given: smoke, cpu, gpu or imagenet.
 PROFILE ?=
@@ -47,6 +47,9 @@ paper: $(READY) ## run every notebook at the profile that fits the machine; PROF
 
 figures: $(READY) ## redraw figures and tables from stored results
 	$(NULLPAPER) paper --redraw $(PROFILE_FLAG)
+
+report: $(READY) ## write the README's table of claims from the reference results (results/cpu)
+	$(NULLPAPER) report --profile cpu --write README.md
 
 run: $(READY) ## run one notebook: make run NOTEBOOK=notebooks/01_existence.py ARGS="-p images 500"
 	$(NULLPAPER) run $(NOTEBOOK) $(PROFILE_FLAG) $(ARGS)

@@ -64,6 +64,7 @@ class Task:
     centre: bool
     generator: torch.Generator
     spread: bool = False
+    margin: bool = True
 
     def shaped(self, noise: Tensor) -> Tensor:
         noise = centred(noise) if self.centre else noise

@@ -1,4 +1,4 @@
-"""The command ``nullpaper``: run notebooks, make the whole paper, fetch data, look at a figure's origin."""
+"""The command ``nullpaper``: run notebooks, make the whole paper, report, fetch data, show a figure's origin."""
 
 from __future__ import annotations
 
@@ -51,10 +51,17 @@ def main() -> None:
 @main.command()
 @click.argument("notebook")
 @click.option("-p", "given", nargs=2, multiple=True, metavar="KEY VALUE", help="Set a parameter; may be repeated.")
+@click.option("--label", metavar="NAME", help="Write to figures/NAME and results/NAME instead of the profile's.")
 @click.option("--parameters", "listing", is_flag=True, help="List the notebook's parameters, and run nothing.")
 @_run_options
 def run(
-    notebook: str, given: tuple[tuple[str, str], ...], listing: bool, profile: str | None, force: bool, redraw: bool
+    notebook: str,
+    given: tuple[tuple[str, str], ...],
+    label: str | None,
+    listing: bool,
+    profile: str | None,
+    force: bool,
+    redraw: bool,
 ) -> None:
     """Run one NOTEBOOK, a path or a name such as 01_existence.
 
@@ -70,7 +77,7 @@ def run(
         return
     values = dict(given)
     chosen = profile or values.get("profile") or default_profile()
-    report = run_notebook(path, values, profile=chosen, force=force, redraw=redraw, say=_say)
+    report = run_notebook(path, values, profile=chosen, label=label, force=force, redraw=redraw, say=_say)
     click.echo(summary([report]))
     sys.exit(1 if report.error else 0)
 
@@ -91,7 +98,31 @@ def paper(jobs: int | None, profile: str | None, force: bool, redraw: bool) -> N
     chosen = check_profile(profile) if profile else default_profile()
     reports = run_all(chosen, force=force, redraw=redraw, jobs=jobs, say=_say)
     click.echo(f"\n{summary(reports)}")
+    if any(report.tables for report in reports):
+        _verdicts(chosen)
+        click.echo(f"Claims of the papers against these tables: results/{chosen}/verdicts.csv")
     sys.exit(1 if any(report.error for report in reports) else 0)
+
+
+@main.command()
+@click.option("--profile", metavar="NAME", help="Whose tables to read; by default what fits the machine.")
+@click.option(
+    "--write", "file", type=click.Path(path_type=Path), help="Put the table between the markers of this file."
+)
+def report(profile: str | None, file: Path | None) -> None:
+    """Say which claims of the papers hold by the tables of a profile.
+
+    Prints a Markdown table, and writes results/PROFILE/verdicts.csv with the criteria. Nothing is run.
+    """
+    from nullpaper.verdicts import replace_section
+
+    chosen = check_profile(profile) if profile else default_profile()
+    if file is not None:
+        replace_section(file, None)
+    text = _verdicts(chosen)
+    if file is not None:
+        replace_section(file, text)
+    click.echo(text)
 
 
 @main.group()
@@ -148,6 +179,18 @@ def _notebook_path(name: str) -> Path:
     if path.exists() or path.suffix or len(path.parts) > 1:
         return path
     return project_root() / "notebooks" / f"{name}.py"
+
+
+def _verdicts(profile: str) -> str:
+    """Judge all claims by the tables of a profile, store the verdicts beside them, and return the table."""
+    from nullpaper.claims import CLAIMS
+    from nullpaper.provenance import project_root
+    from nullpaper.verdicts import judge, save, section
+
+    folder = project_root() / "results" / profile
+    verdicts = judge(folder, CLAIMS)
+    save(verdicts, folder)
+    return section(verdicts, folder)
 
 
 def _say(message: str) -> None:

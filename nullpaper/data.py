@@ -18,7 +18,7 @@ from torch.nn.functional import interpolate
 
 from nullpaper.fetching import ARRAYS, DATASETS, fetch, folder_of, verified
 
-__all__ = ["Data", "LazyImages", "Split", "augment", "fetch", "load_data", "split_indices", "to_pixels"]
+__all__ = ["Data", "LazyImages", "Split", "augment", "augmented", "fetch", "load_data", "split_indices", "to_pixels"]
 
 DEV_SHARE = 10  # one training image in ten: CIFAR is split 45,000 / 5,000
 
@@ -153,6 +153,12 @@ def augment(images: Tensor, generator: torch.Generator, padding: int = 4) -> Ten
         batch.to(images.device), rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)
     ]
     return picked.permute(0, 3, 1, 2).contiguous()
+
+
+def augmented(images: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """`augment` on uint8 images (B, C, H, W), then resized bicubically: float (B, C, *size) in [0, 1], not rounded."""
+    pixels = augment(images.float().div_(255), generator)
+    return interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp_(0, 1)
 
 
 def split_indices(labels: np.ndarray, dev_size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -194,14 +194,17 @@ def noise_influence(model: Model, noise: Noise | Tensor, batches: Batches | Pool
     return {**table, "match": proportion((noisy.argmax(-1, keepdim=True) == top).cpu().numpy())}
 
 
-def at_boundary(model: Model, direction: Tensor, calibration: Pool, eps: float, verified_on: int) -> Tensor:
+def at_boundary(
+    model: Model, direction: Tensor, calibration: Pool, eps: float, verified_on: int, *, margin: bool = True
+) -> Tensor:
     """The multiple of ``direction`` that is expected to pass verification at ``eps`` by the smallest margin.
 
     Root finding on the logarithm of the scale, on images that took no part in finding the direction. The margin is the
     interval's own half width on ``verified_on`` images, plus a one-sided 99 % allowance for the difference of the two
-    samples: the influence has a heavy tail (few images change class), so less fails more often than it should.
+    samples: the influence has a heavy tail (few images change class), so less fails more often than it should. Without
+    ``margin`` the estimate itself is put at eps.
     """
-    half_width, allowance = normal.ppf(0.975), normal.ppf(0.99)
+    half_width, allowance = (normal.ppf(0.975), normal.ppf(0.99)) if margin else (0.0, 0.0)
 
     @cache
     def excess(log_scale: float) -> float:
@@ -209,8 +212,8 @@ def at_boundary(model: Model, direction: Tensor, calibration: Pool, eps: float, 
         if not gaps.isfinite().all():
             return math.inf
         spread = gaps.std().item() if len(gaps) > 1 else 0.0
-        margin = half_width / math.sqrt(verified_on) + allowance * math.sqrt(1 / verified_on + 1 / len(gaps))
-        return math.log(max(gaps.mean().item() + margin * spread, 1e-12) / eps)  # near linear in the log of the scale
+        widths = half_width / math.sqrt(verified_on) + allowance * math.sqrt(1 / verified_on + 1 / len(gaps))
+        return math.log(max(gaps.mean().item() + widths * spread, 1e-12) / eps)  # near linear in the log of the scale
 
     low = high = 0.0
     first = excess(0.0)

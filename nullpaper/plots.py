@@ -1,6 +1,6 @@
 """One style for all figures, and files that say where they come from.
 
-`save_figure` and `save_table` write to ``figures/<profile>/`` and ``results/<profile>/`` and enter each file with its
+`save_figure` and `save_table` write to ``figures/<label>/`` and ``results/<label>/`` and enter each file with its
 checksum, run, commit and parameters in ``figures/manifest.json``. A figure carries the same facts inside itself.
 """
 
@@ -77,7 +77,7 @@ def curve(axis: Axes, table: pd.DataFrame, x: str, y: str, **line: Any) -> None:
 
 
 def save_figure(fig: Figure, name: str, *, sources: Sequence[Result | str] = ()) -> list[Path]:
-    """Write ``figures/<profile>/<name>.pdf`` and ``.png`` (200 dpi), stamped and entered in the manifest.
+    """Write ``figures/<label>/<name>.pdf`` and ``.png`` (200 dpi), stamped and entered in the manifest.
 
     The same figure from the same run gives the same bytes. ``sources`` are the stored results, or keys, behind it.
 
@@ -94,7 +94,7 @@ def save_figure(fig: Figure, name: str, *, sources: Sequence[Result | str] = ())
         buffer = io.BytesIO()
         fig.savefig(buffer, format=suffix[1:], metadata=metadata, dpi=STYLE["savefig.dpi"])
         contents[f"{name}{suffix}"] = buffer.getvalue()
-    return _write(Path("figures") / stamp["profile"], contents, stamp)
+    return _write(Path("figures") / stamp["label"], contents, stamp)
 
 
 def save_table(
@@ -105,7 +105,7 @@ def save_table(
     float_format: str = "%.3g",
     sources: Sequence[Result | str] = (),
 ) -> list[Path]:
-    """Write ``results/<profile>/<name>.csv`` (all digits) and ``.tex`` (booktabs, floats as ``float_format`` says).
+    """Write ``results/<label>/<name>.csv`` (all digits) and ``.tex`` (booktabs, floats as ``float_format`` says).
 
     An index is written unless it is the plain row number.
 
@@ -123,7 +123,7 @@ def save_table(
         f"{name}.csv": frame.to_csv(index=index, lineterminator="\n").encode(),
         f"{name}.tex": f"{TEX_STAMP}{json.dumps(stamp, sort_keys=True)}\n{latex}".encode(),
     }
-    return _write(Path("results") / stamp["profile"], contents, stamp)
+    return _write(Path("results") / stamp["label"], contents, stamp)
 
 
 def read_stamp(path: Path) -> dict[str, Any]:

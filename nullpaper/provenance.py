@@ -28,6 +28,7 @@ GENERATED = ("figures", "results", "build")
 class RunContext:
     """What a notebook's kernel knows of its run; the runner hands it over in the environment.
 
+    ``label`` names the folders of its figures and tables: the profile, unless the run was given a name of its own.
     ``recompute_before`` is a Unix time: stored results begun earlier are computed anew (``--force``).
     """
 
@@ -38,6 +39,7 @@ class RunContext:
     commit: str | None = None
     dirty: bool = False
     recompute_before: float | None = None
+    label: str | None = None
 
     def environment(self) -> dict[str, str]:
         """The environment variable that hands this context to another process."""
@@ -133,4 +135,4 @@ def provenance() -> dict[str, Any]:
     del context["recompute_before"]
     if context["notebook"] is None:  # interactive: no runner has looked
         context["commit"], context["dirty"] = commit_of(project_root())
-    return context | {"versions": versions()}
+    return context | {"label": context["label"] or context["profile"], "versions": versions()}

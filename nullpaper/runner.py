@@ -7,6 +7,7 @@ imports and the shipped checkpoints. A finished run whose files are all still in
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -54,7 +55,7 @@ class _Plan:
     injected: Mapping[str, Any]
 
     def output(self, suffix: str) -> Path:
-        return self.root / "build" / self.context.profile / f"{self.notebook.stem}{suffix}"
+        return self.root / "build" / self.context.label / f"{self.notebook.stem}{suffix}"
 
 
 def run_notebook(
@@ -62,6 +63,7 @@ def run_notebook(
     given: Mapping[str, Any] | None = None,
     *,
     profile: str,
+    label: str | None = None,
     force: bool | float = False,
     redraw: bool = False,
     progress: bool = True,
@@ -74,6 +76,7 @@ def run_notebook(
         notebook: a py:percent file.
         given: parameters by name; strings are converted to the type that the notebook declares.
         profile: handed to the notebook as its parameter ``profile`` and to every figure.
+        label: name of the folders under figures/, results/ and build/; None: the profile's.
         force: compute everything anew, stored results too; a Unix time spares those begun since.
         redraw: execute the notebook even if it is up to date; stored results are reused.
         progress: show a bar over cells, and what the kernel writes to stderr.
@@ -84,7 +87,7 @@ def run_notebook(
         InputError: unknown or mistyped parameters, an unreadable notebook, a folder that cannot be written. A notebook
             that fails while running raises nothing: ``report.error`` says why, ``report.ipynb`` holds the traceback.
     """
-    plan = _plan(notebook, dict(given or {}), profile, force)
+    plan = _plan(notebook, dict(given or {}), profile, force, label)
     lock = plan.output(".lock").with_name(f".{notebook.stem}.lock")
     with locked(lock, lambda: say(f"waiting for another run of {notebook.name} at profile {profile}")):
         if not (force or redraw) and (report := _up_to_date(plan)) is not None:
@@ -160,8 +163,11 @@ def _duration(seconds: float) -> str:
     return f"{int(minutes)} min {int(rest):02d} s" if minutes else f"{rest:.1f} s"
 
 
-def _plan(notebook: Path, given: dict[str, Any], profile: str, force: bool | float) -> _Plan:
+def _plan(notebook: Path, given: dict[str, Any], profile: str, force: bool | float, label: str | None = None) -> _Plan:
     check_profile(profile)
+    label = label or profile
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label):
+        raise InputError(f"label {label!r} is no folder name: use letters, digits, '_', '-' and '.'")
     checked, known = check_parameters(notebook, given), parameters(notebook)
     if (other := checked.get("profile", profile)) != profile:
         raise InputError(f"the parameter profile is '{other}' but the run's profile is '{profile}': give one of them")
@@ -169,10 +175,11 @@ def _plan(notebook: Path, given: dict[str, Any], profile: str, force: bool | flo
     values = {name: parameter.default for name, parameter in known.items()} | injected
     root = project_root()
     checkpoints = {path.name: sha256(path) for path in sorted((Path(__file__).parent / "checkpoints").glob("*.*"))}
-    digest = identity(read_notebook(notebook), values, profile, code_identity([notebook]), checkpoints)
+    digest = identity(read_notebook(notebook), values, profile, label, code_identity([notebook]), checkpoints)
     commit, dirty = commit_of(root)
     before = time.time() if force is True else force or None
-    context = RunContext(f"{notebook.stem}-{digest[:12]}", notebook.name, profile, values, commit, dirty, before)
+    run = f"{notebook.stem}-{digest[:12]}"
+    context = RunContext(run, notebook.name, profile, values, commit, dirty, before, label)
     return _Plan(notebook, root, context, injected)
 
 

@@ -59,6 +59,7 @@ def encoder_noise(
     official: bool = False,
     centre: bool | None = None,
     spread: bool = False,
+    margin: bool = True,
     linear: Linearised | None = None,
     progress: bool = False,
 ) -> EncoderNoise:
@@ -78,6 +79,8 @@ def encoder_noise(
         spread: give every token the same norm. Without it "the largest noise" has no answer even after centring: a
             token whose norm grows saturates its LayerNorm, the network loses that token and nothing else, and the
             norm is free again (notebook 02).
+        margin: put the upper end of the influence at eps, as verification asks; False puts the estimate there, as noise
+            for training wants it on few images.
         linear: turn the start towards what the logits ignore to first order; a third of the steps then suffices.
         progress: show a bar.
 
@@ -89,7 +92,7 @@ def encoder_noise(
         NonFiniteLoss: the loss left the finite numbers; the error keeps the last good noise.
     """
     centre = not official if centre is None else centre
-    task = _task(vit, batches, held_out, eps, lam, norm, seed, "encoder", centre, official, spread)
+    task = _task(vit, batches, held_out, eps, lam, norm, seed, "encoder", centre, official, spread, margin)
     return _solve(task, lim, steps, official, progress, linear)
 
 
@@ -149,8 +152,7 @@ def _random(model: Model, batches: Batches | Pool, **options) -> Noise:
     """A Gaussian direction at the boundary of eps; in the lambda form, of the learned noise's own influence."""
     task, like, eps = _control(model, batches, options, learned=options.get("eps") is None)
     target = eps if eps is not None else max(like.influence.value, 1e-9)
-    value = at_boundary(model, _gaussian(task), task.calibration, target, len(task.held_out))
-    return task.finished(value)
+    return task.finished(_scaled(task, _gaussian(task), target))
 
 
 def _random_norm(model: Model, batches: Batches | Pool, **options) -> Noise:
@@ -195,7 +197,8 @@ def _control(
     synthesise = input_noise if level == "input" else encoder_noise
     parts = {name: options.get(name) for name in ("held_out", "eps", "lam", "norm")}
     seed = options.get("seed", 0)
-    task = _task(model, batches, **parts, seed=seed, level=level, centre=level == "encoder", official=False)
+    centre, margin = level == "encoder", options.get("margin", True)
+    task = _task(model, batches, **parts, seed=seed, level=level, centre=centre, official=False, margin=margin)
     if like is None and learned:
         like = synthesise(model, batches, **options)
     task.generator.manual_seed(seed + 1)  # or the control would start from the learned noise's own draws
@@ -214,6 +217,7 @@ def _task(
     centre: bool,
     official: bool,
     spread: bool = False,
+    margin: bool = True,
 ) -> Task:
     """Check the request, read the images, and split them into parts that do not overlap."""
     _check_form(eps, lam, norm, official)
@@ -231,7 +235,8 @@ def _task(
         first = second  # these forms do not scale their noise, so that no image is set aside for it
     calibration = pool.take(order[first:second] if first < second else order[:second])
     generator = torch.Generator().manual_seed(seed)
-    return Task(model, pool.take(order[:first]), calibration, verification, eps, lam, norm, centre, generator, spread)
+    parts = pool.take(order[:first]), calibration, verification
+    return Task(model, *parts, eps, lam, norm, centre, generator, spread, margin)
 
 
 def _check_form(eps: float | None, lam: float | None, norm: float | None, official: bool) -> None:
@@ -265,7 +270,11 @@ def _solve(
 def _to_boundary(task: Task, value: Tensor, history: list[Record] | None = None) -> Noise:
     if value.norm() == 0:
         raise InputError("a noise of length 0 has no direction to scale; pass another.")
-    return task.finished(at_boundary(task.model, value, task.calibration, task.eps, len(task.held_out)), history)
+    return task.finished(_scaled(task, value, task.eps), history)
+
+
+def _scaled(task: Task, value: Tensor, eps: float) -> Tensor:
+    return at_boundary(task.model, value, task.calibration, eps, len(task.held_out), margin=task.margin)
 
 
 def _gaussian(task: Task) -> Tensor:

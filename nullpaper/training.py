@@ -17,21 +17,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
 from timm.layers import PatchDropout
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, interpolate, one_hot
+from torch.nn.functional import cross_entropy, one_hot
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 from nullpaper.classifiers import Classifier
-from nullpaper.data import Data, Split, augment
+from nullpaper.data import Data, Split, augmented
 from nullpaper.errors import InputError
-from nullpaper.files import write_atomic
+from nullpaper.state import parameter_groups, read_state, write_state
 from nullpaper.vit import ViT
 
-__all__ = ["Recipe", "Training", "accuracy", "correct", "predictions", "train"]
+__all__ = ["Recipe", "Training", "accuracy", "correct", "predictions", "seeded", "train"]
 
 SEEN = 2_000  # unaugmented training images that show how far dev accuracy lags behind
 RANDAUGMENT_GROUPS = 8  # torchvision draws one operation a call: so many draws a batch
@@ -119,17 +117,19 @@ class _Run:
         self.labels = torch.from_numpy(data.train.labels).to(self.device)
         self.dev, self.seen = data.dev, data.train.subset(SEEN)
         self.averaged = deepcopy(vit).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(_parameter_groups(vit, recipe), lr=0.0, betas=recipe.betas, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(vit, recipe.weight_decay), lr=0.0, betas=recipe.betas, fused=True
+        )
         self.history: list[dict[str, float]] = []
         self.path = folder / f"training-{recipe.identity}.safetensors"
         self.steps_per_epoch = len(self.images) // recipe.batch_size
         if self.path.exists():
-            self._load()
+            self.history = read_state(self.path, self._modules, vit, self.optimizer)
 
     def epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
         """One pass over the training split, then the averaged weights on dev."""
         recipe, start = self.recipe, time.perf_counter()
-        order = torch.randperm(len(self.images), generator=_generator(recipe.seed, epoch, 1)).to(self.device)
+        order = torch.randperm(len(self.images), generator=seeded(recipe.seed, epoch, 1)).to(self.device)
         dropping = epoch < recipe.patch_drop_until * recipe.epochs and recipe.patch_drop > 0
         if hasattr(net := self.vit.net, "patch_drop"):  # other architectures have no tokens to leave out
             net.patch_drop = PatchDropout(recipe.patch_drop, net.num_prefix_tokens) if dropping else nn.Identity()
@@ -162,7 +162,7 @@ class _Run:
             group["lr"] = recipe.learning_rate * _schedule(step / self.steps_per_epoch, recipe)
         with torch.random.fork_rng():  # patch dropout and RandAugment draw from the global generator
             torch.manual_seed(recipe.seed * 1_000_003 + step)
-            pixels, targets = _batch(images, labels, vit, recipe, _generator(recipe.seed, step, 2))
+            pixels, targets = _batch(images, labels, vit, recipe, seeded(recipe.seed, step, 2))
             loss = cross_entropy(vit(pixels), targets, label_smoothing=recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -177,25 +177,11 @@ class _Run:
 
     def save(self) -> None:
         """Write the whole state in one file, in one step."""
-        tensors = {f"vit.{key}": value for key, value in self.vit.state_dict().items()}
-        tensors |= {f"averaged.{key}": value for key, value in self.averaged.state_dict().items()}
-        for name, parameter in self.vit.named_parameters():
-            tensors |= {f"moment.{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
-        whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        write_atomic(self.path, save(whole, metadata={"history": json.dumps(self.history)}))
+        write_state(self.path, self._modules, self.vit, self.optimizer, self.history)
 
-    def _load(self) -> None:
-        try:
-            state = load_file(self.path, device=str(self.device))
-            for prefix, module in (("vit.", self.vit), ("averaged.", self.averaged)):
-                module.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-        except (RuntimeError, SafetensorError) as error:
-            raise InputError(f"{self.path} is damaged or of another model; remove it.") from error
-        for name, parameter in self.vit.named_parameters():
-            moments = ("step", "exp_avg", "exp_avg_sq")
-            self.optimizer.state[parameter] = {key: state[f"moment.{key}.{name}"] for key in moments}
-        with safe_open(self.path, "pt") as file:
-            self.history = json.loads(file.metadata()["history"])
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"vit": self.vit, "averaged": self.averaged}
 
 
 def _batch(
@@ -205,8 +191,7 @@ def _batch(
     if recipe.randaugment_operations:
         operation = v2.RandAugment(recipe.randaugment_operations, recipe.randaugment_magnitude)
         images = torch.cat([operation(group) for group in images.chunk(RANDAUGMENT_GROUPS)])
-    pixels = augment(images.float().div_(255), generator)
-    pixels = interpolate(pixels, size=vit.image_size, mode="bicubic", antialias=True).clamp_(0, 1)
+    pixels = augmented(images, vit.image_size, generator)
     mixers = [v2.MixUp(alpha=recipe.mixup, num_classes=vit.num_classes)] if recipe.mixup else []
     mixers += [v2.CutMix(alpha=recipe.cutmix, num_classes=vit.num_classes)] if recipe.cutmix else []
     if not mixers:
@@ -221,17 +206,8 @@ def _schedule(epoch: float, recipe: Recipe) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)))
 
 
-def _parameter_groups(vit: ViT | Classifier, recipe: Recipe) -> list[dict[str, object]]:
-    """Weight decay for matrices alone: not for biases, norms, tokens and positions."""
-
-    def decays(name: str, parameter: nn.Parameter) -> bool:
-        return parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))
-
-    matrices, others = ([p for name, p in vit.named_parameters() if decays(name, p) is kind] for kind in (True, False))
-    return [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def _generator(seed: int, index: int, stream: int) -> torch.Generator:
+def seeded(seed: int, index: int, stream: int) -> torch.Generator:
+    """A generator of its own for each (seed, index, stream), so that a draw does not depend on the draws before it."""
     return torch.Generator().manual_seed((seed * 3 + stream) * 10_000_019 + index)
 
 

@@ -1,0 +1,209 @@
+"""What paper A claims of nullspace finetuning (tables 1 and 2, ablations), and how notebooks 07 and 08 decide it.
+
+``07_paired`` and ``08_paired`` hold differences of accuracies between methods trained alike, with two intervals: over
+seeds (Student's t) and over images (bootstrap). One method is better than another if both exclude zero. ``07_dynamics``
+holds the norm of noise at the verified boundary of eps over steps, ``08_eps`` accuracies by eps.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from nullpaper.evidence import (
+    Answer,
+    Missing,
+    Tables,
+    above,
+    counted,
+    every,
+    negate,
+    number,
+    percent,
+    points,
+    some,
+    word,
+)
+from nullpaper.statistics import Interval
+from nullpaper.verdicts import Claim, claim
+
+__all__ = ["FINETUNING"]
+
+ASKED = ("clean", "fgsm", "corruptions")
+"""Measures of table 1 that a comparison needs; ``ALSO`` those that it takes if they are there."""
+ALSO = ("cw", "patch")
+NAMES = {
+    "clean": "clean",
+    "fgsm": "FGSM",
+    "cw": "CW",
+    "patch": "patch attack",
+    "pgd": "PGD",
+    "corruptions": "corruptions",
+}
+BETTER = "better: the intervals over seeds and over images both exclude 0. "
+
+
+def _difference(tables: Tables, method: str, against: str, measure: str, table: str) -> tuple[Interval, Interval]:
+    """Accuracy of a method minus that of another, with the intervals over seeds and over images."""
+    try:
+        row, sign = tables.row(table, method=method, against=against, measure=measure), 1
+    except Missing:
+        row, sign = tables.row(table, method=against, against=method, measure=measure), -1
+    value, *ends = (sign * float(row[name]) for name in ("difference", "difference_low", "difference_high"))
+    pictures = [sign * float(row[name]) for name in ("images_low", "images_high")]
+    if any(end != end for end in (value, *ends, *pictures)):
+        raise Missing(f"{table}: {method} against {against}, {measure}")
+    return Interval(value, min(ends), max(ends), int(row["n"])), Interval(
+        value, min(pictures), max(pictures), int(row["n"])
+    )
+
+
+def _better(seeds: Interval, images: Interval) -> Answer:
+    zero = Interval(0, 0, 0, 1)
+    first, second = above(seeds, zero), above(images, zero)
+    return first if first == second else None
+
+
+def _compare(
+    tables: Tables, method: str, against: str, measures: tuple[str, ...], table: str = "07_paired"
+) -> tuple[str, dict[str, Answer]]:
+    """Differences in words, and by measure whether the method is better; measures outside `ASKED` may lack."""
+    shown, answers = [], {}
+    for measure in measures:
+        try:
+            seeds, images = _difference(tables, method, against, measure, table)
+        except Missing:
+            if measure in ALSO:
+                continue
+            raise
+        answers[measure] = _better(seeds, images)
+        over = f"[{100 * images.low:+.1f}, {100 * images.high:+.1f}]"
+        shown.append(f"{NAMES[measure]} {points(seeds, None).removesuffix(' points')} / {over}")
+    return f"{', '.join(shown)} points over {seeds.n} seeds / images", answers
+
+
+@claim(
+    "A",
+    "table 1",
+    "nullspace finetuning improves the clean, the adversarial and the corruption accuracy of its start",
+    where="07",
+    criterion=BETTER + "Holds if better than the start checkpoint on all measures, in part if on some",
+)
+def finetuning(tables: Tables) -> tuple[str, str]:
+    measured, answers = _compare(tables, "nullspace", "start", ASKED + ALSO)
+    return measured, word(every(answers.values()), some(answers.values()))
+
+
+@claim(
+    "A",
+    "table 1, without the control",
+    "it is the nullspace noise that does it, not the finetuning",
+    where="07",
+    criterion=BETTER + "Holds if better than the same finetuning with noise 0 on all measures, in part if on some",
+)
+def noise_or_finetuning(tables: Tables) -> tuple[str, str]:
+    measured, answers = _compare(tables, "nullspace", "zero", ASKED + ALSO)
+    return f"against noise 0: {measured}", word(every(answers.values()), some(answers.values()))
+
+
+@claim(
+    "A",
+    "ablation",
+    "nullspace noise is better than random noise at the same eps",
+    where="07",
+    criterion=BETTER + "Holds if better than random noise rescaled to eps on all measures, in part if on some",
+)
+def random_noise(tables: Tables) -> tuple[str, str]:
+    measured, answers = _compare(tables, "nullspace", "random", ASKED + ALSO)
+    return measured, word(every(answers.values()), some(answers.values()))
+
+
+@claim(
+    "",
+    "",
+    "nullspace noise is better than random noise of its norm, and than its own permutation",
+    where="07",
+    criterion=BETTER + "Holds if better than both on all measures, in part if on some",
+)
+def matched_noise(tables: Tables) -> tuple[str, str]:
+    shown, answers = [], []
+    for against, name in (("random_norm", "random of equal norm"), ("permuted", "permuted")):
+        measured, found = _compare(tables, "nullspace", against, ASKED)
+        shown.append(f"{name}: {measured}")
+        answers += found.values()
+    return "; ".join(shown), word(every(answers), some(answers))
+
+
+@claim(
+    "A",
+    "table 2",
+    "adversarial training is better on attacks and worse on clean and corrupted images than nullspace finetuning",
+    where="07",
+    criterion=BETTER
+    + "Holds if Madry's and TRADES are better on PGD and worse on clean images and corruptions, in part if one is "
+    "better on PGD and worse on clean images",
+)
+def adversarial_training(tables: Tables) -> tuple[str, str]:
+    shown, whole, part = [], [], []
+    for method, name in (("pgd_at", "Madry"), ("trades", "TRADES")):
+        measured, found = _compare(tables, method, "nullspace", ("pgd", "clean", "corruptions"))
+        shown.append(f"{name}: {measured}")
+        whole += [found["pgd"], negate(found["clean"]), negate(found["corruptions"])]
+        part.append(every((found["pgd"], negate(found["clean"]))))
+    return "; ".join(shown), word(every(whole), some(part))
+
+
+@claim(
+    "A",
+    "figure on learned noise",
+    "finetuning enlarges the nullspace",
+    where="07",
+    criterion="holds if the norm at the boundary of eps is above its first value after the last step, and above that "
+    "of finetuning with noise 0; in part if only above its first value",
+)
+def growth(tables: Tables) -> tuple[str, str]:
+    rows = tables.rows("07_dynamics", method="nullspace").sort_values("step")
+    norms, steps = counted(rows, "norm"), rows["step"].tolist()
+    control = counted(tables.rows("07_dynamics", method="zero").sort_values("step"), "norm")[-1]
+    grown = above(norms[-1], norms[0])
+    measured = (
+        f"norm {number(norms[0], of=None)} at step {steps[0]:g}, {number(norms[-1])} at step {steps[-1]:g}; "
+        f"{number(control, of=None)} with noise 0"
+    )
+    return measured, word(every((grown, above(norms[-1], control))), grown)
+
+
+@claim(
+    "A",
+    "ablation",
+    "eps hardly matters between 0.01 and 0.1",
+    where="08",
+    criterion="holds if average accuracies differ by less than a point and all intervals overlap, no if two do not "
+    "overlap",
+)
+def eps_matters(tables: Tables) -> tuple[str, str]:
+    rows = tables.rows("08_eps", method="nullspace", measure="average").sort_values("eps")
+    values = counted(rows, "value")
+    apart = any(above(*pair) is not None for pair in itertools.combinations(values, 2))
+    spread = max(known.value for known in values) - min(known.value for known in values)
+    shown = (f"{percent(known)} at {eps:g}" for eps, known in zip(rows["eps"], values, strict=True))
+    return f"average {', '.join(shown)}", word(False if apart else True if spread < 0.01 else None)
+
+
+@claim(
+    "A",
+    "authors' reply",
+    "without early stop, robustness to attacks rises and clean accuracy falls",
+    where="08",
+    criterion=BETTER
+    + "Holds if without early stop it is better under FGSM and worse on clean images, in part if one of them",
+)
+def early_stop(tables: Tables) -> tuple[str, str]:
+    measured, found = _compare(tables, "nullspace, no early stop", "nullspace", ("fgsm", "clean"), "08_paired")
+    answers = found["fgsm"], negate(found["clean"])
+    return measured, word(every(answers), some(answers))
+
+
+FINETUNING: tuple[Claim, ...] = (
+    *(finetuning, noise_or_finetuning, random_noise, matched_noise, adversarial_training, growth),
+    *(eps_matters, early_stop),
+)
