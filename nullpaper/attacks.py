@@ -28,7 +28,7 @@ from nullpaper.perturbation import norms
 from nullpaper.pgd import REACH, check_count, check_eps, frozen, margin, pgd
 from nullpaper.vit import ViT, check_images
 
-__all__ = ["ATTACKS", "Attack", "attack", "evaluating"]
+__all__ = ["ATTACKS", "Attack", "attack", "evaluating", "forked_rng"]
 
 Stage = Callable[[nn.Module, Tensor, Tensor, float, int, int], Tensor]
 """(model, images, labels, eps, steps, seed) -> images that may leave ball and box by rounding."""
@@ -78,6 +78,7 @@ def attack(
 
     Args:
         vit: a `ViT`, or another classifier with ``image_size`` and ``num_classes`` that takes images in [0, 1].
+        images: (B, C, H, W) in [0, 1], on the model's device.
         labels: (B,) whole numbers.
         name: one of `ATTACKS`; a suffix sets the steps, as in "pgd-100".
         eps: radius in pixel units, of the attack's norm; 0 gives the images back.
@@ -87,22 +88,31 @@ def attack(
 
     Raises:
         InputError: unknown attack, eps that is no radius in pixel units, labels or images that do not fit the model,
-            steps, restarts or batch size below 1, or an attack that the model does not admit.
+            steps, restarts or batch size below 1, a negative seed, or an attack that the model does not admit.
     """
     chosen, steps = _chosen(name, steps)
     _check(vit, images, labels, chosen, name, eps)
     check_count("restarts", restarts)
     check_count("batch_size", batch_size)
+    check_count("seed", seed, least=0)
     labels = labels.to(images.device).long()
     if eps == 0:
         return images.detach().clone()
-    result, devices = [], [images.device] if images.is_cuda else []
+    result = []
     pairs = list(zip(images.detach().split(batch_size), labels.split(batch_size), strict=True))
-    with torch.inference_mode(False), torch.random.fork_rng(devices), evaluating(vit), frozen(vit):
+    with torch.inference_mode(False), forked_rng(), evaluating(vit), frozen(vit):
         for number, pair in enumerate(tqdm(pairs, name, disable=not progress)):
             seeds = np.random.SeedSequence([seed, number])
             result.append(_strongest(vit, *pair, chosen, eps, steps, restarts if chosen.draws else 1, seeds))
     return torch.cat(result)
+
+
+@contextmanager
+def forked_rng() -> Iterator[None]:
+    """Inside, the global generators may be seeded; after, they go on as if nothing had been drawn, on every device."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        yield
 
 
 @contextmanager
@@ -150,8 +160,8 @@ def _strongest(
 
 
 def _legal(points: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
-    """Points in the ball and the box; an attack's NaN, as of a step along no gradient, is the clean pixel."""
-    noise = (points - images).where(points.isfinite(), torch.zeros_like(images))
+    """Points in the ball and the box, to rounding."""
+    noise = points - images
     if norm == "L2":
         noise = noise * per_image((eps / norms(noise).clamp_min(torch.finfo(noise.dtype).tiny)).clamp_max(1))
     else:
@@ -183,7 +193,7 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor, chosen: Attack, nam
     else:  # the same check, for what a plain classifier tells of itself
         known = SimpleNamespace(channels=3, image_size=tuple(model.image_size), name=type(model).__name__)
         check_images(images, known)
-    check_eps(eps if chosen.norm != "L2" else eps / math.sqrt(images[0].numel()))
+    check_eps(eps, math.sqrt(images[0].numel()) if chosen.norm == "L2" else 1.0)
     if labels.ndim != 1 or len(labels) != len(images):
         raise InputError(f"labels have shape {tuple(labels.shape)}; pass one for each of the {len(images)} images.")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:

@@ -20,7 +20,7 @@ from nullpaper.errors import InputError, nearest
 from nullpaper.vit import CIFAR10_MEAN, CIFAR10_STD, SHIPPED, ViT, build_shipped, shipped_weights
 from nullpaper.weights import load_weights
 
-__all__ = ["ARCHITECTURES", "Classifier", "classifier_weights", "load_classifier"]
+__all__ = ["ARCHITECTURES", "FINETUNED", "Classifier", "classifier_weights", "load_classifier"]
 
 IMAGE_SIZE = 48
 
@@ -31,6 +31,9 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "convnext": partial(ConvNeXt, depths=(2, 2, 2, 2), dims=(32, 64, 96, 128)),
 }
 """Constructors of timm models for 48 px images; each takes ``num_classes``, except the shipped ViT."""
+
+FINETUNED = ("vit_robust",)
+"""The shipped ViT after finetuning, by name: ``vit_robust`` by PGD adversarial training at 8/255 (notebook 07)."""
 
 
 class Classifier(nn.Module):
@@ -62,7 +65,7 @@ def load_classifier(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> ViT | Classifier:
-    """One of `ARCHITECTURES`, in evaluation mode: a `ViT` where the architecture is one, else a `Classifier`.
+    """One of `ARCHITECTURES` or `FINETUNED`, in evaluation mode: a `ViT` where it is one, else a `Classifier`.
 
     Args:
         pretrained: take the weights that travel with the package.
@@ -71,10 +74,10 @@ def load_classifier(
     Raises:
         InputError: unknown name, or weights that are missing or do not fit.
     """
-    if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise InputError(f"classifier '{name}' is unknown.{nearest(name, ARCHITECTURES)} Choose from {known}.")
-    net = build_shipped() if name == SHIPPED else ARCHITECTURES[name](num_classes=10)
+    known = (*ARCHITECTURES, *FINETUNED)
+    if name not in known:
+        raise InputError(f"classifier '{name}' is unknown.{nearest(name, known)} Choose from {', '.join(known)}.")
+    net = build_shipped() if name in (SHIPPED, *FINETUNED) else ARCHITECTURES[name](num_classes=10)
     kind = ViT if isinstance(net, VisionTransformer) else Classifier
     model = kind(net, CIFAR10_MEAN, CIFAR10_STD, name)
     if pretrained or weights is not None:
@@ -83,5 +86,5 @@ def load_classifier(
 
 
 def classifier_weights(name: str) -> Path:
-    """Where the package keeps the weights of one of `ARCHITECTURES`."""
+    """Where the package keeps the weights of one of `ARCHITECTURES` or `FINETUNED`."""
     return shipped_weights().with_name(f"{name}.safetensors")

@@ -16,7 +16,7 @@ from nullpaper.errors import InputError
 from nullpaper.evaluation import masks
 from nullpaper.statistics import RESAMPLES, Interval, over_seeds
 
-__all__ = ["average", "compare", "mean_corruption_error", "summary"]
+__all__ = ["average", "bootstrap", "compare", "mean_corruption_error", "summary"]
 
 BATCH = 100  # resamples at a time, which bounds the memory
 
@@ -30,7 +30,7 @@ def summary(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     A family's is the mean over its conditions in the table. Columns: name, accuracy, accuracy_low, accuracy_high, n.
     """
     names, right = _by_family(frame)
-    intervals = _intervals(right, _same, seed)
+    intervals = bootstrap(right, _same, seed)
     return pd.DataFrame(
         [{"name": name, **found.columns("accuracy")} for name, found in zip(names, intervals, strict=True)]
     )
@@ -46,7 +46,7 @@ def mean_corruption_error(frame: pd.DataFrame, reference: Reference, seed: int =
     Raises:
         InputError: no corruptions; a reference that lacks one of them, has other images, or makes no error.
     """
-    return _intervals(_errors(frame, reference), lambda means: _ratio(means)[..., None], seed)[0]
+    return bootstrap(_errors(frame, reference), lambda means: _ratio(means)[..., None], seed)[0]
 
 
 def average(frame: pd.DataFrame, reference: Reference | None = None, seed: int = 0) -> Interval:
@@ -60,7 +60,7 @@ def average(frame: pd.DataFrame, reference: Reference | None = None, seed: int =
     others = frame[frame["kind"] != "corruption"]
     right = _matrix(others)
     if len(others) == len(frame):
-        return _intervals(right, lambda means: 100 * means.mean(-1, keepdims=True), seed)[0]
+        return bootstrap(right, lambda means: 100 * means.mean(-1, keepdims=True), seed)[0]
     if reference is None:
         raise InputError("the table has corruptions, so its average needs a reference net's table, for mCE.")
 
@@ -68,7 +68,7 @@ def average(frame: pd.DataFrame, reference: Reference | None = None, seed: int =
         plain, errors = np.split(means, [len(others)], axis=-1)
         return (100 * plain.sum(-1, keepdims=True) + 100 - _ratio(errors)[..., None]) / (len(others) + 1)
 
-    return _intervals(np.hstack([right, _errors(frame, reference)]), of_columns, seed)[0]
+    return bootstrap(np.hstack([right, _errors(frame, reference)]), of_columns, seed)[0]
 
 
 def compare(first: Tables, second: Tables, *, families: bool = False, seed: int = 0) -> pd.DataFrame:
@@ -97,13 +97,33 @@ def compare(first: Tables, second: Tables, *, families: bool = False, seed: int 
     if len(counts) > 1:
         raise InputError(f"the tables have {counts} images, so nothing pairs them; evaluate all on the same split.")
     differences = np.stack([own - other for (_, own), (_, other) in zip(*read, strict=True)])
-    over_images = _intervals(differences.mean(0), _same, seed)
+    over_images = bootstrap(differences.mean(0), _same, seed)
     rows = []
     for name, images, by_seed in zip(names, over_images, differences.mean(1).T, strict=True):
         trained = over_seeds(by_seed)
         row = {"name": name, **images.columns("difference"), "seeds_low": trained.low, "seeds_high": trained.high}
         rows.append({**row, "seeds": trained.n})
     return pd.DataFrame(rows)
+
+
+def bootstrap(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int = 0) -> list[Interval]:
+    """A statistic of the means over n images, each of its entries with its percentile bootstrap interval.
+
+    Args:
+        values: (n, K), one row an image, which is drawn as a whole.
+        statistic: of means (..., K), vectorised over the leading axes, to (..., L).
+
+    Returns:
+        L intervals.
+    """
+    count, rng = len(values), np.random.default_rng(seed)
+    means = []
+    for _ in range(RESAMPLES // BATCH):
+        drawn = rng.integers(count, size=(BATCH, count)) + count * np.arange(BATCH)[:, None]
+        means.append(np.bincount(drawn.ravel(), minlength=BATCH * count).reshape(BATCH, count) @ values / count)
+    lows, highs = np.quantile(statistic(np.concatenate(means)), (0.025, 0.975), axis=0)
+    found = zip(statistic(values.mean(0)), lows, highs, strict=True)
+    return [Interval(float(value), float(low), float(high), count) for value, low, high in found]
 
 
 def _same(means: np.ndarray) -> np.ndarray:
@@ -168,15 +188,3 @@ def _ratio(means: np.ndarray) -> np.ndarray:
     """mCE in percent of mean errors (..., 2 C)."""
     own, other = np.split(means, 2, axis=-1)
     return 100 * (own / other.clip(np.finfo(float).tiny)).mean(-1)
-
-
-def _intervals(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int) -> list[Interval]:
-    """A statistic of the means (..., K) of values (n, K): each of its entries, with its bootstrap over the n images."""
-    count, rng = len(values), np.random.default_rng(seed)
-    means = []
-    for _ in range(RESAMPLES // BATCH):
-        drawn = rng.integers(count, size=(BATCH, count)) + count * np.arange(BATCH)[:, None]
-        means.append(np.bincount(drawn.ravel(), minlength=BATCH * count).reshape(BATCH, count) @ values / count)
-    lows, highs = np.quantile(statistic(np.concatenate(means)), (0.025, 0.975), axis=0)
-    found = zip(statistic(values.mean(0)), lows, highs, strict=True)
-    return [Interval(float(value), float(low), float(high), count) for value, low, high in found]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nullpaper.attacks import attack, evaluating
+from nullpaper.attacks import attack, evaluating, forked_rng
 from nullpaper.descent import answers
 from nullpaper.errors import InputError
 from nullpaper.pgd import check_eps, frozen
@@ -51,7 +51,7 @@ def diagnose(
         raise InputError("eps=0 leaves nothing to diagnose; pass the radius of the evaluation.")
     clean = attack(vit, images, labels, "fast_pgd", eps=0.0, batch_size=batch_size)  # checks the input
     labels = labels.to(images.device).long()
-    with torch.inference_mode(False), torch.random.fork_rng([images.device] if images.is_cuda else []):
+    with torch.inference_mode(False), forked_rng():
         torch.manual_seed(seed)
         with evaluating(vit), frozen(vit):
             first, second = (torch.cat([answers(vit, part) for part in clean.split(batch_size)]) for _ in range(2))
@@ -61,9 +61,7 @@ def diagnose(
             warnings = [*_answer_warnings(first, second)]
             zero = _without_gradient(vit, clean[right], labels[right], batch_size)
     if zero > SHARE:
-        warnings.append(
-            f"The gradient is zero at {zero:.0%} of the images, where such attacks are blind (masking)."
-        )
+        warnings.append(f"The gradient is zero at {zero:.0%} of the images, where such attacks are blind (masking).")
     if zero == 1:
         return warnings  # no attack by gradients could add to this
     return warnings + _attack_warnings(vit, clean[right], labels[right], eps, steps, queries, seed, batch_size)

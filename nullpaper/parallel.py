@@ -25,8 +25,8 @@ def each(
 ) -> list[Outcome]:
     """``function(item)`` for every item, in the order of the items.
 
-    On a CPU two processes of one thread do more than one process of two, and a thread a process gives the same numbers
-    whatever their count. A piece that fails stops the rest; what the others have stored stays.
+    On a CPU two processes of one thread do more than one process of two, and one thread for each piece gives the same
+    numbers whatever the number of processes. A piece that fails stops the rest; what the others have stored stays.
 
     Args:
         function: importable by name, with items and outcomes that can be sent to another process.
@@ -36,7 +36,7 @@ def each(
     workers = min(workers or (1 if torch.cuda.is_available() else torch.get_num_threads()), len(items))
     with tqdm(total=len(items), desc=progress, disable=progress is None) as bar:
         if workers <= 1:
-            return [_counted(function(item), bar) for item in items]
+            return _here(function, items, bar)
         context = multiprocessing.get_context("spawn")  # a forked process inherits OpenMP's threads in no usable state
         with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             waiting = {pool.submit(function, item): index for index, item in enumerate(items)}
@@ -48,6 +48,15 @@ def each(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
             return [outcomes[index] for index in range(len(items))]
+
+
+def _here(function: Callable[[Item], Outcome], items: Sequence[Item], bar: tqdm) -> list[Outcome]:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if not torch.cuda.is_available() else threads)
+        return [_counted(function(item), bar) for item in items]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _counted(outcome: Outcome, bar: tqdm) -> Outcome:

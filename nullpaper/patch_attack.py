@@ -90,24 +90,24 @@ def _climb(
     attention_weight: float,
 ) -> Tensor:
     """Adam on the patch's pixels of the images that are not fooled yet, packed anew whenever some are."""
-    best, rows = images.clone(), torch.arange(len(images), device=images.device)
-    highest = torch.full(labels.shape, -torch.inf, device=images.device)
+    with torch.no_grad():
+        best, highest = images.clone(), cross_entropy(vit(images), labels, reduction="none")
     low, high, mask = (images - eps).clamp_min(0), (images + eps).clamp_max(1), _mask(vit, images, index)
-    state = [start, torch.zeros_like(start), torch.zeros_like(start), low, high, mask, labels, index, rows, highest]
+    points, first, second = start, torch.zeros_like(start), torch.zeros_like(start)
+    rows = torch.arange(len(images), device=images.device)
     for step in range(steps + 1):
-        points, first, second, low, high, mask, labels, index, rows, highest = state
-        gradient, loss, logits = _gradient(vit, points, labels, index, attention_weight)
-        right = logits.argmax(1) == labels
-        better = (loss > highest) | ~right
-        best[rows[better]], highest = points[better], torch.maximum(loss, highest)
+        gradient, loss, logits = _gradient(vit, points, labels[rows], index[rows], attention_weight)
+        right = logits.argmax(1) == labels[rows]
+        better = (loss > highest[rows]) | ~right
+        best[rows[better]], highest[rows[better]] = points[better], loss[better]
         if step == steps or not right.any():
             break
         first = BETAS[0] * first + (1 - BETAS[0]) * gradient
         second = BETAS[1] * second + (1 - BETAS[1]) * gradient.square()
         rate = RATE * DECAY ** (step // EVERY) / (1 - BETAS[0] ** (step + 1))
         moved = points + rate * first / ((second / (1 - BETAS[1] ** (step + 1))).sqrt() + TINY)
-        points = torch.where(mask, torch.clamp(moved, low, high), points)
-        state = [part[right] for part in (points, first, second, low, high, mask, labels, index, rows, highest)]
+        points = torch.where(mask[rows], torch.clamp(moved, low[rows], high[rows]), points)
+        points, first, second, rows = (part[right] for part in (points, first, second, rows))
     return best
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -113,26 +114,28 @@ def frozen(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def check_eps(eps: float) -> None:
-    """Refuse a radius that is no number of pixel units.
+def check_eps(eps: float, largest: float = 1.0) -> None:
+    """Refuse a radius that is no number of pixel units; ``largest`` is where its norm has the whole box in the ball.
 
     Raises:
-        InputError: eps is not finite, negative, or above 1.
+        InputError: eps is not finite, negative, or above ``largest``.
     """
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not math.isfinite(eps) or eps < 0:
+    if isinstance(eps, bool) or not isinstance(eps, Real) or not math.isfinite(eps) or eps < 0:
         raise InputError(f"eps={eps} must be a finite number of at least 0, in pixel units.")
-    if eps > 1:
-        raise InputError(f"eps={eps} is more than all of [0, 1], so it is probably in 0-255 units; divide by 255.")
+    if eps > largest:
+        raise InputError(
+            f"eps={eps} is above {largest:.4g}, the whole box [0, 1], so probably in 0-255 units; divide by 255."
+        )
 
 
-def check_count(name: str, value: int) -> None:
-    """Refuse what is no whole number of at least 1.
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Refuse what is no whole number of at least ``least``.
 
     Raises:
         InputError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name}={value} must be a whole number of at least 1.")
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name}={value} must be a whole number of at least {least}.")
 
 
 def _checked(

@@ -81,6 +81,14 @@ def test_an_attack_at_eps_zero_is_the_clean_row_and_none_does_better() -> None:
     assert found["fog@5"].mean() < found["fog@1"].mean()
 
 
+def test_batches_and_restarts_draw_anew() -> None:
+    twice = split().take(np.tile(np.arange(30), 2))
+    threats = [Threat("square-4", 0.03), Threat("square-4", 0.03, restarts=3)]
+    once, thrice = list(masks(evaluate(vit(), twice, attacks=threats, batch_size=30)).values())[1:]
+    assert not np.array_equal(once[:30], once[30:])
+    assert not (thrice & ~once).any() and thrice.sum() < once.sum()
+
+
 def test_prepared_corruptions_give_the_same_table_for_any_batch_size() -> None:
     prepared = corrupted_splits(split(), ["gaussian_noise", "fog"], (1, 5))
     shared = evaluate(vit(), split(), corruptions=prepared, batch_size=17)

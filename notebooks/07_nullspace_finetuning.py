@@ -1,0 +1,294 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 · Does nullspace noise make a ViT robust, or any noise, or just more finetuning?
+#
+# Paper A learns the largest noise $v$ behind the patch embedding that the encoder $f$ ignores up to $\varepsilon$, and finetunes on
+# clean and noisy tokens $u$, with a fresh noise every few steps against the current weights $\phi$:
+#
+# $$\min_{\phi} \ \mathbb E\ \ell(f_\phi(u), y) + \ell(f_\phi(u + v^*), y), \qquad
+# v^* = \arg\max_{v} \|v\| \ \text{ s.t. } \ \mathbb E\,\| p_\phi(u + v) - p_\phi(u) \|_2^2 \le \varepsilon .$$
+#
+# Its table 1 compares the result with the model *before* finetuning. That leaves three explanations: the nullspace noise, any noise, or
+# the finetuning itself. The methods here share the start, the batches, the seeds, the number of steps and the schedule; each control
+# removes one ingredient.
+#
+# | method | noise, fresh every round | what it controls for |
+# |---|---|---|
+# | `start` | | the paper's baseline: no finetuning |
+# | `standard` | | more finetuning |
+# | `zero` | $v = 0$, through the same two branches | the recipe without its ingredient |
+# | `nullspace` | the largest found within $\varepsilon$ (every token the same norm, see 02) | |
+# | `random` | Gaussian, scaled to the same $\varepsilon$ | any noise that is as harmless |
+# | `random_norm` | Gaussian, of the learned noise's norm | any noise that is as large |
+# | `permuted` | the learned noise's entries in another order | its values without its direction |
+# | `pgd_at`, `trades` | | adversarial training (Madry et al. 2018, Zhang et al. 2019) |
+#
+# Noise is learned on dev images that select nothing; the best round is chosen on other dev images, by clean accuracy (adversarial training:
+# by accuracy under its own attack). Test images are read once, at the end.
+
+# %% tags=["parameters"]
+profile: str = "cpu"
+images: int | None = None  # test images; None: the profile's
+steps: int | None = None  # gradient steps a run; None: the profile's
+steps_per_noise: int | None = None  # steps between fresh noises; None: the profile's
+batch_size: int | None = None  # images a step; None: the profile's
+noise_images: int | None = None  # dev images behind a noise; None: the profile's
+noise_steps: int | None = None  # steps of its synthesis; None: the profile's
+eps: float = 0.03  # bound on the mean squared distance between softmax vectors
+attack_eps: float = 0.00392156862745098  # L-infinity radius of the table's attacks in pixel units: 1/255, as in paper A
+strong_eps: float = 0.03137254901960784  # radius of adversarial training and of its own column: 8/255
+attack_steps: int | None = None  # steps of the attack in adversarial training; None: the profile's
+learning_rate: float = 0.0005  # peak, the same for all methods
+methods: list[str] | None = None  # finetuning methods; None: all of the table above
+evaluation_steps: int | None = (
+    None  # steps of PGD and CW at the end, half those of the patch attack; None: the profile's
+)
+severities: list[int] | None = None  # of the corruptions; None: the profile's
+autoattack_steps: int | None = None  # of each attack in AutoAttack, 100 being standard; None: the profile's
+autoattack_images: int | None = None  # test images under AutoAttack; None: the profile's
+seeds: int | None = None  # runs a method; None: the profile's
+seed: int = 0  # the first of the seeds
+workers: int | None = None  # processes side by side; None: one a thread on a CPU, one on a GPU
+
+# %%
+
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.ticker import PercentFormatter
+
+from nullpaper import attacks, contrasts, data, diagnosis, evaluation, experiments, finetuning, plots, statistics, vit
+from nullpaper.corruptions import CORRUPTIONS
+from nullpaper.evaluation import Threat
+from nullpaper.experiments import Boundary, Protocol, Trial
+from nullpaper.store import stored
+
+plots.use_style()
+everything = dict(images=1_000, steps=800, steps_per_noise=40, batch_size=128, noise_images=2_000, noise_steps=60)
+everything |= dict(attack_steps=10, evaluation_steps=20, severities=[1, 2, 3, 4, 5], seeds=5)
+everything |= dict(autoattack_steps=100, autoattack_images=1_000)
+sizes = {
+    "smoke": dict(images=10, steps=2, steps_per_noise=1, batch_size=8, noise_images=32, noise_steps=2, seeds=1)
+    | dict(attack_steps=1, evaluation_steps=2, severities=[3], autoattack_steps=1, autoattack_images=2),
+    "cpu": dict(images=100, steps=32, steps_per_noise=16, batch_size=64, noise_images=400, noise_steps=12, seeds=3)
+    | dict(attack_steps=2, evaluation_steps=20, severities=[1, 3, 5], autoattack_steps=5, autoattack_images=20),
+    "gpu": everything,
+    "imagenet": everything,
+}[profile]
+size = {name: globals()[name] if globals()[name] is not None else value for name, value in sizes.items()}
+run_seeds = range(seed, seed + size["seeds"])
+chosen = methods or ["standard", "zero", "nullspace", "random", "random_norm", "permuted", "pgd_at", "trades"]
+
+# %% [markdown]
+# ## (a) The runs
+#
+# Clean and noisy branch go through one forward pass; AdamW, a cosine schedule, clipped gradients, averaged weights. A run that is killed
+# continues from its last round, and runs that are finished are found in the store.
+
+# %%
+recipe = finetuning.FinetuneRecipe(
+    batch_size=size["batch_size"],
+    learning_rate=learning_rate,
+    steps_per_noise=size["steps_per_noise"],
+    dev_images=min(1_000, 4 * size["images"]),
+    noise_eps=eps,
+    noise_images=size["noise_images"],
+    noise_steps=size["noise_steps"],
+    attack_eps=strong_eps,
+    attack_steps=size["attack_steps"],
+)
+n = size["evaluation_steps"]
+threats = (Threat("fgsm", attack_eps), Threat(f"fast_pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps))
+threats += (Threat(f"fast_pgd-{n}", strong_eps), Threat(f"patch-{2 * n}", 1.0))
+protocol = Protocol(size["images"], threats, tuple(CORRUPTIONS), tuple(size["severities"]), seed)
+watched = {"nullspace", "zero"} & set(chosen)
+boundary = Boundary(eps, size["noise_images"], size["noise_images"], size["noise_steps"])
+trials = [Trial("start")] + [
+    Trial(method, s, size["steps"], recipe, boundary=boundary if method in watched else None)
+    for method in chosen
+    for s in run_seeds
+]
+finished = experiments.run_trials(trials, protocol, workers=workers, progress="finetuning")
+groups = {name: [run for run in finished if run.trial.method == name] for name in ["start", *chosen]}
+sources = [source for run in finished for source in run.sources]
+
+rounds = pd.DataFrame(
+    [{"method": r.trial.method, "seed": r.trial.seed, "chosen": r.best_step} | h for r in finished for h in r.history]
+)
+rounds = rounds.drop(columns="seconds")
+_ = plots.save_table(rounds, "07_rounds", caption="Every round of every run.", sources=sources)
+last = rounds.sort_values("step").groupby(["method", "seed"], sort=False).last().reset_index()
+last[
+    [c for c in ("method", "seed", "chosen", "loss", "dev_accuracy", "noise_norm", "noise_influence") if c in last]
+].style.format(precision=3).hide(axis="index")
+
+# %% [markdown]
+# ## (b) The table
+#
+# Rows are methods, columns what they are worth: clean; FGSM, PGD with 20 steps and CW (PGD on the margin) at $\|\delta\|_\infty \le 1/255$; PGD at 8/255, the
+# radius of adversarial training; a patch attack in the manner of Patch-Fool (all pixels of the most attended patch); the four families of CIFAR-10-C; and the
+# average of clean, FGSM, PGD, CW, patch and corruptions. Means over seeds with Student's t interval; `start` is one model, its intervals are over images.
+
+# %%
+table = contrasts.tabulate(groups, attack_eps)
+_ = plots.save_table(table, "07_table", caption="Accuracy of the finetuned models.", sources=sources)
+
+
+def shown(row: pd.Series) -> str:
+    low, high = (row["value_low"], row["value_high"]) if row["n"] > 1 else (row["images_low"], row["images_high"])
+    return f"{100 * row['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+wide = table.assign(text=table.apply(shown, axis=1)).pivot(index="method", columns="measure", values="text")
+order = list(dict.fromkeys(table["measure"]))
+wide.loc[list(groups), order]
+
+# %% [markdown]
+# **AutoAttack** (Croce & Hein 2020: APGD-CE, targeted APGD, targeted FAB, Square) is the headline number of a robust model. Its standard budget is 100 steps and
+# 5,000 queries an image; profile `gpu` pays it, the others a share of it on fewer images of the first seed, which the table says. Intervals are over images.
+
+# %%
+auto = Protocol(size["autoattack_images"], (Threat(f"autoattack-{size['autoattack_steps']}", attack_eps),), seed=seed)
+auto_seeds = run_seeds if profile in ("gpu", "imagenet") else run_seeds[:1]
+firsts = [run.trial for run in finished if run.trial.method == "start" or run.trial.seed in auto_seeds]
+under_auto = experiments.run_trials(firsts, auto, workers=workers, progress="AutoAttack")
+auto_groups = {name: [run for run in under_auto if run.trial.method == name] for name in groups}
+auto_table = contrasts.tabulate(auto_groups, attack_eps).query("measure in ('clean', 'autoattack')")
+auto_table = auto_table.assign(steps=size["autoattack_steps"])
+_ = plots.save_table(
+    auto_table, "07_autoattack", caption="AutoAttack.", sources=[s for run in under_auto for s in run.sources]
+)
+auto_table.style.format(precision=3).hide(axis="index")
+
+# %% [markdown]
+# ## (c) Is it the nullspace?
+#
+# Differences to `zero`, the same finetuning without noise, paired on the same images. Thick: Student's t over seeds (other trainings); thin: bootstrap over images
+# (other test sets). A difference is called resolved when both exclude zero.
+
+# %%
+others = [name for name in groups if name != "zero"]
+pairs = [(name, "zero") for name in others if "zero" in groups]
+pairs += [("nullspace", name) for name in others if "nullspace" in groups and name != "nullspace"]
+pairs += [(name, "standard") for name in ("pgd_at", "trades") if {name, "standard"} <= set(groups)]
+paired = contrasts.contrast(groups, pairs, attack_eps)
+_ = plots.save_table(paired, "07_paired", caption="Paired differences.", sources=sources)
+
+# %%
+drawn = ["clean", "fgsm", "pgd", "cw", "patch", "corruptions", "average"]
+differences = paired[(paired["against"] == "zero") & paired["measure"].isin(drawn)]
+names = [name for name in others if name in set(differences["method"])]
+figure, axes = plots.subplots(1, len(drawn), height=2.6, sharey=True)
+for axis, measure in zip(axes, drawn, strict=True):
+    rows = differences[differences["measure"] == measure].set_index("method").reindex(names)
+    for place, (name, row) in enumerate(rows.iterrows()):
+        color = sns.color_palette()[3 if name == "nullspace" else 0]
+        axis.plot([row["images_low"], row["images_high"]], [place, place], color=color, linewidth=0.8)
+        if row["n"] > 1 and name != "start":
+            axis.plot(
+                [row["difference_low"], row["difference_high"]], [place, place], color=color, linewidth=2.6, alpha=0.6
+            )
+        axis.plot(row["difference"], place, "o", color=color)
+    axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+    axis.set_title(measure, fontsize=8)
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+    axis.tick_params(labelsize=7)
+axes[0].set_yticks(range(len(names)), names)
+axes[0].invert_yaxis()
+figure.supxlabel("accuracy minus that of zero (points)", fontsize=8)
+_ = plots.save_figure(figure, "07_differences", sources=sources)
+
+# %%
+held = paired[(paired["method"] == "nullspace") & paired["measure"].isin(drawn)]
+held.style.format(precision=4).hide(axis="index")
+
+# %% [markdown]
+# ## (d) Does finetuning enlarge the nullspace?
+#
+# The paper reads a growing norm off the noises that training itself made: other starts, other stops, unverified. Here the largest noise within $\varepsilon$ is measured by one
+# protocol for all weights (same images, same start, verified on test images; every token the same norm), on the averaged weights after every round, for `nullspace`
+# and for `zero`. Beside it, the eps-matched random noise of the same weights: a model that grows deaf to everything gains on both.
+
+# %%
+moves = rounds[rounds["method"].isin(watched)]
+rows = [
+    {"method": method, "step": step}
+    | {k: v for name in ("norm", "norm_random") for k, v in statistics.over_seeds(at[name]).columns(name).items()}
+    | {"reached": at["norm_reached"].mean()}
+    for (method, step), at in moves.groupby(["method", "step"], sort=False)
+]
+dynamics = pd.DataFrame(rows)
+_ = plots.save_table(dynamics, "07_dynamics", caption="Norm at the verified boundary of eps.", sources=sources)
+accuracy = pd.DataFrame(
+    [
+        {"method": method, "step": step} | statistics.over_seeds(at["dev_accuracy"]).columns("accuracy")
+        for (method, step), at in rounds.groupby(["method", "step"], sort=False)
+    ]
+)
+figure, axes = plots.subplots(1, 3, height=2.3)
+for method, line in dynamics.groupby("method", sort=False):
+    plots.curve(axes[0], line, "step", "norm", label=method)
+    plots.curve(axes[1], line, "step", "norm_random", label=method)
+axes[0].set(xlabel="step", ylabel=rf"norm at $\varepsilon$ = {eps:g}", title="largest noise found")
+axes[1].set(xlabel="step", title="random noise")
+for method, line in accuracy.groupby("method", sort=False):
+    plots.curve(axes[2], line, "step", "accuracy", label=method)
+axes[2].set(xlabel="step", title="dev accuracy")
+axes[2].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+axes[2].legend(fontsize=5, loc="lower left")
+axes[0].legend(fontsize=7)
+_ = plots.save_figure(figure, "07_dynamics", sources=sources)
+dynamics.style.format(precision=3).hide(axis="index")
+
+# %% [markdown]
+# ## (e) Can the numbers be trusted?
+#
+# Adversarial training must be robust where it was trained: the repository carries one model from a longer run of `pgd_at` (`vit_robust`), which a short run
+# does not reach. And an attack must not be fooled by masked gradients or a random model: checks in the spirit of AutoAttack's own, on the finetuned models of the first seed.
+
+# %%
+robust = experiments.run_trials([Trial("start", start="vit_robust")], protocol, workers=1, progress=None)
+sane_groups = {"start": groups["start"], "vit_robust": robust}
+sane = contrasts.contrast(sane_groups, [("vit_robust", "start")], attack_eps)
+at_strong = f"pgd {255 * strong_eps:.3g}/255"
+_ = plots.save_table(
+    sane, "07_robust", caption="The robust checkpoint minus its start.", sources=list(robust[0].sources)
+)
+worth = contrasts.tabulate(sane_groups, attack_eps).query("measure in ('clean', 'pgd', @at_strong, 'corruptions')")
+worth.style.format(precision=3).hide(axis="index")
+
+
+# %%
+def checks() -> dict[str, list[str]]:
+    """Warnings by method."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    split = data.load_data("cifar10", progress=False).test.subset(min(size["images"], 50), seed)
+    found = {}
+    for run in [*(run for run in finished if run.trial.seed == seed), *robust]:
+        name = run.trial.method if run.trial.start == vit.SHIPPED else run.trial.start
+        model = experiments.model_of(run)
+        pictures, labels = next(iter(split.batches(len(split), image_size=model.image_size, device=device)))
+        found[name] = diagnosis.diagnose(model, pictures, labels, eps=attack_eps, seed=seed)
+    return found
+
+
+if profile == "smoke":
+    warnings = {}
+else:
+    weights = [run.sources[0].key for run in finished if run.trial.seed == seed]
+    given = {"weights": weights, "seed": seed, "eps": attack_eps, "images": size["images"]}
+    checked = stored("diagnosis", given, checks, code=[attacks, diagnosis, evaluation])
+    warnings = checked.metrics
+for name, found in warnings.items():
+    print(f"{name}: {'; '.join(found) or 'no warning'}")

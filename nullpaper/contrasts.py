@@ -1,0 +1,99 @@
+"""Methods side by side: what each is worth over seeds, and what one is worth over another on the same images.
+
+A measure is a number in [0, 1] for every image: right or wrong when clean and under an attack, the share of conditions
+in which it is right under a family of corruptions, and the ``average`` over `AVERAGED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from nullpaper.comparison import bootstrap
+from nullpaper.errors import InputError
+from nullpaper.experiments import Trialled
+from nullpaper.statistics import over_seeds
+
+__all__ = ["AVERAGED", "Groups", "contrast", "measures", "tabulate"]
+
+AVERAGED = ("clean", "fgsm", "pgd", "cw", "patch", "corruptions")
+"""The columns of paper A's "Average" that there are: corruptions as a mean accuracy, since 100 - mCE needs AlexNet."""
+
+Groups = Mapping[str, Sequence[Trialled]]
+"""Finished trials by method, one a seed, in one order of seeds; a single one stands for all seeds."""
+
+
+def measures(frame: pd.DataFrame, eps: float) -> pd.DataFrame:
+    """Measures (columns) of every image (rows) of a table of `evaluation.evaluate`.
+
+    Args:
+        eps: the radius of the attacks that go by their bare name; another radius is named, as in "pgd 8/255".
+    """
+    columns: dict[str, np.ndarray] = {}
+    for row in frame[frame["kind"] != "corruption"].to_dict("records"):
+        name = row["name"].partition("-")[0].removeprefix("fast_")
+        bare = row["kind"] == "clean" or name == "patch" or abs(row["eps"] - eps) < 1e-9
+        columns[name if bare else f"{name} {255 * row['eps']:.3g}/255"] = row["correct"].astype(float)
+    corrupted = frame[frame["kind"] == "corruption"]
+    for family, rows in corrupted.groupby("family", sort=False):
+        columns[family] = np.stack([*rows["correct"]]).mean(0)
+    if len(corrupted):
+        columns["corruptions"] = np.stack([*corrupted["correct"]]).mean(0)
+    present = [columns[name] for name in AVERAGED if name in columns]
+    return pd.DataFrame(columns | {"average": np.mean(present, axis=0)})
+
+
+def tabulate(groups: Groups, eps: float) -> pd.DataFrame:
+    """Rows (method, measure): value with Student's t interval over seeds and their number n, and over images.
+
+    Columns value, value_low, value_high, n; images_low, images_high (bootstrap of the mean over seeds), images.
+    """
+    rows = []
+    for method, trials in groups.items():
+        names, stacked = _stacked(trials, eps)
+        over_images = bootstrap(stacked.mean(0), lambda means: means)
+        for index, name in enumerate(names):
+            row = over_seeds(stacked[:, :, index].mean(1)).columns("value")
+            found = over_images[index]
+            row |= {"images_low": found.low, "images_high": found.high, "images": found.n}
+            rows.append({"method": method, "measure": name, **row})
+    return pd.DataFrame(rows)
+
+
+def contrast(groups: Groups, pairs: Sequence[tuple[str, str]], eps: float) -> pd.DataFrame:
+    """Rows (method, against, measure): the paired difference in accuracy, method minus against.
+
+    Columns difference, difference_low, difference_high (Student's t over the n seeds); images_low, images_high
+    (bootstrap over images of the mean over seeds), images; and ``resolved``: both intervals exclude 0.
+
+    Raises:
+        InputError: the two were judged on other images or conditions, or have other numbers of seeds.
+    """
+    rows = []
+    for method, against in pairs:
+        (names, first), (others, second) = (_stacked(groups[name], eps) for name in (method, against))
+        fits = {len(first), len(second)} <= {1, max(len(first), len(second))}
+        if names != others or first.shape[1:] != second.shape[1:] or not fits:
+            raise InputError(
+                f"'{method}' and '{against}' were not judged alike, so nothing pairs them; judge them anew."
+            )
+        differences = first - second  # a single trial stands for all seeds
+        over_images = bootstrap(differences.mean(0), lambda means: means)
+        for index, name in enumerate(names):
+            found = over_images[index]
+            row = over_seeds(differences[:, :, index].mean(1)).columns("difference")
+            row |= {"images_low": found.low, "images_high": found.high, "images": found.n}
+            bounds = [(row["difference_low"], row["difference_high"]), (found.low, found.high)]
+            row["resolved"] = row["n"] > 1 and (
+                all(low > 0 for low, _ in bounds) or all(high < 0 for _, high in bounds)
+            )
+            rows.append({"method": method, "against": against, "measure": name, **row})
+    return pd.DataFrame(rows)
+
+
+def _stacked(trials: Sequence[Trialled], eps: float) -> tuple[list[str], np.ndarray]:
+    """Names of the measures, and their values (seeds, images, measures)."""
+    tables = [measures(trial.frame, eps) for trial in trials]
+    return list(tables[0].columns), np.stack([table.to_numpy() for table in tables])
