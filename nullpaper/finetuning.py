@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from nullpaper.adapters import adapted_copy
 from nullpaper.data import Data, Split, augmented
 from nullpaper.errors import InputError
 from nullpaper.methods import METHODS, Batch, FinetuneRecipe, check_method, make_noise
@@ -61,6 +62,7 @@ def finetune(
     data: Data,
     *,
     method: str,
+    adapter: str | Mapping[str, Any] | None = None,
     steps: int = 800,
     seed: int = 0,
     recipe: FinetuneRecipe | None = None,
@@ -75,6 +77,8 @@ def finetune(
         vit: the start; it is not changed.
         data: labels must be classes of the head.
         method: a name in `METHODS`.
+        adapter: what trains instead of all of ``vit``: a kind of `adapters.inject`, or its arguments by name, such as
+            ``{"kind": "lnlora", "r": 8}``; ``seed`` draws its start. None: what of ``vit`` requires gradients.
         steps: gradient steps in all; paper A took 20 noises x 40 steps.
         recipe: the rest, see `FinetuneRecipe`.
         folder: where the state of this run is kept after every round; None: it starts anew when killed.
@@ -91,6 +95,8 @@ def finetune(
     check_method(method)
     check_count("steps", steps)
     _check_data(vit, data, recipe)
+    if adapter is not None:
+        vit = adapted_copy(vit, adapter, seed)
     run = _Run(vit, data, method, steps, seed, recipe, folder, measure, fabric)
     hidden = not progress or run.rank > 0
     with tqdm(total=steps, initial=run.step, desc=method, unit="step", disable=hidden) as bar:

@@ -205,6 +205,8 @@ def fingerprint(vit: ViT) -> str:
     for key, value in {**vit.net.state_dict(), "mean": vit.mean, "std": vit.std}.items():
         digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    if adapter := getattr(vit, "adapter", None):  # its scale and the kind of its norm are in no tensor
+        digest.update(repr(adapter).encode())
     return digest.hexdigest()[:16]
 
 

@@ -247,3 +247,13 @@ def test_methods_see_the_same_images_in_the_same_order() -> None:
     for step in (0, 3, 13):  # 13: the second epoch
         first, second = (run._batch(step, None) for run in runs)
         assert torch.equal(first.images, second.images) and np.array_equal(first.labels, second.labels)
+
+
+def test_any_adapter_goes_with_any_method_and_has_a_state_of_its_own(tmp_path) -> None:
+    adapters = ["lnlora", {"kind": "lora", "r": 2}, {"kind": "lora", "r": 2, "alpha": 4}, "bitfit", "linear"]
+    for adapter in adapters:
+        options = dict(method="nullspace", adapter=adapter, steps=2, recipe=QUICK, folder=tmp_path, progress=False)
+        finetune(start(), few(), **options)
+    assert len(list(tmp_path.iterdir())) == len(adapters)
+    with pytest.raises(InputError, match="lnlora"):
+        finetune(start(), few(), method="zero", adapter="lnlor", steps=2, recipe=QUICK, progress=False)
