@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("Answer", "Missing", "Tables", "above", "at_least", "below", "counted", "every", "interval", "negate", "number"),
-    *("percent", "points", "some", "word"),
+    *("LONGER", "percent", "points", "some", "word"),
 ]
 
 Answer = bool | None
@@ -28,8 +28,14 @@ class Missing(KeyError):
     """A table, row or number that the results at hand lack."""
 
 
+LONGER = "-long"
+
+
 class Tables:
-    """The tables (CSV files) in a folder, by name without suffix, each read once."""
+    """The tables (CSV files) in a folder, by name without suffix, each read once.
+
+    A folder of the same name with ``-long`` behind it, of longer runs of the same notebooks, takes precedence.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -44,7 +50,8 @@ class Tables:
         """
         import pandas as pd
 
-        path = self.folder / f"{name}.csv"
+        longer = self.folder.with_name(f"{self.folder.name}{LONGER}") / f"{name}.csv"
+        path = longer if longer.is_file() else self.folder / f"{name}.csv"
         if name not in self._read:
             if not path.is_file():
                 raise Missing(name)

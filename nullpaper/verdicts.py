@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nullpaper.errors import InputError
-from nullpaper.evidence import Tables, percent
+from nullpaper.evidence import LONGER, Tables, percent
 from nullpaper.files import storable, write_atomic
 
 __all__ = ["WORDS", "Claim", "Verdict", "claim", "judge", "markdown", "replace_section", "save", "section"]
@@ -103,6 +103,9 @@ def section(verdicts: Sequence[Verdict], folder: Path) -> str:
         f"Of {len(verdicts)} rows: {told}. `make report` writes this table from `results/{folder.name}`; the words are "
         f"computed too, by the criteria in [`verdicts.csv`](results/{folder.name}/verdicts.csv)."
     )
+    longer = folder.with_name(f"{folder.name}{LONGER}")
+    if found := sorted({path.name[:2] for path in longer.glob("[0-9]*.csv")}):
+        after += f" The rows of `{'`, `'.join(found)}` are from longer runs, in `results/{longer.name}`."
     before = f"At profile `{folder.name}`{model}; 95 % intervals in brackets:"
     return f"{before}\n\n{markdown(verdicts)}\n\n{after}"
 

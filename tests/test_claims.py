@@ -64,11 +64,11 @@ def committed(tmp_path: Path) -> Path:
     tracked = git("ls-files", "--error-unmatch", "README.md", "results/cpu").returncode == 0
     if not tracked or git("diff", "--quiet", "HEAD", "--", "README.md").returncode != 0:
         return REFERENCE  # no repository, or a README that is being written
-    (tmp_path / "cpu").mkdir()
-    with tarfile.open(fileobj=io.BytesIO(git("archive", "HEAD", "results/cpu").stdout)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(git("archive", "HEAD", "results").stdout)) as archive:
         for member in filter(tarfile.TarInfo.isfile, archive):
-            (tmp_path / "cpu" / Path(member.name).name).write_bytes(archive.extractfile(member).read())
-    return tmp_path / "cpu"
+            (tmp_path / member.name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / member.name).write_bytes(archive.extractfile(member).read())
+    return tmp_path / "results" / "cpu"
 
 
 def test_the_readme_says_what_follows_from_the_reference_results(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""Trials are run once and shared, compared image by image, and may run side by side."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from nullpaper import contrasts, experiments
+from nullpaper.data import load_data
+from nullpaper.errors import InputError
+from nullpaper.evaluation import Threat, from_masks
+from nullpaper.experiments import Boundary, Protocol, Trial, Trialled, boundary_norm, model_of, run_trials, start_of
+from nullpaper.finetuning import FinetuneRecipe
+from nullpaper.parallel import each
+from nullpaper.vit import SHIPPED, fingerprint, load_vit
+
+EPS = 1 / 255
+QUICK = FinetuneRecipe(batch_size=8, steps_per_noise=1, dev_images=20, noise_images=32, noise_steps=2)
+PROTOCOL = Protocol(12, (Threat("fgsm", EPS), Threat("fast_pgd-2", 8 / 255)), ("fog", "contrast"), (1, 5))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(scope="module")
+def finished(root: Path) -> list[Trialled]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NULLPAPER_ROOT", str(root))
+        trials = [Trial("start"), Trial("zero", 0, 2, QUICK), Trial("zero", 1, 2, QUICK)]
+        return run_trials(trials, PROTOCOL, workers=1, progress=None)
+
+
+def test_a_finished_trial_is_found_and_says_the_same(root: Path, finished: list[Trialled], monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+    again = run_trials([finished[1].trial], PROTOCOL, workers=1, progress=None)[0]
+    assert all(source.reused for source in again.sources) and not any(s.reused for s in finished[1].sources)
+    assert again.history == finished[1].history and again.best_step == finished[1].best_step
+    pd.testing.assert_frame_equal(again.frame, finished[1].frame)
+    assert not list((root / "build/finetuning").iterdir())  # the state of a finished run is of no more use
+
+
+def test_the_start_is_the_model_as_it_comes_and_a_trial_is_another(finished: list[Trialled]) -> None:
+    start, zero, other = (fingerprint(model_of(run)) for run in finished)
+    assert start == fingerprint(load_vit(SHIPPED)) and len({start, zero, other}) == 3
+    assert finished[0].history == [] and len(finished[1].history) == 3
+
+
+def test_the_mismatched_scale_is_one_affine_map_of_what_the_checkpoint_saw() -> None:
+    own, wrong = start_of(Trial("start")), start_of(Trial("start", input_scale="mismatched"))
+    images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    seen, wrongly_seen = ((images - model.mean) / model.std for model in (own, wrong))
+    for channel, (mean, std) in enumerate(zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)):
+        half = 0.5 * seen[:, channel] + 0.5  # the pixels that mean = std = 0.5 would turn into what was seen
+        assert torch.allclose(wrongly_seen[:, channel], (half - mean) / std, atol=1e-5)
+    with pytest.raises(InputError, match="input_scale 'wrong' is unknown: 'own' or 'mismatched'"):
+        start_of(Trial("start", input_scale="wrong"))
+    with pytest.raises(InputError, match="start 'resnet' is no ViT"):
+        start_of(Trial("start", start="resnet"))
+
+
+def test_the_largest_noise_found_is_longer_than_random_at_the_same_eps() -> None:
+    vit, data = load_vit(SHIPPED), load_data("cifar10", progress=False)
+    found = boundary_norm(vit, data, Boundary(0.1, 160, 100, 10))
+    assert found["norm"] > 1.2 * found["norm_random"] > 0
+
+
+@cache
+def made(*rates: float, images: int = 40) -> tuple[Trialled, ...]:
+    """Trials with answers drawn at these rates of accuracy."""
+    runs = []
+    for seed, rate in enumerate(rates):
+        drawn = np.random.default_rng(seed).random((3, images)) < rate
+        frame = from_masks(dict(zip(("clean", f"fgsm@{EPS!r}", "fog@2"), drawn, strict=True)))
+        runs.append(Trialled(Trial("zero", seed), [], 0, frame, ()))
+    return tuple(runs)
+
+
+def test_differences_are_paired_and_add_up(finished: list[Trialled]) -> None:
+    groups = {"start": finished[:1], "zero": finished[1:]}
+    values = contrasts.tabulate(groups, EPS).set_index(["method", "measure"])["value"]
+    assert set(values["zero"].index) >= {"clean", "fgsm", "pgd 8/255", "weather", "digital", "corruptions", "average"}
+    rows = contrasts.contrast(groups, [("zero", "start"), ("zero", "zero")], EPS)
+    own = rows[rows["against"] == "start"].set_index("measure")
+    expected = values["zero"] - values["start"]
+    assert np.allclose(own["difference"], expected[own.index], atol=1e-12) and own["n"].eq(2).all()
+    same = rows[rows["against"] == "zero"]
+    assert same[["difference", "difference_low", "images_high"]].eq(0).all(axis=None) and not same["resolved"].any()
+
+
+def test_a_difference_is_resolved_when_seeds_and_images_agree_and_never_with_one_seed() -> None:
+    groups = {"good": made(0.9, 0.91, 0.92), "bad": made(0.2, 0.21, 0.22), "mixed": made(0.2, 0.95, 0.9)}
+    rows = contrasts.contrast(groups, [("good", "bad"), ("mixed", "bad"), ("bad", "good")], EPS)
+    resolved = rows.set_index(["method", "measure"])["resolved"]
+    assert resolved["good"].all() and resolved["bad"].all() and not resolved["mixed"].any()
+    single = {"good": made(0.9), "bad": made(0.2)}
+    assert not contrasts.contrast(single, [("good", "bad")], EPS)["resolved"].any()
+
+
+def test_the_average_is_over_its_columns() -> None:
+    table = contrasts.measures(made(0.5)[0].frame, EPS)
+    assert list(table.columns) == ["clean", "fgsm", "weather", "corruptions", "average"] and len(table) == 40
+    assert np.allclose(table["average"], table[["clean", "fgsm", "corruptions"]].mean(axis=1))
+
+
+def test_what_was_judged_otherwise_is_not_compared() -> None:
+    groups = {"few": made(0.5, images=30), "many": made(0.5), "two": made(0.5, 0.6), "three": made(0.5, 0.6, 0.7)}
+    for pair in (("few", "many"), ("two", "three")):
+        with pytest.raises(InputError, match="were not judged alike"):
+            contrasts.contrast(groups, [pair], EPS)
+
+
+def test_a_killed_set_of_trials_keeps_what_was_finished(root: Path, finished: list[Trialled], monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+    broken = replace(finished[1].trial, seed=7, recipe=replace(QUICK, noise_images=5_000))
+    kept = set((root / "build/store/finetuned").iterdir())
+    with pytest.raises(InputError, match="noise_images=5000 leaves none"):
+        run_trials([finished[1].trial, broken], PROTOCOL, workers=1, progress=None)
+    assert set((root / "build/store/finetuned").iterdir()) >= kept
+
+
+def test_pieces_run_in_processes_of_their_own_and_in_order() -> None:
+    threads = torch.get_num_threads()
+    assert each(math.sqrt, [16.0, 4.0, 9.0], workers=2) == [4, 2, 3]
+    assert each(math.sqrt, [16.0, 4.0], workers=1) == [4, 2] and torch.get_num_threads() == threads
+    with pytest.raises(ValueError, match="math domain error|nonnegative"):
+        each(math.sqrt, [4.0, -1.0], workers=2)
+
+
+def test_the_corrupted_images_are_made_once_for_all_trials() -> None:
+    assert experiments._corrupted(PROTOCOL) is experiments._corrupted(replace(PROTOCOL))
