@@ -67,6 +67,7 @@ lint: $(READY) ## check style
 bench: $(READY) ## print speed ratios against references measured in the same run
 	$(BIN)/python benchmarks/nearest.py
 	$(BIN)/python benchmarks/watermark.py
+	$(BIN)/python benchmarks/attacks.py
 
 doctor: $(READY) ## say what this machine has and lacks
 	$(NULLPAPER) doctor

@@ -19,9 +19,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import InputError, check_count, nearest
 from nullpaper.lora import ADAPTED, NORM_PARAMETERS, NORMS, THIRDS, Adapter, Branch, ThirdsBranch
-from nullpaper.pgd import check_count
 from nullpaper.vit import ViT
 
 __all__ = [

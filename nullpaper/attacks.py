@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nullpaper.descent import answers, per_image
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import InputError, check_count, nearest
 from nullpaper.patch_attack import patch_attack
 from nullpaper.perturbation import norms
-from nullpaper.pgd import REACH, check_count, check_eps, frozen, margin, pgd
+from nullpaper.pgd import REACH, check_eps, frozen, margin, pgd
 from nullpaper.vit import ViT, check_images
 
 __all__ = ["ATTACKS", "Attack", "attack", "evaluating", "forked_rng"]

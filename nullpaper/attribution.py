@@ -20,7 +20,7 @@ from captum.attr import InputXGradient, IntegratedGradients, Saliency
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError, nearest
-from nullpaper.vit import ViT, check_images, patchify
+from nullpaper.vit import ViT, check_evaluating, check_images, patchify
 
 __all__ = [
     "METHODS",
@@ -200,8 +200,7 @@ def check_request(vit: ViT, images: Tensor, name: str, target: int | Tensor | No
         raise InputError(f"attribution method '{name}' is unknown.{nearest(name, METHODS)} Choose from {[*METHODS]}.")
     if not isinstance(vit, ViT):
         raise InputError(f"attribution needs a ViT from load_vit, not {type(vit).__name__}.")
-    if any(module.training for module in vit.modules()):
-        raise InputError("the model is in training mode, so its maps are random; call model.eval() first.")
+    check_evaluating(vit)
     if images.numel() == 0:
         raise InputError("there are no images to explain; pass at least one.")
     check_images(images, vit)

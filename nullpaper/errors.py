@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
-__all__ = ["InputError", "first_line", "nearest"]
+__all__ = ["InputError", "check_count", "first_line", "nearest"]
 
 
 class InputError(ValueError):
@@ -21,3 +22,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def first_line(error: Exception) -> str:
     """The first line of a foreign exception's message, without its full stop, to quote inside a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def check_count(name: str, value: int, least: int = 1) -> None:
+    """Refuse what is no whole number of at least ``least``.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"{name}={value} must be a whole number of at least {least}.")

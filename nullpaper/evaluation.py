@@ -21,8 +21,8 @@ from nullpaper.classifiers import Classifier
 from nullpaper.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, corrupt
 from nullpaper.data import Split, to_pixels
 from nullpaper.descent import answers
-from nullpaper.errors import InputError
-from nullpaper.pgd import check_count, check_eps
+from nullpaper.errors import InputError, check_count
+from nullpaper.pgd import check_eps
 from nullpaper.statistics import proportion
 from nullpaper.vit import ViT
 

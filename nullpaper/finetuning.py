@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from nullpaper.adapters import adapted_copy
 from nullpaper.data import Data, Split, augmented
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_count
 from nullpaper.methods import METHODS, Batch, FinetuneRecipe, check_method, make_noise
-from nullpaper.pgd import check_count, pgd
+from nullpaper.pgd import pgd
 from nullpaper.state import parameter_groups, read_state, write_state
 from nullpaper.training import accuracy, seeded
 from nullpaper.vit import ViT, fingerprint

@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from nullpaper.descent import Feasible, answers, descend, per_image, towards
-from nullpaper.errors import InputError, first_line, nearest
+from nullpaper.errors import InputError, check_count, first_line, nearest
 from nullpaper.influence import probability_gap
 from nullpaper.nullspace import PatchNullspace, patch_nullspace
 from nullpaper.perturbation import in_box, norms, permuted_in_patches
-from nullpaper.vit import ViT, check_images
+from nullpaper.vit import ViT, check_evaluating, check_images
 
 __all__ = [
     "Adversarial",
@@ -111,7 +111,7 @@ def lookalike(
             raise InputError(f"{name} have shape {tuple(given.shape)}, images {tuple(images.shape)}; match them.")
         if given is not None and name != "exact":
             check_images(given, vit)
-    _check_steps(steps)
+    check_count("steps", steps)
     feasible, clean = _within(vit, images, eps), answers(vit, images)
     exact = patch_nullspace(vit).nearest(images, targets)[0] if exact is None else exact
     inside = (images + exact).clamp(0, 1)
@@ -156,7 +156,7 @@ def adversarial(vit: ViT, images: Tensor, classes: Tensor, *, steps: int = 40, p
         InputError: classes that the head lacks or of another shape, steps below 1, bad images, training mode.
     """
     _check_attacked(vit, images, classes)
-    _check_steps(steps)
+    check_count("steps", steps)
     wanted = one_hot(classes.to(images.device), vit.num_classes).to(images)
 
     def feasible(logits: Tensor) -> Tensor:
@@ -234,27 +234,17 @@ def equal_norm_controls(
 
 def _within(vit: ViT, images: Tensor, eps: float) -> Feasible:
     """Which logits (B, K) are within influence eps of those of the images."""
-    _check_model(vit)
+    check_evaluating(vit)
     if not 0 < eps < 2:
         raise InputError(f"eps={eps} must lie in (0, 2): it bounds a squared distance between softmax vectors.")
     clean = answers(vit, images)
     return lambda logits: probability_gap(logits, clean) <= eps * (1 - SLACK)
 
 
-def _check_model(model: nn.Module) -> None:
-    if any(module.training for module in model.modules()):
-        raise InputError("the model is in training mode, so its answers may be random; call model.eval() first.")
-
-
 def _check_attacked(vit: ViT, images: Tensor, classes: Tensor) -> None:
-    _check_model(vit)
+    check_evaluating(vit)
     check_images(images, vit)
     if classes.shape != images.shape[:1] or classes.is_floating_point():
         raise InputError(f"classes have shape {tuple(classes.shape)}; pass one whole number for each image.")
     if not ((classes >= 0) & (classes < vit.num_classes)).all():
         raise InputError(f"classes must lie in 0 to {vit.num_classes - 1}, the classes of {vit.name}.")
-
-
-def _check_steps(steps: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps={steps} must be a whole number of at least 1.")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nullpaper.errors import InputError
 from nullpaper.statistics import Interval, mean, proportion
-from nullpaper.vit import ViT, check_images
+from nullpaper.vit import ViT, check_evaluating, check_images
 
 __all__ = [
     "EncoderNoise",
@@ -267,8 +267,8 @@ def _check_model(model: Model, level: str) -> None:
         raise InputError(f"level={level!r} is unknown; pass 'encoder' or 'input'.")
     if level == "encoder" and not isinstance(model, ViT):
         raise InputError(f"encoder noise needs a ViT from load_vit, not {type(model).__name__}; input noise takes any.")
-    if isinstance(model, nn.Module) and any(module.training for module in model.modules()):
-        raise InputError("the model is in training mode, so its logits are random; call model.eval() first.")
+    if isinstance(model, nn.Module):
+        check_evaluating(model)
 
 
 def _images(batch: Tensor | Sequence[Tensor], model: Model) -> Tensor:

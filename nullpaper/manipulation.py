@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import trange
 
 from nullpaper.attribution import METHODS, attribute, check_request, explicit_attention, patch_values
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_count
 from nullpaper.influence import probability_gap
 from nullpaper.vit import ViT
 
@@ -77,8 +77,7 @@ def manipulate(
     """
     if not 0 < radius <= 1 or not 0 < eps < 2:
         raise InputError(f"radius={radius} must lie in (0, 1] and eps={eps} in (0, 2).")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps={steps} must be a whole number of at least 1.")
+    check_count("steps", steps)
     with torch.inference_mode(False):
         images, target = check_request(vit, images, name)
         with torch.enable_grad(), explicit_attention(vit):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from threading import Thread
 from typing import TypeVar
 
 import torch
@@ -38,7 +40,7 @@ def each(
         if workers <= 1:
             return _here(function, items, bar)
         context = multiprocessing.get_context("spawn")  # a forked process inherits OpenMP's threads in no usable state
-        with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
             waiting = {pool.submit(function, item): index for index, item in enumerate(items)}
             outcomes = {}
             try:
@@ -48,6 +50,13 @@ def each(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
             return [outcomes[index] for index in range(len(items))]
+
+
+def _begin() -> None:
+    """In a fresh process: one thread, and an end when the process that waits for it is gone."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 def _here(function: Callable[[Item], Outcome], items: Sequence[Item], bar: tqdm) -> list[Outcome]:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nullpaper.attribution import explicit_attention
-from nullpaper.errors import InputError, nearest
-from nullpaper.pgd import check_count, check_eps, frozen
+from nullpaper.errors import InputError, check_count, nearest
+from nullpaper.pgd import check_eps, frozen
 from nullpaper.vit import ViT, patchify, unpatchify
 
 __all__ = ["CHOICES", "chosen_patch", "patch_attack"]

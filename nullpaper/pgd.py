@@ -9,15 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import InputError, check_count, nearest
 
-__all__ = ["LOSSES", "STARTS", "check_count", "check_eps", "frozen", "margin", "pgd"]
+__all__ = ["LOSSES", "STARTS", "check_eps", "frozen", "margin", "pgd"]
 
 REACH = 2.5  # Madry et al. 2018: steps that could cross the ball this many radii in all
 TRADES_START = 1e-3  # standard deviation of the start, Zhang et al. 2019
@@ -126,16 +126,6 @@ def check_eps(eps: float, largest: float = 1.0) -> None:
         raise InputError(
             f"eps={eps} is above {largest:.4g}, the whole box [0, 1], so probably in 0-255 units; divide by 255."
         )
-
-
-def check_count(name: str, value: int, least: int = 1) -> None:
-    """Refuse what is no whole number of at least ``least``.
-
-    Raises:
-        InputError: it is not.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise InputError(f"{name}={value} must be a whole number of at least {least}.")
 
 
 def _checked(

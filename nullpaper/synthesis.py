@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nullpaper.ascent import FINE_RATE, STEPS, TURN_RATE, NonFiniteLoss, Record, Task, of_norm, polar, published
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_count
 from nullpaper.influence import (
     Batches,
     EncoderNoise,
@@ -256,8 +256,8 @@ def _solve(
 ) -> Noise:
     if not (lim > 0 and math.isfinite(lim)):
         raise InputError(f"lim={lim} must be positive and finite.")
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-        raise InputError(f"steps={steps} must be a whole number of at least 1.")
+    if steps is not None:
+        check_count("steps", steps)
     start = task.uniform(lim)
     if official:
         return task.finished(*published(task, start, steps, progress))

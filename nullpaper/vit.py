@@ -28,6 +28,7 @@ __all__ = [
     "SHIPPED",
     "ViT",
     "build_shipped",
+    "check_evaluating",
     "check_images",
     "fingerprint",
     "load_vit",
@@ -154,6 +155,16 @@ def check_images(images: Tensor, vit: ViT) -> None:
     low, high = images.min().item(), images.max().item()
     if low < 0 or high > 1:
         raise InputError(f"images span [{low:.4g}, {high:.4g}], not [0, 1]: pass pixels, not normalised values.")
+
+
+def check_evaluating(model: nn.Module) -> None:
+    """Refuse a model of which any part is in training mode.
+
+    Raises:
+        InputError: it is.
+    """
+    if any(module.training for module in model.modules()):
+        raise InputError("the model is in training mode, so its answers may be random; call model.eval() first.")
 
 
 def build_shipped() -> VisionTransformer:
