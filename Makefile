@@ -58,7 +58,7 @@ checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on 
 	$(NULLPAPER) run notebooks/00_checkpoint.py -p retrain true --force $(PROFILE_FLAG)
 
 test: $(READY) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 lint: $(READY) ## check style
 	$(BIN)/ruff check .

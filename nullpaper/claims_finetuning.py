@@ -42,8 +42,8 @@ NAMES = {
 BETTER = "better: the intervals over seeds and over images both exclude 0. "
 
 
-def _difference(tables: Tables, method: str, against: str, measure: str, table: str) -> tuple[Interval, Interval]:
-    """Accuracy of a method minus that of another, with the intervals over seeds and over images."""
+def _difference(tables: Tables, method: str, against: str, measure: str, table: str) -> tuple[Interval, Interval, str]:
+    """Accuracy of a method minus that of another, with the intervals over seeds and over images, and over how long."""
     try:
         row, sign = tables.row(table, method=method, against=against, measure=measure), 1
     except Missing:
@@ -52,12 +52,14 @@ def _difference(tables: Tables, method: str, against: str, measure: str, table: 
     pictures = [sign * float(row[name]) for name in ("images_low", "images_high")]
     if any(end != end for end in (value, *ends, *pictures)):
         raise Missing(f"{table}: {method} against {against}, {measure}")
-    return Interval(value, min(ends), max(ends), int(row["n"])), Interval(
-        value, min(pictures), max(pictures), int(row["n"])
-    )
+    count = int(row["n"])
+    length = f", {int(row['steps'])} steps" if "steps" in row else ""
+    return Interval(value, min(ends), max(ends), count), Interval(value, min(pictures), max(pictures), count), length
 
 
 def _better(seeds: Interval, images: Interval) -> Answer:
+    if seeds.n < 2:
+        return None  # a single run has no interval over seeds
     zero = Interval(0, 0, 0, 1)
     first, second = above(seeds, zero), above(images, zero)
     return first if first == second else None
@@ -70,7 +72,7 @@ def _compare(
     shown, answers = [], {}
     for measure in measures:
         try:
-            seeds, images = _difference(tables, method, against, measure, table)
+            seeds, images, length = _difference(tables, method, against, measure, table)
         except Missing:
             if measure in ALSO:
                 continue
@@ -78,7 +80,7 @@ def _compare(
         answers[measure] = _better(seeds, images)
         over = f"[{100 * images.low:+.1f}, {100 * images.high:+.1f}]"
         shown.append(f"{NAMES[measure]} {points(seeds, None).removesuffix(' points')} / {over}")
-    return f"{', '.join(shown)} points over {seeds.n} seeds / images", answers
+    return f"{', '.join(shown)} points over {seeds.n} seeds / images{length}", answers
 
 
 @claim(

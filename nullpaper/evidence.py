@@ -34,12 +34,12 @@ LONGER = "-long"
 class Tables:
     """The tables (CSV files) in a folder, by name without suffix, each read once.
 
-    A folder of the same name with ``-long`` behind it, of longer runs of the same notebooks, takes precedence.
+    A folder of the same name with ``-long`` behind it, of longer runs of the same notebooks, is asked first.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._read: dict[str, pd.DataFrame] = {}
+        self._read: dict[str, list[pd.DataFrame]] = {}
 
     def __getitem__(self, name: str) -> pd.DataFrame:
         """The whole table.
@@ -48,27 +48,26 @@ class Tables:
             Missing: there is none.
             InputError: the file is no table.
         """
-        import pandas as pd
-
-        longer = self.folder.with_name(f"{self.folder.name}{LONGER}") / f"{name}.csv"
-        path = longer if longer.is_file() else self.folder / f"{name}.csv"
-        if name not in self._read:
-            if not path.is_file():
-                raise Missing(name)
-            try:
-                self._read[name] = pd.read_csv(path)
-            except ValueError as error:
-                raise InputError(f"{path} is no table (CSV): delete it and run its notebook again") from error
-        return self._read[name]
+        return self._versions(name)[0]
 
     def rows(self, name: str, **where: Any) -> pd.DataFrame:
         """The rows of a table whose columns have these values, at least one, or `Missing`."""
-        table = self[name]
-        for column, value in where.items():
-            table = table[table[column] == value]
-        if table.empty:
-            raise Missing(f"{name}: {where}")
-        return table
+        for table in self._versions(name):
+            for column, value in where.items():
+                table = table[table[column] == value]
+            if not table.empty:
+                return table
+        raise Missing(f"{name}: {where}")
+
+    def _versions(self, name: str) -> list[pd.DataFrame]:
+        """The table of the longer runs and of the profile, those that there are."""
+        if name not in self._read:
+            folders = self.folder.with_name(f"{self.folder.name}{LONGER}"), self.folder
+            paths = [path for folder in folders if (path := folder / f"{name}.csv").is_file()]
+            if not paths:
+                raise Missing(name)
+            self._read[name] = [_table(path) for path in paths]
+        return self._read[name]
 
     def row(self, name: str, **where: Any) -> pd.Series:
         """The one row of a table whose columns have these values, or `Missing`."""
@@ -80,6 +79,15 @@ class Tables:
     def interval(self, name: str, column: str, **where: Any) -> Interval:
         """A number of such a row with its interval and n, or `Missing`."""
         return interval(self.row(name, **where), column)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:
+        raise InputError(f"{path} is no table (CSV): delete it and run its notebook again") from error
 
 
 def interval(row: pd.Series, column: str) -> Interval:

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from nullpaper.evidence import above, at_least, below, every, negate, number, percent, points, some, word
+import pytest
+
+from nullpaper.errors import InputError
+from nullpaper.evidence import (
+    Missing,
+    Tables,
+    above,
+    at_least,
+    below,
+    every,
+    negate,
+    number,
+    percent,
+    points,
+    some,
+    word,
+)
 from nullpaper.statistics import Interval
 
 
@@ -27,3 +43,17 @@ def test_numbers_are_written_with_interval_and_n() -> None:
     assert percent(share, "images") == "100 % [99.6, 100] of 1,000 images"
     assert points(Interval(0.012, -0.001, 0.02, 3), None) == "+1.2 [-0.1, +2.0] points"
     assert number(Interval(66.87, 61.8, 71.9, 2)) == "66.9 [61.8, 71.9] (n = 2)"
+
+
+def test_longer_runs_are_asked_first_row_by_row(tmp_path) -> None:
+    for folder, rows in (("cpu", "a,1\nb,2\n"), ("cpu-long", "a,10\n")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "t.csv").write_text(f"key,value\n{rows}")
+    tables = Tables(tmp_path / "cpu")
+    assert [tables.row("t", key=key)["value"] for key in "ab"] == [10, 2] and len(tables["t"]) == 1
+    assert Tables(tmp_path / "cpu-long").row("t", key="a")["value"] == 10
+    with pytest.raises(Missing):
+        tables.row("t", key="c")
+    (tmp_path / "cpu-long/t.csv").write_text("")
+    with pytest.raises(InputError, match="cpu-long/t.csv is no table"):
+        Tables(tmp_path / "cpu")["t"]
