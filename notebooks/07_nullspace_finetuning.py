@@ -75,6 +75,7 @@ from matplotlib.ticker import PercentFormatter
 from nullpaper import (
     attacks,
     classifiers,
+    comparison,
     contrasts,
     data,
     diagnosis,
