@@ -244,7 +244,7 @@ for axis, measure in zip(axes, drawn, strict=True):
         axis.plot(row["difference"], place, "o", color=color)
     axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     axis.set_title(measure, fontsize=8)
-    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+    axis.xaxis.set_major_formatter(PercentFormatter(1, symbol=""))
     axis.tick_params(labelsize=7)
 axes[0].set_yticks(range(len(names)), names)
 axes[0].invert_yaxis()

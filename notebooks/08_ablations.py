@@ -44,7 +44,7 @@ noises: list[int] | None = None  # numbers of noises in (c), divisors of the ste
 attack_eps: float = 0.00392156862745098  # L-infinity radius of the table's attacks in pixel units: 1/255, as in 07
 strong_eps: float = 0.03137254901960784  # radius of adversarial training and of its own column: 8/255
 learning_rate: float = 0.0005  # peak, the same for all methods
-methods: list[str] | None = None  # finetuning methods in (d); None: all of 07
+methods: list[str] | None = None  # finetuning methods in (d); None: those of 07
 seeds: int | None = None  # runs a method in (d); None: as in 07
 variant_seeds: int | None = None  # runs of everything else; None: the profile's
 seed: int = 0  # the first of the seeds
@@ -57,7 +57,7 @@ from dataclasses import asdict, replace
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from nullpaper import contrasts, data, experiments, finetuning, plots, statistics
 from nullpaper import methods as methods_module
@@ -73,17 +73,19 @@ everything = dict(images=1_000, steps=800, steps_per_noise=40, batch_size=128, n
 everything |= dict(attack_steps=10, evaluation_steps=20, severities=[1, 2, 3, 4, 5], seeds=5, variant_seeds=5)
 everything |= dict(eps_values=[0.01, 0.03, 0.1], lims=[0.3, 1.0, 3.0], noises=[1, 5, 20, 80])
 sizes = {
-    "smoke": dict(images=10, steps=2, steps_per_noise=1, batch_size=8, noise_images=32, noise_steps=2, seeds=1)
+    "smoke": dict(images=8, steps=2, steps_per_noise=1, batch_size=8, noise_images=32, noise_steps=2, seeds=1)
     | dict(attack_steps=1, evaluation_steps=2, severities=[3], variant_seeds=1)
-    | dict(eps_values=[0.03, 0.1], lims=[1.0], noises=[1, 2]),
-    "cpu": dict(images=100, steps=32, steps_per_noise=16, batch_size=64, noise_images=400, noise_steps=12, seeds=3)
+    | dict(eps_values=[0.03, 0.1], lims=[1.0], noises=[2]),
+    "cpu": dict(images=64, steps=24, steps_per_noise=12, batch_size=64, noise_images=400, noise_steps=12, seeds=3)
     | dict(attack_steps=2, evaluation_steps=20, severities=[1, 3, 5], variant_seeds=1)
     | dict(eps_values=[0.01, 0.03, 0.1], lims=[0.3, 1.0, 3.0], noises=[1, 2, 8]),
     "gpu": everything,
     "imagenet": everything,
 }[profile]
-size = {name: globals()[name] if globals()[name] is not None else value for name, value in sizes.items()}
-chosen = methods or ["standard", "zero", "nullspace", "random", "random_norm", "permuted", "pgd_at", "trades"]
+given = {name: globals().get(name) for name in sizes}
+size = {name: value if given[name] is None else given[name] for name, value in sizes.items()}
+every_method = ["standard", "zero", "nullspace", "random", "random_norm", "permuted", "pgd_at", "trades"]
+chosen = methods or (["standard", "zero", "nullspace", "random", "pgd_at"] if profile == "smoke" else every_method)
 if missing := {"zero", "nullspace", "random"} - set(chosen):
     raise InputError(f"methods lacks {', '.join(sorted(missing))}, which every section compares with: add it.")
 if uneven := [count for count in size["noises"] if size["steps"] % count]:
@@ -92,7 +94,7 @@ if uneven := [count for count in size["noises"] if size["steps"] % count]:
 # %% [markdown]
 # ## The runs
 #
-# First those of 07, made exactly as there, so that the store knows them; then one variant a row, each with its own change of the recipe.
+# Those of 07 are described exactly as there, so that the store knows them; each variant has its own change of the recipe.
 
 # %%
 recipe = finetuning.FinetuneRecipe(
@@ -154,7 +156,8 @@ planned["start, mismatched"] = [Trial("start", input_scale="mismatched")]
 planned |= {f"{method}, mismatched": variant(method, "mismatched") for method in ("zero", "nullspace")}
 
 wanted = list(dict.fromkeys(trial for trials in [*planned.values(), *plane.values()] for trial in trials))
-wanted.sort(key=lambda trial: trial in {known for trials in plane.values() for known in trials})  # 07 may be at its own
+shared = {trial for trials in plane.values() for trial in trials}
+wanted.sort(key=shared.__contains__)  # last those of 07, which may be at them just now
 finished = dict(zip(wanted, experiments.run_trials(wanted, protocol, workers=workers, progress="runs"), strict=True))
 groups = {name: [finished[trial] for trial in trials] for name, trials in planned.items()}
 
@@ -195,22 +198,16 @@ def rows_of(listed: list[tuple[str, str]], measures: list[str]) -> pd.DataFrame:
     return pd.concat(rows).query("measure in @measures")
 
 
-def draw_difference(axis: Axes, place: float, row: pd.Series, color: object, across: bool = True) -> None:
+def draw_difference(axis: Axes, place: float, row: pd.Series, color: object) -> None:
     """A difference with its interval over images (thin) and, of several seeds, over seeds (thick)."""
-
-    def line(low: str, high: str, **style: object) -> None:
-        ends, places = (row[low], row[high]), (place, place)
-        axis.plot(*((places, ends) if across else (ends, places)), color=color, **style)
-
-    line("images_low", "images_high", linewidth=0.8)
+    axis.plot([place] * 2, [row["images_low"], row["images_high"]], color=color, linewidth=0.8)
     if row["n"] > 1:
-        line("difference_low", "difference_high", linewidth=2.6, alpha=0.6)
-    at = (place, row["difference"]) if across else (row["difference"], place)
-    axis.plot(*at, "o", color=color)
+        axis.plot([place] * 2, [row["difference_low"], row["difference_high"]], color=color, linewidth=2.6, alpha=0.6)
+    axis.plot(place, row["difference"], "o", color=color)
 
 
 def points(axis: Axes) -> None:
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+    axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}")
     axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axis.tick_params(labelsize=7)
 
@@ -266,23 +263,25 @@ noisy = ["zero", *(name for name in ("random", "random_norm", "permuted") if nam
 cifar, model = data.load_data("cifar10", progress=False), experiments.start_of(Trial("start"))
 
 
-def first_noise(name: str) -> Result:
-    """The synthesis of the first noise of a learned variant's first run, step by step."""
-    changed = groups[name][0].trial.recipe
-
-    def compute() -> dict[str, object]:
+def first_noises() -> dict[str, object]:
+    """The synthesis of the first noise of each learned variant's first run, step by step."""
+    found = {}
+    for name in makers_of:
+        changed = groups[name][0].trial.recipe
         split = cifar.dev.subset(changed.noise_images, seed)
         made = methods_module.make_noise(model, split, "learned", changed, 10_007 * seed)
         history = [{key: record[key] for key in ("step", "norm", "influence")} for record in made.history]
         stopped = changed.official and changed.early_stop and history[-1]["influence"] < changed.noise_eps
         ended = {"norm": made.norm, "influence": made.influence.value}
-        return {"history": history, "steps": len(history) - stopped, "stopped": stopped} | ended
-
-    given = asdict(changed) | {"seed": seed, "weights": fingerprint(model)}
-    return stored("first_noise", given, compute, code=[methods_module], data=cifar.identity)
+        found[name] = {"history": history, "steps": len(history) - stopped, "stopped": stopped} | ended
+    return found
 
 
-firsts = {name: first_noise(name) for name in ("nullspace", *makers)}
+makers_of = ["nullspace", *makers]
+described = {"recipes": {name: asdict(groups[name][0].trial.recipe) for name in makers_of}, "seed": seed}
+described["weights"] = fingerprint(model)
+first = stored("first_noises", described, first_noises, code=[methods_module], data=cifar.identity)
+firsts = first.metrics
 
 
 def used_noises(name: str) -> dict[str, object]:
@@ -290,7 +289,7 @@ def used_noises(name: str) -> dict[str, object]:
     records = pd.DataFrame([{"run": i} | h for i, run in enumerate(groups[name]) for h in run.history if h["step"]])
     within = (records["noise_influence"] <= eps).mean()
     means = records.groupby("run")[["noise_norm", "noise_influence"]].mean()
-    row = {"noise": name, "steps": firsts[name].metrics["steps"] if name in firsts else None}
+    row = {"noise": name, "steps": firsts[name]["steps"] if name in firsts else None}
     for column in ("norm", "influence"):
         row |= statistics.over_seeds(means[f"noise_{column}"]).columns(column)
     return row | {"within": within}
@@ -302,7 +301,7 @@ found = pd.DataFrame([used_noises(name) for name in noisy])
 found = found.astype({"steps": "Int64"}).join(values[["clean", "fgsm", "pgd", "corruptions", "average"]], on="noise")
 found = found.join(over_zero[["difference", "images_low", "images_high", "resolved"]], on="noise")
 found = found.rename(columns={"difference": "average over zero"})
-used = sources(noisy) + list(firsts.values())
+used = [*sources(noisy), first]
 _ = plots.save_table(found, "08_noise", caption="Noises and what they are worth.", sources=used)
 shown = [
     "noise",
@@ -346,13 +345,20 @@ def label_beside(axis: Axes, found: Mapping[str, tuple[float, float, object]], g
 
 
 figure, axes = plots.subplots(1, 3, height=2.7, width_ratios=[1.15, 1, 1])
-palette = dict(zip(noisy, sns.color_palette("colorblind", len(noisy)), strict=True))
-for name, result in firsts.items():
-    path = pd.DataFrame(result.metrics["history"])
+published = [name for name in noisy if name.startswith("official")]
+palette = dict(zip(published, sns.color_palette("dark:limegreen", len(published) + 1)[1:], strict=True))
+palette |= dict(zip(("random", "random_norm", "permuted"), sns.color_palette("Blues_d", 3), strict=True))
+palette |= {"nullspace": sns.color_palette()[3], "nullspace, free tokens": sns.color_palette()[5], "zero": (0.3,) * 3}
+for name, known in firsts.items():
+    path = pd.DataFrame(known["history"])
     axes[0].plot(path["step"], path["influence"], color=palette[name])
     axes[0].plot(path["step"].iloc[-1], path["influence"].iloc[-1], "o", color=palette[name])
 axes[0].axhline(eps, color="0.6", linewidth=0.8, zorder=0)
-axes[0].set(yscale="log", xlabel="step of the synthesis", ylabel="influence on its batch", title="first noise")
+axes[0].set_yscale("log")
+axes[0].yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
+axes[0].yaxis.set_minor_formatter(NullFormatter())
+axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+axes[0].set(xlabel="step of the synthesis", ylabel="influence on its batch", title="first noise")
 for axis, column in zip(axes[1:], ("norm", "influence"), strict=True):
     for _, row in found.iterrows():
         difference = 0.0 if row["noise"] == "zero" else row["average over zero"]
@@ -398,6 +404,7 @@ compared = {
     "nullspace minus zero of as many rounds": {c: (by_count["nullspace", c], by_count["zero", c]) for c in per_noise},
     "zero minus zero of 07": {c: (by_count["zero", c], "zero") for c in per_noise if by_count["zero", c] != "zero"},
 }
+compared = {title: by for title, by in compared.items() if by}
 figure, axes = plots.subplots(1, 3, height=2.4)
 for axis, measure in zip(axes, ("average", "clean", "corruptions"), strict=True):
     for number, (title, by) in enumerate(compared.items()):
@@ -422,8 +429,8 @@ rows_of(
 # %% [markdown]
 # ## (d) Accuracy against robustness
 #
-# All methods of 07 with all their seeds. Crosses are 95 % intervals, Student's t over seeds; `start` is one model, its cross is over images, as are all of a single seed. Methods that share a
-# line to the upper right are better in both; crosses are not paired, so methods whose crosses overlap may still differ (07, section c).
+# All methods of 07 with all their seeds. Crosses are 95 % intervals, Student's t over seeds; `start` is one model, its cross is over images, as are all of a single seed. Further up and to the right is
+# better in both. Crosses are not paired: methods whose crosses overlap may still differ (07, section c).
 
 # %%
 plane_runs = {name: [finished[trial] for trial in trials] for name, trials in plane.items()}
@@ -440,18 +447,18 @@ def ends_of(row: pd.Series) -> tuple[float, float]:
 colors = {name: sns.color_palette()[0] for name in plane} | {"nullspace": sns.color_palette()[3], "start": (0.4,) * 3}
 colors |= dict.fromkeys(("pgd_at", "trades"), sns.color_palette()[2])
 figure, axes = plots.subplots(1, 2, height=2.8)
-for axis, measure in zip(axes, ("pgd", "corruptions"), strict=True):
+titles = {"pgd": f"PGD at {255 * attack_eps:.3g}/255", "corruptions": "corruptions"}
+for axis, (measure, under) in zip(axes, titles.items(), strict=True):
     for name in plane:
         x, y = of.loc[(name, "clean")], of.loc[(name, measure)]
         axis.plot(ends_of(x), [y["value"]] * 2, color=colors[name], linewidth=0.8, alpha=0.6)
         axis.plot([x["value"]] * 2, ends_of(y), color=colors[name], linewidth=0.8, alpha=0.6)
         axis.plot(x["value"], y["value"], "o", color=colors[name])
-    axis.set(xlabel="clean accuracy", ylabel=f"accuracy under {'PGD' if measure == 'pgd' else measure}")
+    axis.set(xlabel="clean accuracy", ylabel=f"accuracy under {under}")
     for direction in (axis.xaxis, axis.yaxis):
-        direction.set_major_formatter(PercentFormatter(1, decimals=0))
+        direction.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
     marks = {name: (of.loc[(name, "clean"), "value"], of.loc[(name, measure), "value"], colors[name]) for name in plane}
     label_beside(axis, marks)
-axes[0].set_title(f"attack of radius {255 * attack_eps:.3g}/255")
 _ = plots.save_figure(figure, "08_plane", sources=used)
 
 # %% [markdown]
@@ -494,7 +501,7 @@ _ = plots.save_table(scaled, "08_normalisation", caption="Gains behind the right
 
 figure, axes = plots.subplots(1, 2, height=2.6, sharey=True, sharex=True)
 looks = {
-    "start": dict(marker="o", color="0.4", fillstyle="none"),
+    "start": dict(marker="|", color="0.3", markersize=13, markeredgewidth=1.5),
     "zero": dict(marker="s", color=sns.color_palette()[0]),
 }
 looks["nullspace"] = dict(marker="o", color=sns.color_palette()[3])
@@ -505,9 +512,9 @@ for axis, (scale, part) in zip(axes, scaled.groupby("input_scale", sort=False), 
         for name, lift in lifts.items():
             axis.plot([row["start"], row[name]], [place + lift] * 2, color=looks[name]["color"], linewidth=0.8)
             label = name if place == 0 else None
-            axis.plot(row[name], place + lift, linestyle="none", markersize=4.5, label=label, **looks[name])
+            axis.plot(row[name], place + lift, linestyle="none", label=label, **looks[name])
     axis.set(title=f"{scale} scale", xlabel="accuracy")
-    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
 axes[0].set_yticks(range(len(drawn)), drawn)
 axes[0].invert_yaxis()
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=7)

@@ -197,6 +197,7 @@ def _library_folders() -> tuple[Path, ...]:
     return tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
+@functools.cache
 def _is_own(file: str | None) -> bool:
     """Whether code at ``file`` is the paper's or the reader's, not that of an installed library."""
     if file is None or not file.endswith(".py"):

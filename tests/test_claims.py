@@ -253,9 +253,12 @@ def test_ablations(tmp_path: Path) -> None:
     for values, half, expected in (((0.4, 0.405, 0.4), 0.02, "holds"), ((0.4, 0.5, 0.4), 0.02, "no")):
         table = pd.DataFrame(row | about("value", value, half) for row, value in zip(rows, values, strict=True))
         assert words(tmp_path, t08_eps=table)["eps_matters"] == expected
+        assert words(tmp_path, t08_eps=table.assign(n=1))["eps_matters"] == "not resolved"
     stopped = compared(fgsm=0.03, clean=-0.02).query("against == 'zero'")
-    stopped = stopped.assign(method="nullspace, no early stop", against="nullspace")
+    stopped = stopped.assign(method="official, no early stop", against="official")
     assert words(tmp_path, t08_paired=stopped)["early_stop"] == "holds"
+    single = stopped.assign(n=1, difference_low=stopped["difference"], difference_high=stopped["difference"])
+    assert words(tmp_path, t08_paired=single)["early_stop"] == "not resolved"
 
 
 def test_the_table_is_well_formed_markdown() -> None:
@@ -322,3 +325,17 @@ def test_a_paper_ends_with_the_verdicts_on_its_tables(root: Path) -> None:
     result = call("paper", "--profile", "smoke")
     assert result.exit_code == 0 and result.stdout.endswith("results/smoke/verdicts.csv\n")
     assert set(pd.read_csv(root / "results/smoke/verdicts.csv")["holds"]) == {"not measured"}
+
+
+def test_a_gain_is_faked_if_finetuning_without_noise_has_it_too(tmp_path: Path) -> None:
+    def pair(method, against, value):
+        return {
+            "method": f"{method}, mismatched",
+            "against": f"{against}, mismatched",
+            "measure": "average",
+            "n": 3,
+        } | {**about("difference", value, 0.004), "images_low": value - 0.004, "images_high": value + 0.004}
+
+    for gain, extra, expected in ((0.1, 0.0, "holds"), (0.1, 0.05, "in part"), (-0.1, 0.0, "no")):
+        table = pd.DataFrame([pair("zero", "start", gain), pair("nullspace", "zero", extra)])
+        assert words(tmp_path, t08_paired=table)["faked_gain"] == expected

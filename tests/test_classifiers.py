@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,12 @@ from noises import batches
 from torch import nn
 
 from nullpaper import data, training
-from nullpaper.classifiers import ARCHITECTURES, load_classifier
+from nullpaper.classifiers import ARCHITECTURES, FINETUNED, classifier_weights, load_classifier
 from nullpaper.errors import InputError
+from nullpaper.evaluation import evaluate
 from nullpaper.vit import SHIPPED, ViT, fingerprint, load_vit, save_vit
+
+ROBUST = FINETUNED[0]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -28,6 +32,18 @@ def test_the_shipped_vit_is_the_one_that_load_vit_gives() -> None:
     with torch.no_grad():
         assert torch.equal(load_classifier(SHIPPED)(images), load_vit(SHIPPED)(images))
     assert isinstance(load_classifier("vit_wide"), ViT)
+
+
+def test_the_robust_checkpoint_is_robust_where_it_was_trained() -> None:
+    """PGD with 20 steps at 8/255, on which the checkpoint must gain 15 points over its start."""
+    split = data.load_data("cifar10", progress=False).test.subset(100)
+    tables = [evaluate(load_classifier(name), split, attacks=[("fast_pgd-20", 8 / 255)]) for name in (SHIPPED, ROBUST)]
+    start, robust = (table.set_index("name")["accuracy"]["fast_pgd-20"] for table in tables)
+    assert robust - start >= 0.15
+    record = json.loads(classifier_weights(ROBUST).with_suffix(".json").read_text())
+    assert record["weights"] == fingerprint(load_classifier(ROBUST)) and record["start"] == fingerprint(
+        load_vit(SHIPPED)
+    )
 
 
 def test_weights_survive_the_disk_and_wrong_ones_are_refused(tmp_path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import started
 
 from nullpaper import data, methods
 from nullpaper.errors import InputError
@@ -21,18 +23,8 @@ from nullpaper.finetuning import METHODS, FinetuneRecipe, FinetuneResult, finetu
 from nullpaper.vit import SHIPPED, ViT, fingerprint, load_vit
 
 QUICK = FinetuneRecipe(
-    batch_size=16, steps_per_noise=2, dev_images=30, noise_images=48, noise_steps=2, noise_eps=0.1, attack_steps=2
+    batch_size=8, steps_per_noise=2, dev_images=16, noise_images=24, noise_steps=2, noise_eps=0.1, attack_steps=2
 )
-
-KILLED = """
-import sys, torch
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_finetuning import QUICK, few, start
-from nullpaper.finetuning import finetune
-finetune(start(), few(), method="nullspace", steps=6, recipe=QUICK, folder=Path(sys.argv[1]), progress=False,
-         measure=lambda vit: print("round", flush=True) or {})
-"""
 
 TWO_PROCESSES = """
 import sys, torch
@@ -90,18 +82,24 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
     assert fingerprint(run("nullspace", seed=1).vit) != fingerprint(again.vit)
 
 
+def resumable(send: Callable[[str], None], folder: Path) -> None:
+    options = dict(method="nullspace", steps=6, recipe=QUICK, folder=folder, progress=False)
+    finetune(start(), few(), measure=lambda vit: send("round") or {}, **options)
+
+
 def test_a_killed_run_continues_to_the_same_weights(tmp_path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(Path(__file__).parent)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert [child.stdout.readline() for _ in range(2)] == ["round\n"] * 2  # the start and the first of three rounds
-    time.sleep(0.3)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    rounds = []
+    child, rounds = started(resumable, tmp_path)
+    assert [rounds.recv() for _ in range(2)] == ["round"] * 2  # the start and the first of three rounds
+    while not list(tmp_path.glob("finetune-*.safetensors")) and child.is_alive():
+        time.sleep(0.005)  # until that round is on disk
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    seen = []
     options = dict(method="nullspace", steps=6, recipe=QUICK, progress=False)
-    resumed = finetune(start(), few(), folder=tmp_path, measure=lambda vit: rounds.append(1) or {}, **options)
-    assert 1 <= len(rounds) <= 2
-    whole = finetune(start(), few(), **options)
+    resumed = finetune(start(), few(), folder=tmp_path, measure=lambda vit: seen.append(1) or {}, **options)
+    assert 1 <= len(seen) <= 2
+    whole = run("nullspace", steps=6)
     assert fingerprint(resumed.vit) == fingerprint(whole.vit) and numbers(resumed) == numbers(whole)
 
 
@@ -118,7 +116,8 @@ def test_adversarial_training_without_a_ball_is_standard_finetuning() -> None:
 
 
 def test_norms_and_influences_of_the_controls_are_matched() -> None:
-    first = {method: run(method).history[1] for method in ("nullspace", "random", "random_norm", "permuted")}
+    methods = ("nullspace", "random", "random_norm", "permuted")
+    first = {method: run(method, steps=2, noise_images=48).history[1] for method in methods}
     norm = first["nullspace"]["noise_norm"]
     assert first["random_norm"]["noise_norm"] == pytest.approx(norm, rel=1e-4)
     assert first["permuted"]["noise_norm"] == pytest.approx(norm, rel=1e-4)
@@ -153,7 +152,7 @@ def test_the_noise_is_made_from_dev_images_that_select_nothing() -> None:
 
     held = _Run(start(), few(), "nullspace", 2, 0, replace(QUICK, dev_images=None), None, None, None)
     noise, dev = ({image.tobytes() for image in split.images} for split in (held.noise_split, held.dev))
-    assert len(noise) == 48 and len(dev) == 52 and not noise & dev
+    assert len(noise) == 24 and len(dev) == 76 and not noise & dev
 
 
 def test_without_early_stop_the_published_noise_takes_all_its_steps() -> None:
@@ -205,31 +204,26 @@ def test_a_state_of_another_model_or_damaged_is_refused_and_kept(tmp_path) -> No
     assert state.read_bytes() == whole[:-50]
 
 
+def starved(send: Callable[[str], None], folder: Path) -> None:
+    """Continue a run where no file may be larger than 1 MB, which fails as a full disk does; send the refusal."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    try:
+        finetune(start(), few(), method="standard", steps=4, recipe=QUICK, folder=folder, progress=False)
+    except InputError as error:
+        send(str(error))
+
+
 def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path) -> None:
-    code = """
-import resource, sys
-sys.path.insert(0, sys.argv[2])
-from pathlib import Path
-from test_finetuning import QUICK, few, start
-from nullpaper.errors import InputError
-from nullpaper.finetuning import finetune
-from signal import SIGXFSZ, SIG_IGN, signal
-options = dict(method="standard", steps=4, recipe=QUICK, folder=Path(sys.argv[1]), progress=False)
-start(), few()
-signal(SIGXFSZ, SIG_IGN)
-finetune(start(), few(), **options | {"steps": 2})
-kept = {path: path.read_bytes() for path in Path(sys.argv[1]).iterdir()}
-resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
-try:
-    finetune(start(), few(), **options)
-except InputError as error:
-    print(error)
-assert kept == {path: path.read_bytes() for path in Path(sys.argv[1]).iterdir()}
-"""
-    command = [sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"cannot write to {tmp_path}") and done.stdout.count("\n") == 1
+    looks, options = iter([{}, {}]), dict(method="standard", steps=4, recipe=QUICK, folder=tmp_path, progress=False)
+    with pytest.raises(StopIteration):  # in the second of two rounds
+        finetune(start(), few(), measure=lambda vit: next(looks), **options)
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    child, refusals = started(starved, tmp_path)
+    refusal = refusals.recv()
+    child.join()
+    assert refusal.startswith(f"cannot write to {tmp_path}") and "\n" not in refusal and child.exitcode == 0
+    assert kept and kept == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
 def test_a_loss_that_is_not_finite_is_named_and_the_last_round_is_kept(tmp_path) -> None:
@@ -244,7 +238,7 @@ def test_methods_see_the_same_images_in_the_same_order() -> None:
     from nullpaper.finetuning import _Run
 
     runs = [_Run(start(), few(), method, 4, 0, QUICK, None, None, None) for method in ("zero", "pgd_at")]
-    for step in (0, 3, 13):  # 13: the second epoch
+    for step in (0, 3, 26):  # 26: the second epoch
         first, second = (run._batch(step, None) for run in runs)
         assert torch.equal(first.images, second.images) and np.array_equal(first.labels, second.labels)
 

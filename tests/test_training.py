@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from processes import started
 
 from nullpaper import data, training
 from nullpaper.errors import InputError
 from nullpaper.vit import SHIPPED, ViT, fingerprint, load_vit
 
-QUICK = training.Recipe(epochs=2, batch_size=64, warmup_epochs=0.5, ema=0.9)
-
-KILLED = """
-import sys, torch
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_training import QUICK, few, fresh
-from nullpaper import training
-training.train(fresh(), few(), QUICK, folder=Path(sys.argv[1]), progress=False,
-               on_epoch=lambda history: print(len(history), flush=True))
-"""
+QUICK = training.Recipe(epochs=2, batch_size=32, warmup_epochs=0.5, ema=0.9)
 
 
-def few(count: int = 512) -> data.Data:
-    cifar = data.load_data("cifar10")
-    return replace(cifar, train=cifar.train.subset(count), dev=cifar.dev.subset(200))
+@cache
+def few(count: int = 160) -> data.Data:
+    cifar = data.load_data("cifar10", progress=False)
+    return replace(cifar, train=cifar.train.subset(count), dev=cifar.dev.subset(100))
 
 
 def fresh() -> ViT:
@@ -40,25 +30,31 @@ def fresh() -> ViT:
     return load_vit(SHIPPED, pretrained=False)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path) -> None:
-    runs = [
-        training.train(fresh(), few(), replace(QUICK, seed=seed), folder=tmp_path / name, progress=False)
-        for seed, name in ((0, "a"), (0, "b"), (1, "c"))
-    ]
-    first, second, other = (fingerprint(run.vit) for run in runs)
-    assert first == second != other
-    assert [record["loss"] for record in runs[0].history] == [record["loss"] for record in runs[1].history]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> training.Training:
+    """A run that nothing interrupts."""
+    return training.train(fresh(), few(), QUICK, folder=tmp_path_factory.mktemp("whole"), progress=False)
 
 
-def test_a_killed_run_continues_to_the_same_weights(tmp_path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(Path(__file__).parent)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline().strip() == "1"
-    time.sleep(0.2)  # into the second epoch
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(whole: training.Training, tmp_path) -> None:
+    second, other = (
+        training.train(fresh(), few(), replace(QUICK, seed=seed), folder=tmp_path, progress=False) for seed in (0, 1)
+    )
+    assert fingerprint(whole.vit) == fingerprint(second.vit) != fingerprint(other.vit)
+    assert [record["loss"] for record in whole.history] == [record["loss"] for record in second.history]
+
+
+def epochs(send: Callable[[int], None], folder: Path) -> None:
+    training.train(fresh(), few(), QUICK, folder=folder, progress=False, on_epoch=lambda history: send(len(history)))
+
+
+def test_a_killed_run_continues_to_the_same_weights(whole: training.Training, tmp_path) -> None:
+    child, history = started(epochs, tmp_path / "killed")
+    assert history.recv() == 1
+    time.sleep(0.1)  # into the second epoch
+    child.kill()
+    child.join()
     resumed = training.train(fresh(), few(), QUICK, folder=tmp_path / "killed", progress=False)
-    whole = training.train(fresh(), few(), QUICK, folder=tmp_path / "whole", progress=False)
     assert len(resumed.history) == 2 and fingerprint(resumed.vit) == fingerprint(whole.vit)
 
 
@@ -75,8 +71,8 @@ def test_targets_stay_distributions_and_pixels_legal(mixing: dict[str, float]) -
 
 
 def test_it_learns_a_few_images_by_heart(tmp_path) -> None:
-    recipe = replace(QUICK, epochs=12, batch_size=32, randaugment_operations=0, label_smoothing=0.0, patch_drop=0.0)
-    run = training.train(fresh(), few(128), recipe, folder=tmp_path, progress=False)
+    recipe = replace(QUICK, epochs=8, batch_size=8, randaugment_operations=0, label_smoothing=0.0, patch_drop=0.0)
+    run = training.train(fresh(), few(48), recipe, folder=tmp_path, progress=False)
     assert run.history[-1]["loss"] < 0.85 * run.history[0]["loss"]
     assert not run.vit.training and run.history[-1]["learning_rate"] < 0.1 * recipe.learning_rate
 
