@@ -70,7 +70,7 @@ from dataclasses import asdict
 import pandas as pd
 import seaborn as sns
 import torch
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from nullpaper import (
     attacks,
@@ -231,22 +231,23 @@ _ = plots.save_table(paired, "07_paired", caption="Paired differences.", sources
 drawn = ["clean", "fgsm", "pgd", "cw", "patch", "corruptions", "average"]
 differences = paired[(paired["against"] == "zero") & paired["measure"].isin(drawn)]
 names = [name for name in others if name in set(differences["method"])]
+colors = dict(zip(groups, sns.color_palette("colorblind", len(groups)), strict=True)) | {"start": (0.4,) * 3}
 figure, axes = plots.subplots(1, len(drawn), height=2.6, sharey=True)
 for axis, measure in zip(axes, drawn, strict=True):
     rows = differences[differences["measure"] == measure].set_index("method").reindex(names)
     for place, (name, row) in enumerate(rows.iterrows()):
-        color = sns.color_palette()[3 if name == "nullspace" else 0]
-        axis.plot([row["images_low"], row["images_high"]], [place, place], color=color, linewidth=0.8)
+        axis.plot([row["images_low"], row["images_high"]], [place, place], color=colors[name], linewidth=0.8)
         if row["n"] > 1 and name != "start":
-            axis.plot(
-                [row["difference_low"], row["difference_high"]], [place, place], color=color, linewidth=2.6, alpha=0.6
-            )
-        axis.plot(row["difference"], place, "o", color=color)
+            ends = [row["difference_low"], row["difference_high"]]
+            axis.plot(ends, [place, place], color=colors[name], linewidth=2.6, alpha=0.5)
+        axis.plot(row["difference"], place, "o", color=colors[name])
     axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     axis.set_title(measure, fontsize=8)
-    axis.xaxis.set_major_formatter(PercentFormatter(1, symbol=""))
-    axis.tick_params(labelsize=7)
-axes[0].set_yticks(range(len(names)), names)
+    axis.xaxis.set_major_locator(MaxNLocator(3))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
+    axis.tick_params(labelsize=6.5)
+    axis.tick_params(axis="y", length=0)
+axes[0].set_yticks(range(len(names)), names, fontsize=8)
 axes[0].invert_yaxis()
 figure.supxlabel("accuracy minus that of zero (points)", fontsize=8)
 _ = plots.save_figure(figure, "07_differences", sources=sources)
@@ -272,24 +273,32 @@ rows = [
 ]
 dynamics = pd.DataFrame(rows)
 _ = plots.save_table(dynamics, "07_dynamics", caption="Norm at the verified boundary of eps.", sources=sources)
-accuracy = pd.DataFrame(
+gained = rounds.set_index(["method", "seed", "step"])["dev_accuracy"].sort_index()
+gained = (gained - gained.groupby(level=["method", "seed"]).transform("first")).reset_index()
+gained = pd.DataFrame(
     [
-        {"method": method, "step": step} | statistics.over_seeds(at["dev_accuracy"]).columns("accuracy")
-        for (method, step), at in rounds.groupby(["method", "step"], sort=False)
+        {"method": method, "step": step} | statistics.over_seeds(at["dev_accuracy"]).columns("gain")
+        for (method, step), at in gained.groupby(["method", "step"], sort=False)
     ]
 )
-figure, axes = plots.subplots(1, 3, height=2.3)
+figure, axes = plots.subplots(1, 3, height=2.6)
 for method, line in dynamics.groupby("method", sort=False):
-    plots.curve(axes[0], line, "step", "norm", label=method)
-    plots.curve(axes[1], line, "step", "norm_random", label=method)
+    plots.curve(axes[0], line, "step", "norm", label=method, color=colors[method])
+    plots.curve(axes[1], line, "step", "norm_random", color=colors[method])
 axes[0].set(xlabel="step", ylabel=rf"norm at $\varepsilon$ = {eps:g}", title="largest noise found")
 axes[1].set(xlabel="step", title="random noise")
-for method, line in accuracy.groupby("method", sort=False):
-    plots.curve(axes[2], line, "step", "accuracy", label=method)
-axes[2].set(xlabel="step", title="dev accuracy")
-axes[2].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-axes[2].legend(fontsize=5, loc="lower left")
-axes[0].legend(fontsize=7)
+for method in [name for name in chosen if name not in ("pgd_at", "trades")]:
+    line = gained[gained["method"] == method]
+    label = None if method in watched else method
+    axes[2].plot(line["step"], line["gain"], "o-", markersize=3, color=colors[method], label=label)
+    if method in watched:
+        axes[2].fill_between(
+            line["step"], line["gain_low"], line["gain_high"], color=colors[method], alpha=0.2, linewidth=0
+        )
+axes[2].axhline(0, color="0.6", linewidth=0.8, zorder=0)
+axes[2].set(xlabel="step", ylabel="points", title="dev accuracy gained")
+axes[2].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
+figure.legend(loc="outside lower center", ncols=6, fontsize=7)
 _ = plots.save_figure(figure, "07_dynamics", sources=sources)
 dynamics.style.format(precision=3).hide(axis="index")
 

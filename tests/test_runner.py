@@ -191,6 +191,16 @@ def test_changed_inputs_and_missing_outputs_are_noticed(
     assert up_to_date()
 
 
+def test_a_label_names_the_folders_and_leaves_the_profiles_alone(project: Path, reports: list[RunReport]) -> None:
+    before = {path: sha256(path) for path in (*reports[0].figures, *reports[0].tables)}
+    report = run_tiny(project, label="long-1", given={"count": 3})
+    assert {path.parent.name for path in (*report.figures, *report.tables, report.ipynb)} == {"long-1"}
+    assert read_stamp(report.figures[0])["profile"] == "smoke" and read_stamp(report.figures[0])["label"] == "long-1"
+    assert {path: sha256(path) for path in before} == before
+    with pytest.raises(InputError, match="label 'a/b' is no folder name"):
+        run_tiny(project, label="a/b")
+
+
 def test_redraw_reuses_results(project: Path, reports: list[RunReport]) -> None:
     before = [sha256(path) for path in reports[0].figures]
     redrawn = run_tiny(project, redraw=True)
