@@ -78,6 +78,7 @@ from nullpaper import (
     comparison,
     contrasts,
     data,
+    design,
     diagnosis,
     evaluation,
     experiments,
@@ -86,9 +87,8 @@ from nullpaper import (
     statistics,
     vit,
 )
-from nullpaper.corruptions import CORRUPTIONS
 from nullpaper.evaluation import Threat
-from nullpaper.experiments import Boundary, Protocol, Trial
+from nullpaper.experiments import Protocol, Trial
 from nullpaper.fetching import cache_home
 from nullpaper.files import write_atomic
 from nullpaper.provenance import device_name, project_root
@@ -96,24 +96,13 @@ from nullpaper.store import stored
 
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-everything = dict(images=1_000, steps=800, steps_per_noise=40, batch_size=128, noise_images=2_000, noise_steps=60)
-everything |= dict(attack_steps=10, evaluation_steps=20, severities=[1, 2, 3, 4, 5], seeds=5)
-everything |= dict(autoattack_steps=100, autoattack_images=1_000, checked_images=200)
-sizes = {
-    "smoke": dict(images=8, steps=2, steps_per_noise=1, batch_size=8, noise_images=32, noise_steps=2, seeds=1)
-    | dict(attack_steps=1, evaluation_steps=2, severities=[3], autoattack_steps=1)
-    | dict(autoattack_images=2, checked_images=4),
-    "cpu": dict(images=64, steps=24, steps_per_noise=12, batch_size=64, noise_images=400, noise_steps=12, seeds=3)
-    | dict(attack_steps=2, evaluation_steps=20, severities=[1, 3, 5], autoattack_steps=5)
-    | dict(autoattack_images=16, checked_images=24),
-    "gpu": everything,
-    "imagenet": everything,
-}[profile]
-given = {name: globals().get(name) for name in sizes}
-size = {name: value if given[name] is None else given[name] for name, value in sizes.items()}
+own = {
+    "smoke": dict(autoattack_steps=1, autoattack_images=2, checked_images=4),
+    "cpu": dict(autoattack_steps=5, autoattack_images=16, checked_images=24),
+}.get(profile, dict(autoattack_steps=100, autoattack_images=1_000, checked_images=200))
+size = design.chosen(design.SIZES[profile] | own, globals())
 run_seeds = range(seed, seed + size["seeds"])
-every_method = ["standard", "zero", "nullspace", "random", "random_norm", "permuted", "pgd_at", "trades"]
-chosen = methods or (["standard", "zero", "nullspace", "random", "pgd_at"] if profile == "smoke" else every_method)
+chosen = size["methods"]
 
 # %% [markdown]
 # ## (a) The runs
@@ -122,28 +111,11 @@ chosen = methods or (["standard", "zero", "nullspace", "random", "pgd_at"] if pr
 # continues from its last round, and runs that are finished are found in the store.
 
 # %%
-recipe = finetuning.FinetuneRecipe(
-    batch_size=size["batch_size"],
-    learning_rate=learning_rate,
-    steps_per_noise=size["steps_per_noise"],
-    dev_images=min(1_000, 4 * size["images"]),
-    noise_eps=eps,
-    noise_images=size["noise_images"],
-    noise_steps=size["noise_steps"],
-    attack_eps=strong_eps,
-    attack_steps=size["attack_steps"],
-)
-n = size["evaluation_steps"]
-threats = (Threat("fgsm", attack_eps), Threat(f"fast_pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps))
-threats += (Threat(f"fast_pgd-{n}", strong_eps), Threat(f"patch-{2 * n}", 1.0))
-protocol = Protocol(size["images"], threats, tuple(CORRUPTIONS), tuple(size["severities"]), seed)
-watched = {"nullspace", "zero"} & set(chosen)
-boundary = Boundary(eps, size["noise_images"], size["noise_images"], size["noise_steps"])
-trials = [Trial("start")] + [
-    Trial(method, s, size["steps"], recipe, boundary=boundary if method in watched else None)
-    for method in chosen
-    for s in run_seeds
-]
+radii = dict(attack_eps=attack_eps, strong_eps=strong_eps)
+recipe, protocol, boundary = design.shared(size, eps=eps, learning_rate=learning_rate, seed=seed, **radii)
+n, watched = size["evaluation_steps"], set(design.WATCHED) & set(chosen)
+trials = [Trial("start")]
+trials += [design.trial(method, s, size["steps"], recipe, boundary) for method in chosen for s in run_seeds]
 finished = experiments.run_trials(trials, protocol, workers=workers, progress="finetuning")
 groups = {name: [run for run in finished if run.trial.method == name] for name in ["start", *chosen]}
 sources = [source for run in finished for source in run.sources]

@@ -59,33 +59,20 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from nullpaper import contrasts, data, experiments, finetuning, plots, statistics
+from nullpaper import contrasts, data, design, experiments, plots, statistics
 from nullpaper import methods as methods_module
-from nullpaper.corruptions import CORRUPTIONS
 from nullpaper.errors import InputError
-from nullpaper.evaluation import Threat
-from nullpaper.experiments import Boundary, Protocol, Trial
+from nullpaper.experiments import Trial
 from nullpaper.store import Result, stored
 from nullpaper.vit import fingerprint
 
 plots.use_style()
-everything = dict(images=1_000, steps=800, steps_per_noise=40, batch_size=128, noise_images=2_000, noise_steps=60)
-everything |= dict(attack_steps=10, evaluation_steps=20, severities=[1, 2, 3, 4, 5], seeds=5, variant_seeds=5)
-everything |= dict(eps_values=[0.01, 0.03, 0.1], lims=[0.3, 1.0, 3.0], noises=[1, 5, 20, 80])
-sizes = {
-    "smoke": dict(images=8, steps=2, steps_per_noise=1, batch_size=8, noise_images=32, noise_steps=2, seeds=1)
-    | dict(attack_steps=1, evaluation_steps=2, severities=[3], variant_seeds=1)
-    | dict(eps_values=[0.03, 0.1], lims=[1.0], noises=[2]),
-    "cpu": dict(images=64, steps=24, steps_per_noise=12, batch_size=64, noise_images=400, noise_steps=12, seeds=3)
-    | dict(attack_steps=2, evaluation_steps=20, severities=[1, 3, 5], variant_seeds=1)
-    | dict(eps_values=[0.01, 0.03, 0.1], lims=[0.3, 1.0, 3.0], noises=[1, 2, 8]),
-    "gpu": everything,
-    "imagenet": everything,
-}[profile]
-given = {name: globals().get(name) for name in sizes}
-size = {name: value if given[name] is None else given[name] for name, value in sizes.items()}
-every_method = ["standard", "zero", "nullspace", "random", "random_norm", "permuted", "pgd_at", "trades"]
-chosen = methods or (["standard", "zero", "nullspace", "random", "pgd_at"] if profile == "smoke" else every_method)
+own = {
+    "smoke": dict(variant_seeds=1, eps_values=[0.03, 0.1], lims=[1.0], noises=[2]),
+    "cpu": dict(variant_seeds=1, eps_values=[0.01, 0.03, 0.1], lims=[0.3, 1.0, 3.0], noises=[1, 2, 8]),
+}.get(profile, dict(variant_seeds=5, eps_values=[0.01, 0.03, 0.1], lims=[0.3, 1.0, 3.0], noises=[1, 5, 20, 80]))
+size = design.chosen(design.SIZES[profile] | own, globals())
+chosen = size["methods"]
 if missing := {"zero", "nullspace", "random"} - set(chosen):
     raise InputError(f"methods lacks {', '.join(sorted(missing))}, which every section compares with: add it.")
 if uneven := [count for count in size["noises"] if size["steps"] % count]:
@@ -97,28 +84,14 @@ if uneven := [count for count in size["noises"] if size["steps"] % count]:
 # Those of 07 are described exactly as there, so that the store knows them; each variant has its own change of the recipe.
 
 # %%
-recipe = finetuning.FinetuneRecipe(
-    batch_size=size["batch_size"],
-    learning_rate=learning_rate,
-    steps_per_noise=size["steps_per_noise"],
-    dev_images=min(1_000, 4 * size["images"]),
-    noise_eps=eps,
-    noise_images=size["noise_images"],
-    noise_steps=size["noise_steps"],
-    attack_eps=strong_eps,
-    attack_steps=size["attack_steps"],
-)
-n = size["evaluation_steps"]
-threats = (Threat("fgsm", attack_eps), Threat(f"fast_pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps))
-threats += (Threat(f"fast_pgd-{n}", strong_eps), Threat(f"patch-{2 * n}", 1.0))
-protocol = Protocol(size["images"], threats, tuple(CORRUPTIONS), tuple(size["severities"]), seed)
-boundary = Boundary(eps, size["noise_images"], size["noise_images"], size["noise_steps"])
+radii = dict(attack_eps=attack_eps, strong_eps=strong_eps)
+recipe, protocol, boundary = design.shared(size, eps=eps, learning_rate=learning_rate, seed=seed, **radii)
 run_seeds = range(seed, seed + size["seeds"])
 variant_runs = range(seed, seed + size["variant_seeds"])
 
 
 def of_07(method: str, s: int) -> Trial:
-    return Trial(method, s, size["steps"], recipe, boundary=boundary if method in ("nullspace", "zero") else None)
+    return design.trial(method, s, size["steps"], recipe, boundary)
 
 
 def variant(method: str, input_scale: str = "own", **changes: object) -> list[Trial]:
