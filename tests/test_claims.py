@@ -231,6 +231,15 @@ def test_adversarial_training_trades_clean_accuracy_for_robustness(tmp_path: Pat
     assert words(tmp_path, t07_paired=part)["adversarial_training"] == "in part"
     free = compared(**trade | {"clean": -0.1})
     assert words(tmp_path, t07_paired=free)["adversarial_training"] == "no"
+    gains = {"pgd 8/255": 0.25, "clean": -0.3, "corruptions": -0.3}
+    for sign, expected in ((1, "in part"), (-1, "no")):
+        rows = [
+            {"method": "vit_robust", "against": "start", "measure": measure, "difference": sign * gain, "images": 64}
+            | {"images_low": sign * gain - 0.1, "images_high": sign * gain + 0.1}
+            for measure, gain in gains.items()
+        ]
+        found = words(tmp_path, t07_paired=free, t07_robust=pd.DataFrame(rows))
+        assert found["adversarial_training"] == expected
 
 
 @pytest.mark.parametrize(
