@@ -84,7 +84,7 @@ def _compare(
         answers[measure] = _better(seeds, images)
         over = f"[{100 * images.low:+.1f}, {100 * images.high:+.1f}]"
         shown.append(f"{NAMES[measure]} {points(seeds, None).removesuffix(' points')} / {over}")
-    return f"{', '.join(shown)} points over {seeds.n} seeds / images{length}", answers
+    return f"{', '.join(shown)} points over {seeds.n} seed{'s' * (seeds.n > 1)} / images{length}", answers
 
 
 def _word(answers: Iterable[Answer]) -> str:

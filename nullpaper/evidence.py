@@ -144,24 +144,29 @@ def word(whole: Answer, part: Answer = False) -> str:
 
 def percent(measured: Interval, of: str | None = "") -> str:
     """``97.1 % [95.7, 98.5] (n = 3)``; ``of``: "of 3 images" instead of n; None: nothing, as n is said beside it."""
-    value, low, high = (f"{100 * number:.1f}".replace("100.0", "100") for number in _ends(measured))
-    return f"{value} % [{low}, {high}]{_count(measured, of)}"
+    value, *ends = (f"{100 * number:.1f}".replace("100.0", "100") for number in _ends(measured))
+    return f"{value} %{_bracket(measured, ends)}{_count(measured, of)}"
 
 
 def points(measured: Interval, of: str | None = "") -> str:
     """A difference of shares in percentage points, ``+1.2 [+0.3, +2.1] points (n = 500)``."""
-    value, low, high = (f"{100 * number:+.1f}" for number in _ends(measured))
-    return f"{value} [{low}, {high}] points{_count(measured, of)}"
+    value, *ends = (f"{100 * number:+.1f}" for number in _ends(measured))
+    return f"{value}{_bracket(measured, ends)} points{_count(measured, of)}"
 
 
 def number(measured: Interval, spec: str = ".1f", of: str | None = "") -> str:
     """``66.9 [61.8, 71.9] (n = 2)``, each number as ``spec`` says."""
-    value, low, high = (format(number, spec) for number in _ends(measured))
-    return f"{value} [{low}, {high}]{_count(measured, of)}"
+    value, *ends = (format(number, spec) for number in _ends(measured))
+    return f"{value}{_bracket(measured, ends)}{_count(measured, of)}"
 
 
 def _ends(measured: Interval) -> tuple[float, float, float]:
     return measured.value, measured.low, measured.high
+
+
+def _bracket(measured: Interval, ends: list[str]) -> str:
+    """The interval; a single observation has none."""
+    return f" [{', '.join(ends)}]" if measured.n > 1 else ""
 
 
 def _count(measured: Interval, of: str | None) -> str:

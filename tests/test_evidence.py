@@ -43,6 +43,7 @@ def test_numbers_are_written_with_interval_and_n() -> None:
     assert percent(share, "images") == "100 % [99.6, 100] of 1,000 images"
     assert points(Interval(0.012, -0.001, 0.02, 3), None) == "+1.2 [-0.1, +2.0] points"
     assert number(Interval(66.87, 61.8, 71.9, 2)) == "66.9 [61.8, 71.9] (n = 2)"
+    assert number(Interval(66.87, 66.87, 66.87, 1)) == "66.9 (n = 1)", "one observation has no interval"
 
 
 def test_longer_runs_are_asked_first_row_by_row(tmp_path) -> None:
