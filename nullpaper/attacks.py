@@ -26,9 +26,9 @@ from nullpaper.errors import InputError, check_count, nearest
 from nullpaper.patch_attack import patch_attack
 from nullpaper.perturbation import norms
 from nullpaper.pgd import REACH, check_eps, frozen, margin, pgd
-from nullpaper.vit import ViT, check_images
+from nullpaper.vit import ViT, check_images, evaluating
 
-__all__ = ["ATTACKS", "Attack", "attack", "evaluating", "forked_rng"]
+__all__ = ["ATTACKS", "Attack", "attack", "forked_rng"]
 
 Stage = Callable[[nn.Module, Tensor, Tensor, float, int, int], Tensor]
 """(model, images, labels, eps, steps, seed) -> images that may leave ball and box by rounding."""
@@ -113,18 +113,6 @@ def forked_rng() -> Iterator[None]:
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices):
         yield
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside, the model is in evaluation mode; after, every module has its own mode again, whatever happened."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _strongest(

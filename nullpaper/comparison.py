@@ -16,7 +16,7 @@ from nullpaper.errors import InputError
 from nullpaper.evaluation import masks
 from nullpaper.statistics import RESAMPLES, Interval, over_seeds
 
-__all__ = ["average", "bootstrap", "compare", "mean_corruption_error", "summary"]
+__all__ = ["average", "bootstrap", "by_family", "compare", "mean_corruption_error", "summary"]
 
 BATCH = 100  # resamples at a time, which bounds the memory
 
@@ -29,8 +29,8 @@ def summary(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     A family's is the mean over its conditions in the table. Columns: name, accuracy, accuracy_low, accuracy_high, n.
     """
-    names, right = _by_family(frame)
-    intervals = bootstrap(right, _same, seed)
+    names, right = by_family(frame)
+    intervals = bootstrap(right, seed=seed)
     return pd.DataFrame(
         [{"name": name, **found.columns("accuracy")} for name, found in zip(names, intervals, strict=True)]
     )
@@ -89,7 +89,7 @@ def compare(first: Tables, second: Tables, *, families: bool = False, seed: int 
         raise InputError(
             f"the methods have {len(pairs[0])} and {len(pairs[1])} tables; give one for each seed, to both."
         )
-    read = [[(_by_family if families else _by_condition)(table) for table in tables] for tables in pairs]
+    read = [[(by_family if families else _by_condition)(table) for table in tables] for tables in pairs]
     names = read[0][0][0]
     if any(other != names for tables in read for other, _ in tables):
         raise InputError("the tables have other conditions, so nothing pairs them; evaluate all under the same.")
@@ -97,7 +97,7 @@ def compare(first: Tables, second: Tables, *, families: bool = False, seed: int 
     if len(counts) > 1:
         raise InputError(f"the tables have {counts} images, so nothing pairs them; evaluate all on the same split.")
     differences = np.stack([own - other for (_, own), (_, other) in zip(*read, strict=True)])
-    over_images = bootstrap(differences.mean(0), _same, seed)
+    over_images = bootstrap(differences.mean(0), seed=seed)
     rows = []
     for name, images, by_seed in zip(names, over_images, differences.mean(1).T, strict=True):
         trained = over_seeds(by_seed)
@@ -106,12 +106,14 @@ def compare(first: Tables, second: Tables, *, families: bool = False, seed: int 
     return pd.DataFrame(rows)
 
 
-def bootstrap(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray], seed: int = 0) -> list[Interval]:
+def bootstrap(
+    values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means, seed: int = 0
+) -> list[Interval]:
     """A statistic of the means over n images, each of its entries with its percentile bootstrap interval.
 
     Args:
         values: (n, K), one row an image, which is drawn as a whole.
-        statistic: of means (..., K), vectorised over the leading axes, to (..., L).
+        statistic: of means (..., K), vectorised over the leading axes, to (..., L); by default the means themselves.
 
     Returns:
         L intervals.
@@ -126,10 +128,6 @@ def bootstrap(values: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray],
     return [Interval(float(value), float(low), float(high), count) for value, low, high in found]
 
 
-def _same(means: np.ndarray) -> np.ndarray:
-    return means
-
-
 def _matrix(frame: pd.DataFrame) -> np.ndarray:
     """Which image is right under which condition, (n, conditions), as floats."""
     return np.stack([*frame["correct"]], axis=1).astype(float)
@@ -139,7 +137,7 @@ def _by_condition(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     return list(masks(frame)), _matrix(frame)
 
 
-def _by_family(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
+def by_family(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     """Names, and the share of each one's conditions in which an image is right, (n, names)."""
     families, corrupted = frame["family"].to_numpy(), (frame["kind"] == "corruption").to_numpy()
     right, keys = _matrix(frame), masks(frame)

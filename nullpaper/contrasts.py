@@ -6,12 +6,13 @@ in which it is right under a family of corruptions, and the ``average`` over `AV
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nullpaper.comparison import bootstrap
+from nullpaper.comparison import bootstrap, by_family
 from nullpaper.errors import InputError
 from nullpaper.experiments import Trialled
 from nullpaper.statistics import over_seeds
@@ -31,18 +32,18 @@ def measures(frame: pd.DataFrame, eps: float) -> pd.DataFrame:
     Args:
         eps: the radius of the attacks that go by their bare name; another radius is named, as in "pgd 8/255".
     """
-    columns: dict[str, np.ndarray] = {}
-    for row in frame[frame["kind"] != "corruption"].to_dict("records"):
-        name = row["name"].partition("-")[0].removeprefix("fast_")
-        bare = row["kind"] == "clean" or name == "patch" or abs(row["eps"] - eps) < 1e-9
-        columns[name if bare else f"{name} {255 * row['eps']:.3g}/255"] = row["correct"].astype(float)
-    corrupted = frame[frame["kind"] == "corruption"]
-    for family, rows in corrupted.groupby("family", sort=False):
-        columns[family] = np.stack([*rows["correct"]]).mean(0)
-    if len(corrupted):
-        columns["corruptions"] = np.stack([*corrupted["correct"]]).mean(0)
-    present = [columns[name] for name in AVERAGED if name in columns]
-    return pd.DataFrame(columns | {"average": np.mean(present, axis=0)})
+    names, right = by_family(frame)
+    table = pd.DataFrame(right, columns=names)
+    plain = frame[frame["kind"] != "corruption"].to_dict("records")  # they come first
+    table = table.rename(columns={key: _short(row, eps) for key, row in zip(names[: len(plain)], plain, strict=True)})
+    return table.assign(average=table[[name for name in AVERAGED if name in table]].mean(axis=1))
+
+
+def _short(row: Mapping[str, Any], eps: float) -> str:
+    """An attack without its steps, and with its radius if that is another than ``eps``."""
+    name = row["name"].partition("-")[0].removeprefix("fast_")
+    bare = row["kind"] == "clean" or name == "patch" or abs(row["eps"] - eps) < 1e-9
+    return name if bare else f"{name} {255 * row['eps']:.3g}/255"
 
 
 def tabulate(groups: Groups, eps: float) -> pd.DataFrame:
@@ -52,13 +53,7 @@ def tabulate(groups: Groups, eps: float) -> pd.DataFrame:
     """
     rows = []
     for method, trials in groups.items():
-        names, stacked = _stacked(trials, eps)
-        over_images = bootstrap(stacked.mean(0), lambda means: means)
-        for index, name in enumerate(names):
-            row = over_seeds(stacked[:, :, index].mean(1)).columns("value")
-            found = over_images[index]
-            row |= {"images_low": found.low, "images_high": found.high, "images": found.n}
-            rows.append({"method": method, "measure": name, **row})
+        rows += [{"method": method, **row} for row in _rows(*_stacked(trials, eps), "value")]
     return pd.DataFrame(rows)
 
 
@@ -79,18 +74,18 @@ def contrast(groups: Groups, pairs: Sequence[tuple[str, str]], eps: float) -> pd
             raise InputError(
                 f"'{method}' and '{against}' were not judged alike, so nothing pairs them; judge them anew."
             )
-        differences = first - second  # a single trial stands for all seeds
-        over_images = bootstrap(differences.mean(0), lambda means: means)
-        for index, name in enumerate(names):
-            found = over_images[index]
-            row = over_seeds(differences[:, :, index].mean(1)).columns("difference")
-            row |= {"images_low": found.low, "images_high": found.high, "images": found.n}
-            bounds = [(row["difference_low"], row["difference_high"]), (found.low, found.high)]
-            row["resolved"] = row["n"] > 1 and (
-                all(low > 0 for low, _ in bounds) or all(high < 0 for _, high in bounds)
-            )
-            rows.append({"method": method, "against": against, "measure": name, **row})
+        for row in _rows(names, first - second, "difference"):  # a single trial stands for all seeds
+            bounds = [(row["difference_low"], row["difference_high"]), (row["images_low"], row["images_high"])]
+            same_sign = all(low > 0 for low, _ in bounds) or all(high < 0 for _, high in bounds)
+            rows.append({"method": method, "against": against, **row, "resolved": row["n"] > 1 and same_sign})
     return pd.DataFrame(rows)
+
+
+def _rows(names: Sequence[str], stacked: np.ndarray, column: str) -> Iterator[dict[str, Any]]:
+    """A measure's mean of values (seeds, images, measures), with its interval over seeds and that over images."""
+    for name, by_seed, images in zip(names, stacked.mean(1).T, bootstrap(stacked.mean(0)), strict=True):
+        bounds = {"images_low": images.low, "images_high": images.high, "images": images.n}
+        yield {"measure": name, **over_seeds(by_seed).columns(column), **bounds}
 
 
 def _stacked(trials: Sequence[Trialled], eps: float) -> tuple[list[str], np.ndarray]:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nullpaper.attacks import attack, evaluating, forked_rng
+from nullpaper.attacks import attack, forked_rng
 from nullpaper.descent import answers
 from nullpaper.errors import InputError
 from nullpaper.pgd import check_eps, frozen
+from nullpaper.vit import evaluating
 
 __all__ = ["diagnose"]
 

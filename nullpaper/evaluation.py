@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from nullpaper.attacks import ATTACKS, attack, evaluating
+from nullpaper.attacks import ATTACKS, attack
 from nullpaper.classifiers import Classifier
 from nullpaper.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, corrupt
 from nullpaper.data import Split, to_pixels
@@ -24,7 +24,7 @@ from nullpaper.descent import answers
 from nullpaper.errors import InputError, check_count
 from nullpaper.pgd import check_eps
 from nullpaper.statistics import proportion
-from nullpaper.vit import ViT
+from nullpaper.vit import ViT, evaluating
 
 __all__ = ["EPS", "Threat", "corrupted_splits", "evaluate", "from_masks", "masks"]
 

@@ -104,10 +104,9 @@ def finetune(
         while run.step < steps:
             run.round(bar)
             run.save()
-    best = run.best.eval().requires_grad_(False)
-    for parameter, original in zip(best.parameters(), vit.parameters(), strict=True):
+    for parameter, original in zip(run.best.parameters(), vit.parameters(), strict=True):
         parameter.requires_grad_(original.requires_grad)
-    return FinetuneResult(best, run.history, run.best_step, sum(record["seconds"] for record in run.history))
+    return FinetuneResult(run.best, run.history, run.best_step, sum(record["seconds"] for record in run.history))
 
 
 def _check_data(vit: ViT, data: Data, recipe: FinetuneRecipe) -> None:

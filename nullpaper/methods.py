@@ -22,7 +22,7 @@ from nullpaper.influence import EncoderNoise, Pool, read_pool
 from nullpaper.linearised import linearise
 from nullpaper.pgd import pgd
 from nullpaper.synthesis import CONTROLS, encoder_noise
-from nullpaper.vit import ViT
+from nullpaper.vit import ViT, evaluating
 
 __all__ = ["METHODS", "Batch", "FinetuneRecipe", "Method", "check_method", "make_noise"]
 
@@ -119,12 +119,10 @@ def _trades(vit: ViT, batch: Batch) -> Tensor:
 
 def _attacked(vit: ViT, batch: Batch, loss: str) -> Tensor:
     """PGD against the model in evaluation mode: dropout would move the target of the attack from step to step."""
-    recipe, training = batch.recipe, vit.training
-    vit.eval()
+    recipe = batch.recipe
     options = {"eps": recipe.attack_eps, "steps": recipe.attack_steps, "generator": batch.generator}
-    attacked = pgd(vit, batch.images, batch.labels, loss=loss, **options)
-    vit.train(training)
-    return attacked
+    with evaluating(vit):
+        return pgd(vit, batch.images, batch.labels, loss=loss, **options)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, recipe: FinetuneRecipe) -> Tensor:
@@ -163,16 +161,13 @@ def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed:
         images: learned from, scaled and verified on, in disjoint parts.
         kind: "learned", or a name in `synthesis.CONTROLS`.
     """
-    training = vit.training
-    vit.eval()
-    pool = read_pool(vit, images.batches(250, image_size=vit.image_size, device=next(vit.parameters()).device))
-    scaling = {"eps": recipe.noise_eps, "seed": seed, "margin": False}
-    needs_learned = kind not in ("zero", "random")
-    noise = _learned(vit, pool, recipe, seed) if needs_learned else None
-    if kind != "learned":
-        noise = CONTROLS[kind](vit, pool, like=noise, **scaling)
-    vit.train(training)
-    return noise
+    batches = images.batches(250, image_size=vit.image_size, device=next(vit.parameters()).device)
+    with evaluating(vit):
+        pool = read_pool(vit, batches)
+        learned = None if kind in ("zero", "random") else _learned(vit, pool, recipe, seed)
+        if kind == "learned":
+            return learned
+        return CONTROLS[kind](vit, pool, like=learned, eps=recipe.noise_eps, seed=seed, margin=False)
 
 
 def _learned(vit: ViT, pool: Pool, recipe: FinetuneRecipe, seed: int) -> EncoderNoise:

@@ -27,7 +27,7 @@ from nullpaper.classifiers import Classifier
 from nullpaper.data import Data, Split, augmented
 from nullpaper.errors import InputError
 from nullpaper.state import parameter_groups, read_state, write_state
-from nullpaper.vit import ViT
+from nullpaper.vit import ViT, evaluating
 
 __all__ = ["Recipe", "Training", "accuracy", "correct", "predictions", "seeded", "train"]
 
@@ -221,9 +221,8 @@ def predictions(vit: ViT | Classifier, split: Split, batch_size: int = 500) -> T
 
 def correct(vit: ViT | Classifier, split: Split) -> Tensor:
     """Boolean (n,): which images of the split the model classifies correctly, in evaluation mode."""
-    training = vit.training
-    guessed = predictions(vit.eval(), split).argmax(1)
-    vit.train(training)
+    with evaluating(vit):
+        guessed = predictions(vit, split).argmax(1)
     return guessed == torch.from_numpy(split.labels)
 
 

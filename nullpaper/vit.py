@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -30,6 +32,7 @@ __all__ = [
     "build_shipped",
     "check_evaluating",
     "check_images",
+    "evaluating",
     "fingerprint",
     "load_vit",
     "patchify",
@@ -165,6 +168,18 @@ def check_evaluating(model: nn.Module) -> None:
     """
     if any(module.training for module in model.modules()):
         raise InputError("the model is in training mode, so its answers may be random; call model.eval() first.")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode; after, every module has its own mode again, whatever happened."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def build_shipped() -> VisionTransformer:

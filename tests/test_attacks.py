@@ -6,37 +6,21 @@ from functools import cache
 
 import pytest
 import torch
+from attacked import batch, logits, vit
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 
-from nullpaper.attacks import ATTACKS, attack, evaluating
+from nullpaper.attacks import ATTACKS, attack
 from nullpaper.classifiers import load_classifier
-from nullpaper.data import load_data, to_pixels
 from nullpaper.diagnosis import diagnose
 from nullpaper.errors import InputError
 from nullpaper.patch_attack import chosen_patch, patch_attack
 from nullpaper.perturbation import norms
 from nullpaper.pgd import margin
-from nullpaper.vit import SHIPPED, ViT, load_vit, patchify
+from nullpaper.vit import SHIPPED, evaluating, load_vit, patchify
 
 EPS = {"cw_l2": 0.3, "patch": 0.5, "autoattack": 8 / 255, "square": 16 / 255}  # else 2/255
 STEPS = {"fgsm": 1, "square": 10, "apgd": 2, "autoattack": 2}  # else 4
-
-
-@cache
-def vit() -> ViT:
-    return load_vit(SHIPPED)
-
-
-@cache
-def batch() -> tuple[Tensor, Tensor]:
-    split = load_data("cifar10", progress=False).test.take(list(range(20, 28)))  # one of them is misread
-    return to_pixels(split.images, 48), torch.from_numpy(split.labels).long()
-
-
-@torch.no_grad()
-def logits(images: Tensor, model: nn.Module | None = None) -> Tensor:
-    return (model or vit())(images)
 
 
 def accuracy(images: Tensor) -> float:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import product
 
 import pytest
 import torch
+from attacked import batch, logits, vit
 from torch import Tensor, nn
 
-from nullpaper.data import load_data, to_pixels
 from nullpaper.errors import InputError
 from nullpaper.pgd import LOSSES, STARTS, margin, pgd
-from nullpaper.vit import SHIPPED, ViT, load_vit
+from nullpaper.vit import SHIPPED, load_vit
 
 EPS = 2 / 255
-
-
-@cache
-def vit() -> ViT:
-    return load_vit(SHIPPED)
-
-
-@cache
-def batch() -> tuple[Tensor, Tensor]:
-    split = load_data("cifar10", progress=False).test.take(list(range(20, 28)))  # one of them is misread
-    return to_pixels(split.images, 48), torch.from_numpy(split.labels).long()
-
-
-@torch.no_grad()
-def logits(images: Tensor, model: nn.Module | None = None) -> Tensor:
-    return (model or vit())(images)
 
 
 def seeded(seed: int) -> torch.Generator:
