@@ -1,16 +1,24 @@
-"""What notebooks 07 and 08 share, so that a run of one is found by the other: sizes by profile, recipe, protocol."""
+"""What notebooks share, so that a run of one is found by another: sizes by profile, recipe, protocol.
+
+07 and 08 are on paper A, 09 and 10 on paper B, and 11 on both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from nullpaper.corruptions import CORRUPTIONS
 from nullpaper.evaluation import Threat
-from nullpaper.experiments import Boundary, Protocol, Trial
+from nullpaper.experiments import Boundary, Protocol, Through, Trial
 from nullpaper.finetuning import FinetuneRecipe
+from nullpaper.vit import SHIPPED
 
-__all__ = ["SIZES", "WATCHED", "chosen", "shared", "trial"]
+__all__ = [
+    *("ADAPTERS", "ADVERSARIAL_SIZES", "RANK", "RATES", "SIZES", "STARTS", "WATCHED"),
+    *("adversarial", "adversarial_trial", "chosen", "shared", "trial"),
+]
 
 NOISES = ["standard", "zero", "nullspace", "random", "random_norm", "permuted"]
 
@@ -26,10 +34,37 @@ SIZES: dict[str, dict[str, Any]] = {
     "gpu": FULL,
     "imagenet": FULL,
 }
-"""By profile; paper A's 20 noises of 40 steps at ``gpu``."""
+"""Of 07 and 08 by profile; paper A's 20 noises of 40 steps at ``gpu``."""
 
 WATCHED = ("nullspace", "zero")
 """Methods whose largest noise within eps is measured after every round."""
+
+RANK = 3
+"""Of LoRA branches in all layers of the shipped ViT: with LNLoRA, 5.5 % of its parameters."""
+ADAPTERS: dict[str, Through | None] = {
+    "full": None,
+    "lnlora": Through("lnlora", RANK),
+    "lora": Through("lora", RANK),
+    "bitfit": Through("bitfit"),
+    "layernorm": Through("layernorm"),
+    "linear": Through("linear"),
+}
+"""What trains, by name; ``full``: all weights."""
+RATES = {"full": 1e-3, "lnlora": 3e-3, "lora": 3e-3, "bitfit": 1e-2, "layernorm": 1e-2, "linear": 1e-2}
+"""Peak learning rates of adversarial training, chosen on dev under attack (10, section on rates)."""
+STARTS = {"standard": SHIPPED, "robust": "vit_robust"}
+"""Checkpoints that adversarial finetuning starts from: the second was adversarially trained in all weights."""
+
+FULL_ADVERSARIAL = dict(images=1_000, steps=2_000, batch_size=128, attack_steps=10, evaluation_steps=20, seeds=3)
+ADVERSARIAL_SIZES: dict[str, dict[str, Any]] = {
+    "smoke": dict(images=8, steps=1, batch_size=8, attack_steps=1, evaluation_steps=2, seeds=1)
+    | dict(rounds=1, methods=["pgd_at"], adapters=["full", "lnlora", "lora", "linear"]),
+    "cpu": dict(images=64, steps=12, batch_size=64, attack_steps=2, evaluation_steps=20, seeds=2)
+    | dict(rounds=1, methods=["pgd_at", "trades"], adapters=[*ADAPTERS]),
+    "gpu": FULL_ADVERSARIAL | dict(rounds=10, methods=["pgd_at", "trades"], adapters=[*ADAPTERS]),
+}
+ADVERSARIAL_SIZES["imagenet"] = ADVERSARIAL_SIZES["gpu"]
+"""Of 09 to 11 by profile."""
 
 
 def chosen(sizes: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,3 +102,44 @@ def shared(
 def trial(method: str, seed: int, steps: int, recipe: FinetuneRecipe, boundary: Boundary) -> Trial:
     """A run of the shared recipe; the methods of `WATCHED` are watched."""
     return Trial(method, seed, steps, recipe, boundary=boundary if method in WATCHED else None)
+
+
+def adversarial(
+    size: Mapping[str, Any], *, attack_eps: float, small_eps: float, seed: int
+) -> tuple[FinetuneRecipe, Protocol]:
+    """How adversarial finetuning of this size is done and judged.
+
+    Args:
+        attack_eps: radius of the attacks in training and at the end, in pixel units.
+        small_eps: a second radius at the end, at which short runs show too.
+    """
+    recipe = FinetuneRecipe(
+        batch_size=size["batch_size"],
+        steps_per_noise=-(-size["steps"] // size["rounds"]),
+        dev_images=min(1_000, 2 * size["images"]),
+        ema=0.95,  # an average over 20 steps, since runs are short
+        attack_eps=attack_eps,
+        attack_steps=size["attack_steps"],
+    )
+    n = size["evaluation_steps"]
+    threats = (Threat(f"fast_pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps), Threat(f"fast_pgd-{n}", small_eps))
+    return recipe, Protocol(size["images"], threats, seed=seed)
+
+
+def adversarial_trial(
+    method: str,
+    seed: int,
+    steps: int,
+    recipe: FinetuneRecipe,
+    *,
+    adapter: str | Through | None,
+    start: str | Trial = SHIPPED,
+    rate: float | None = None,
+    head: str = "kept",
+    data: str = "cifar10",
+) -> Trial:
+    """A run through an adapter, by a name in `ADAPTERS` or as it is, at the rate of its kind unless one is given."""
+    through = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
+    rate = rate or RATES["full" if through is None else through.kind]
+    recipe = replace(recipe, learning_rate=rate)
+    return Trial(method, seed, steps, recipe, start=start, adapter=through, head=head, data=data)

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from nullpaper import classifiers, evaluation, finetuning
+from nullpaper.adapters import AdaptedViT, adapted_copy, remove
 from nullpaper.corruptions import SEVERITIES
 from nullpaper.data import Data, Split, load_data
 from nullpaper.errors import InputError
@@ -27,10 +28,14 @@ from nullpaper.linearised import linearise
 from nullpaper.parallel import each
 from nullpaper.store import Result, store_root, stored
 from nullpaper.synthesis import CONTROLS, encoder_noise
-from nullpaper.vit import SHIPPED, ViT, fingerprint
+from nullpaper.vit import SHIPPED, ViT, fingerprint, load_vit
 
-__all__ = ["Boundary", "Protocol", "Trial", "Trialled", "boundary_norm", "model_of", "run_trials", "start_of"]
+__all__ = [
+    *("Boundary", "Protocol", "Through", "Trial", "Trialled"),
+    *("boundary_norm", "model_of", "run_trials", "start_of"),
+]
 
+HEAD_STD = 0.02  # of a new head's weights, as timm draws those of a ViT
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -46,6 +51,21 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class Through:
+    """What a trial trains instead of all weights: the arguments of `adapters.inject`."""
+
+    kind: str
+    r: int = 16
+    alpha: float | None = None  # None: r, so that branches are not scaled
+    targets: tuple[str, ...] | None = None
+    norm: str = "affine"
+
+    def options(self) -> dict[str, Any]:
+        """For `adapters.adapted_copy` and `finetune`."""
+        return asdict(self) | {"alpha": self.r if self.alpha is None else self.alpha}
+
+
+@dataclass(frozen=True)
 class Trial:
     """One finetuning run; ``method`` "start" stands for the model as it comes."""
 
@@ -53,9 +73,12 @@ class Trial:
     seed: int = 0
     steps: int = 0
     recipe: FinetuneRecipe = field(default_factory=FinetuneRecipe)
-    start: str = SHIPPED  # a name in `classifiers.ARCHITECTURES`, of a ViT
+    start: str | Trial = SHIPPED  # a ViT of `classifiers` or of timm, or what another trial ended with
     input_scale: str = "own"  # "mismatched": paper A's wrong mean and standard deviation, see `start_of`
     boundary: Boundary | None = None  # measured after every round
+    adapter: Through | None = None  # None: all weights
+    head: str = "kept"  # "new": drawn from the seed, as it must be where the classes are others
+    data: str = "cifar10"
 
 
 @dataclass(frozen=True)
@@ -103,18 +126,19 @@ def _run(item: tuple[Trial, Protocol]) -> tuple[Result | None, Result]:
     model = start_of(trial) if run is None else _loaded(trial, run)
 
     def judge() -> tuple[dict[str, Any], dict[str, Any]]:
-        split = _data().test.subset(protocol.images, protocol.seed)
-        options = {"attacks": protocol.threats, "corruptions": _corrupted(protocol), "seed": protocol.seed}
+        split = _data(trial.data).test.subset(protocol.images, protocol.seed)
+        prepared = _corrupted(protocol, trial.data)
+        options = {"attacks": protocol.threats, "corruptions": prepared, "seed": protocol.seed}
         return {"images": len(split)}, masks(evaluate(model, split, **options))
 
     given = asdict(protocol) | {"weights": fingerprint(model)}
-    return run, stored("judged", given, judge, code=[evaluation], data=_data().identity)
+    return run, stored("judged", given, judge, code=[evaluation], data=_data(trial.data).identity)
 
 
 @lru_cache(maxsize=1)
-def _corrupted(protocol: Protocol) -> dict[str, Split]:
+def _corrupted(protocol: Protocol, data: str) -> dict[str, Split]:
     """The corrupted images, made once a process and shared by its trials."""
-    split = _data().test.subset(protocol.images, protocol.seed)
+    split = _data(data).test.subset(protocol.images, protocol.seed)
     return corrupted_splits(split, protocol.corruptions, protocol.severities, protocol.seed)
 
 
@@ -122,13 +146,14 @@ def _finetuned(trial: Trial) -> Result:
     start, described = start_of(trial), asdict(trial)
 
     def run() -> tuple[dict[str, Any], dict[str, Any]]:
-        recipe, data = trial.recipe, _data()
+        recipe, data = trial.recipe, _data(trial.data)
         measure = None if trial.boundary is None else lambda vit: boundary_norm(vit, data, trial.boundary)
-        options = {"steps": trial.steps, "seed": trial.seed, "recipe": recipe, "measure": measure}
+        adapter = trial.adapter and trial.adapter.options()
+        options = {"steps": trial.steps, "seed": trial.seed, "recipe": recipe, "measure": measure, "adapter": adapter}
         done = finetune(start, data, method=trial.method, folder=states, progress=False, **options)
         return {"history": done.history, "best_step": done.best_step}, done.vit.net.state_dict()
 
-    origin = _data().identity | {"start": fingerprint(start)}
+    origin = _data(trial.data).identity | {"start": fingerprint(start)}
     states = store_root().parent / "finetuning" / identity(described, origin)[:20]
     done = stored("finetuned", described, run, code=[finetuning], data=origin)
     shutil.rmtree(states, ignore_errors=True)  # the result holds what is wanted of it
@@ -136,13 +161,15 @@ def _finetuned(trial: Trial) -> Result:
 
 
 def model_of(trialled: Trialled) -> ViT:
-    """The model that a trial ended with."""
+    """The model that a trial ended with, with its adapter."""
     run = trialled.sources[0] if len(trialled.sources) > 1 else None
     return start_of(trialled.trial) if run is None else _loaded(trialled.trial, run)
 
 
 def _loaded(trial: Trial, run: Result) -> ViT:
     model = start_of(trial)
+    if trial.adapter is not None:
+        model = adapted_copy(model, trial.adapter.options(), trial.seed)
     model.net.load_state_dict(run.tensors(_device()))
     return model
 
@@ -155,15 +182,45 @@ def start_of(trial: Trial) -> ViT:
     map acts on what the checkpoint was trained with.
 
     Raises:
-        InputError: an unknown input scale, or a start that is no ViT.
+        InputError: an unknown input scale, head or start, or a start that is no ViT.
     """
-    model = classifiers.load_classifier(trial.start, device=_device())
+    for name, known in (("input_scale", ("own", "mismatched")), ("head", ("kept", "new"))):
+        if getattr(trial, name) not in known:
+            raise InputError(f"{name} '{getattr(trial, name)}' is unknown: '{known[0]}' or '{known[1]}'.")
+    model = _named(trial.start) if isinstance(trial.start, str) else _ended(trial.start)
+    classes = len(_data(trial.data).classes)
+    if trial.head == "new" or model.num_classes != classes:
+        _renew_head(model, classes, trial.seed)
+    return model if trial.input_scale == "own" else _mismatched(model)
+
+
+def _named(name: str) -> ViT:
+    """A model of this package or of timm, in evaluation mode."""
+    if name not in (*classifiers.ARCHITECTURES, *classifiers.FINETUNED):
+        return load_vit(name, device=_device())
+    model = classifiers.load_classifier(name, device=_device())
     if not isinstance(model, ViT):
-        raise InputError(f"start '{trial.start}' is no ViT; choose one of the ViTs in classifiers.ARCHITECTURES.")
-    if trial.input_scale == "own":
-        return model
-    if trial.input_scale != "mismatched":
-        raise InputError(f"input_scale '{trial.input_scale}' is unknown: 'own' or 'mismatched'.")
+        raise InputError(f"start '{name}' is no ViT; choose one of the ViTs in classifiers.ARCHITECTURES.")
+    return model
+
+
+def _ended(trial: Trial) -> ViT:
+    """What a trial ended with, as a plain ViT where its adapter left no branches, so that another can be put on."""
+    model = _loaded(trial, _finetuned(trial))
+    return remove(model) if isinstance(model, AdaptedViT) and not model.adapter.targets else model
+
+
+def _renew_head(model: ViT, classes: int, seed: int) -> None:
+    with torch.random.fork_rng():
+        model.net.reset_classifier(classes)
+    drawn = torch.randn(model.net.head.weight.shape, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        model.net.head.weight.copy_(HEAD_STD * drawn)
+        model.net.head.bias.zero_()
+    model.to(_device())
+
+
+def _mismatched(model: ViT) -> ViT:
     stretch = torch.tensor([0.5 / std for std in IMAGENET_STD]).view_as(model.std).to(model.std)
     shift = torch.tensor([(0.5 - m) / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)])
     model.mean -= shift.view_as(model.mean).to(model.mean) * model.std / stretch
@@ -195,5 +252,5 @@ def _device() -> str:
 
 
 @cache
-def _data() -> Data:
-    return load_data("cifar10", progress=False)
+def _data(name: str) -> Data:
+    return load_data(name, progress=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -104,6 +104,11 @@ def _madry(vit: ViT, batch: Batch) -> Tensor:
     return _cross_entropy(vit(_attacked(vit, batch, "ce")), batch.labels, batch.recipe)
 
 
+def _madry_noisy(vit: ViT, batch: Batch) -> Tensor:
+    """Papers A and B together: both branches of `_noisy` at the attacked images."""
+    return _noisy(vit, replace(batch, images=_attacked(vit, batch, "ce")))
+
+
 def _madry_clean(vit: ViT, batch: Batch) -> Tensor:
     """Paper A's code keeps the clean loss beside Madry's."""
     both = torch.cat([batch.images, _attacked(vit, batch, "ce")])
@@ -138,6 +143,8 @@ METHODS: dict[str, Method] = {
     "permuted": Method(_noisy, "the learned noise's entries in another order", "permuted"),
     "pgd_at": Method(_madry, "Madry et al. 2018", robust=True),
     "pgd_at_clean": Method(_madry_clean, "the same beside the clean loss, paper A's code", robust=True),
+    "pgd_at_nullspace": Method(_madry_noisy, "paper A's noise at Madry's attacked images", "learned", robust=True),
+    "pgd_at_random": Method(_madry_noisy, "the same with Gaussian noise at the same eps", "random", robust=True),
     "trades": Method(_trades, "Zhang et al. 2019", robust=True),
 }
 """Finetuning methods by name."""

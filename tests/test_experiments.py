@@ -163,4 +163,4 @@ def test_a_killed_caller_leaves_no_process_behind(tmp_path) -> None:
 
 
 def test_the_corrupted_images_are_made_once_for_all_trials() -> None:
-    assert experiments._corrupted(PROTOCOL) is experiments._corrupted(replace(PROTOCOL))
+    assert experiments._corrupted(PROTOCOL, "cifar10") is experiments._corrupted(replace(PROTOCOL), "cifar10")
