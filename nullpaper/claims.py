@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from nullpaper.claims_finetuning import FINETUNING
 from nullpaper.claims_fooling import FOOLING
+from nullpaper.claims_fulllora import FULLLORA
 from nullpaper.evidence import Missing, Tables, above, at_least, below, counted, every, number, percent, some, word
 from nullpaper.statistics import Interval
 from nullpaper.verdicts import Claim, claim
@@ -296,4 +297,4 @@ def size(tables: Tables) -> tuple[str, str]:
 EXISTENCE = (existence, per_channel, numerical_rank, layer_norm, exact_noise, stored_noise)
 LEARNED = (largest_noise, permutation_control, learned_noise, norm_of_lambda)
 APPROXIMATE = (published_procedure, norm_at_eps, closure, size)
-CLAIMS: tuple[Claim, ...] = EXISTENCE + LEARNED + APPROXIMATE + FOOLING + FINETUNING
+CLAIMS: tuple[Claim, ...] = EXISTENCE + LEARNED + APPROXIMATE + FOOLING + FINETUNING + FULLLORA

@@ -9,7 +9,6 @@ there is more than one seed. ``07_dynamics`` holds the norm of noise at the veri
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
 
 from nullpaper.evidence import (
     Answer,
@@ -25,72 +24,11 @@ from nullpaper.evidence import (
     some,
     word,
 )
+from nullpaper.evidence_paired import ALSO, ASKED, BETTER, WORSE, compare, difference, grade
 from nullpaper.statistics import Interval
 from nullpaper.verdicts import Claim, claim
 
 __all__ = ["FINETUNING"]
-
-ASKED = ("clean", "fgsm", "corruptions")
-"""Measures of table 1 that a comparison needs; ``ALSO`` those that it takes if they are there."""
-ALSO = ("cw", "patch")
-NAMES = {
-    "average": "average",
-    "clean": "clean",
-    "fgsm": "FGSM",
-    "cw": "CW",
-    "patch": "patch attack",
-    "pgd": "PGD",
-    "corruptions": "corruptions",
-}
-BETTER = "better: the intervals over seeds and over images both exclude 0. "
-WORSE = ", no if worse on one and better on none"
-
-
-def _difference(tables: Tables, method: str, against: str, measure: str, table: str) -> tuple[Interval, Interval, str]:
-    """Accuracy of a method minus that of another, with the intervals over seeds and over images, and over how long."""
-    try:
-        row, sign = tables.row(table, method=method, against=against, measure=measure), 1
-    except Missing:
-        row, sign = tables.row(table, method=against, against=method, measure=measure), -1
-    value, *ends = (sign * float(row[name]) for name in ("difference", "difference_low", "difference_high"))
-    pictures = [sign * float(row[name]) for name in ("images_low", "images_high")]
-    if any(end != end for end in (value, *ends, *pictures)):
-        raise Missing(f"{table}: {method} against {against}, {measure}")
-    count = int(row["n"])
-    length = f", {int(row['steps'])} steps" if "steps" in row else ""
-    return Interval(value, min(ends), max(ends), count), Interval(value, min(pictures), max(pictures), count), length
-
-
-def _better(seeds: Interval, images: Interval) -> Answer:
-    if seeds.n < 2:
-        return None  # a single run has no interval over seeds
-    zero = Interval(0, 0, 0, 1)
-    first, second = above(seeds, zero), above(images, zero)
-    return first if first == second else None
-
-
-def _compare(
-    tables: Tables, method: str, against: str, measures: tuple[str, ...], table: str = "07_paired"
-) -> tuple[str, dict[str, Answer]]:
-    """Differences in words, and by measure whether the method is better; measures outside `ASKED` may lack."""
-    shown, answers = [], {}
-    for measure in measures:
-        try:
-            seeds, images, length = _difference(tables, method, against, measure, table)
-        except Missing:
-            if measure in ALSO:
-                continue
-            raise
-        answers[measure] = _better(seeds, images)
-        over = f"[{100 * images.low:+.1f}, {100 * images.high:+.1f}]"
-        shown.append(f"{NAMES[measure]} {points(seeds, None).removesuffix(' points')} / {over}")
-    return f"{', '.join(shown)} points over {seeds.n} seed{'s' * (seeds.n > 1)} / images{length}", answers
-
-
-def _word(answers: Iterable[Answer]) -> str:
-    """``no`` also if it is worse on a measure and better on none, whatever the others would say with more seeds."""
-    answers = list(answers)
-    return "no" if False in answers and True not in answers else word(every(answers), some(answers))
 
 
 @claim(
@@ -101,8 +39,8 @@ def _word(answers: Iterable[Answer]) -> str:
     criterion=BETTER + "Holds if better than the start checkpoint on all measures, in part if on some" + WORSE,
 )
 def finetuning(tables: Tables) -> tuple[str, str]:
-    measured, answers = _compare(tables, "nullspace", "start", ASKED + ALSO)
-    return measured, _word(answers.values())
+    measured, answers = compare(tables, "nullspace", "start", ASKED + ALSO)
+    return measured, grade(answers.values())
 
 
 @claim(
@@ -115,8 +53,8 @@ def finetuning(tables: Tables) -> tuple[str, str]:
     + WORSE,
 )
 def noise_or_finetuning(tables: Tables) -> tuple[str, str]:
-    measured, answers = _compare(tables, "nullspace", "zero", ASKED + ALSO)
-    return f"against noise 0: {measured}", _word(answers.values())
+    measured, answers = compare(tables, "nullspace", "zero", ASKED + ALSO)
+    return f"against noise 0: {measured}", grade(answers.values())
 
 
 @claim(
@@ -127,8 +65,8 @@ def noise_or_finetuning(tables: Tables) -> tuple[str, str]:
     criterion=BETTER + "Holds if better than random noise rescaled to eps on all measures, in part if on some" + WORSE,
 )
 def random_noise(tables: Tables) -> tuple[str, str]:
-    measured, answers = _compare(tables, "nullspace", "random", ASKED + ALSO)
-    return measured, _word(answers.values())
+    measured, answers = compare(tables, "nullspace", "random", ASKED + ALSO)
+    return measured, grade(answers.values())
 
 
 @claim(
@@ -141,10 +79,10 @@ def random_noise(tables: Tables) -> tuple[str, str]:
 def matched_noise(tables: Tables) -> tuple[str, str]:
     shown, answers = [], []
     for against, name in (("random_norm", "random of equal norm"), ("permuted", "permuted")):
-        measured, found = _compare(tables, "nullspace", against, ASKED)
+        measured, found = compare(tables, "nullspace", against, ASKED)
         shown.append(f"{name}: {measured}")
         answers += found.values()
-    return "; ".join(shown), _word(answers)
+    return "; ".join(shown), grade(answers)
 
 
 @claim(
@@ -159,7 +97,7 @@ def matched_noise(tables: Tables) -> tuple[str, str]:
 def adversarial_training(tables: Tables) -> tuple[str, str]:
     shown, whole, part = [], [], []
     for method, name in (("pgd_at", "Madry"), ("trades", "TRADES")):
-        measured, found = _compare(tables, method, "nullspace", ("pgd", "clean", "corruptions"))
+        measured, found = compare(tables, method, "nullspace", ("pgd", "clean", "corruptions"))
         shown.append(f"{name}: {measured}")
         whole += [found["pgd"], negate(found["clean"]), negate(found["corruptions"])]
         part.append(every((found["pgd"], negate(found["clean"]))))
@@ -232,7 +170,7 @@ def eps_matters(tables: Tables) -> tuple[str, str]:
     "of them",
 )
 def early_stop(tables: Tables) -> tuple[str, str]:
-    measured, found = _compare(tables, "official, no early stop", "official", ("fgsm", "clean"), "08_paired")
+    measured, found = compare(tables, "official, no early stop", "official", ("fgsm", "clean"), "08_paired")
     answers = found["fgsm"], negate(found["clean"])
     return measured, word(every(answers), some(answers))
 
@@ -248,9 +186,9 @@ def early_stop(tables: Tables) -> tuple[str, str]:
 )
 def faked_gain(tables: Tables) -> tuple[str, str]:
     names = [f"{method}, mismatched" for method in ("start", "zero", "nullspace")]
-    plain, repaired = _compare(tables, names[1], names[0], ("average",), "08_paired")
-    extra, added = _compare(tables, names[2], names[1], ("average",), "08_paired")
-    seeds, _, _ = _difference(tables, names[2], names[1], "average", "08_paired")
+    plain, repaired = compare(tables, names[1], names[0], ("average",), "08_paired")
+    extra, added = compare(tables, names[2], names[1], ("average",), "08_paired")
+    seeds, _, _ = difference(tables, names[2], names[1], "average", "08_paired")
     no_more = negate(added["average"])
     if no_more is None and seeds.n > 1 and max(abs(end) for end in (seeds.low, seeds.high)) < 0.01:
         no_more = True  # undecided, but less than a point either way

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -16,10 +17,22 @@ import pytest
 import torch
 
 from nullpaper import contrasts, experiments
+from nullpaper.adapters import AdaptedViT
 from nullpaper.data import load_data
 from nullpaper.errors import InputError
 from nullpaper.evaluation import Threat, from_masks
-from nullpaper.experiments import Boundary, Protocol, Trial, Trialled, boundary_norm, model_of, run_trials, start_of
+from nullpaper.experiments import (
+    Boundary,
+    Protocol,
+    Through,
+    Trial,
+    Trialled,
+    boundary_norm,
+    model_of,
+    run_trials,
+    start_of,
+)
+from nullpaper.fetching import array_sum
 from nullpaper.finetuning import FinetuneRecipe
 from nullpaper.parallel import each
 from nullpaper.vit import SHIPPED, fingerprint, load_vit
@@ -68,6 +81,53 @@ def test_the_mismatched_scale_is_one_affine_map_of_what_the_checkpoint_saw() -> 
         start_of(Trial("start", input_scale="wrong"))
     with pytest.raises(InputError, match="start 'resnet' is no ViT"):
         start_of(Trial("start", start="resnet"))
+
+
+def test_a_trial_through_an_adapter_keeps_the_base_and_gives_its_branches_back(root: Path, monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+    trial = Trial("pgd_at", 3, 2, replace(QUICK, attack_steps=1), adapter=Through("lnlora", 2, targets=("qkv", "fc2")))
+    run = run_trials([trial], replace(PROTOCOL, corruptions=()), workers=1, progress=None)[0]
+    model, start = model_of(run), load_vit(SHIPPED)
+    assert isinstance(model, AdaptedViT) and (model.adapter.r, model.adapter.alpha) == (2, 2)
+    kept = {name: value for name, value in model.net.state_dict().items() if ".adapter." not in name}
+    changed = {name for name, value in start.net.state_dict().items() if not torch.equal(value, kept[name])}
+    assert changed == {"head.weight", "head.bias"}, "all else is frozen, to the bit"
+    assert model.net.blocks[0].attn.qkv.adapter.lora_B.weight.abs().max() > 0
+    assert [record["step"] for record in run.history] == [0, 1, 2] and "dev_robust" in run.history[0]
+
+
+def test_a_trial_can_begin_where_another_ended_and_with_a_new_head(root: Path, monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+    probe = Trial("standard", 0, 1, QUICK, adapter=Through("linear"), head="new")
+    fresh, probed = start_of(probe), start_of(Trial("standard", start=probe, adapter=Through("lora")))
+    own = load_vit(SHIPPED).net
+    assert not isinstance(probed, AdaptedViT) and torch.equal(probed.net.norm.weight, own.norm.weight)
+    heads = [net.head.weight for net in (own, fresh.net, probed.net)]
+    assert not any(torch.equal(heads[i], heads[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert torch.equal(fresh.net.head.weight, start_of(probe).net.head.weight)
+    other = start_of(replace(probe, seed=1)).net.head.weight
+    assert not torch.equal(fresh.net.head.weight, other) and fresh.net.head.bias.abs().max() == 0
+    with pytest.raises(InputError, match="head 'neww' is unknown: 'kept' or 'new'"):
+        start_of(Trial("start", head="neww"))
+
+
+def test_other_classes_get_a_head_of_their_own(tmp_path, monkeypatch) -> None:
+    """A hundred classes, in the files that CIFAR-100 leaves in the cache; the pictures are CIFAR-10's."""
+    cifar = load_data("cifar10", progress=False)
+    folder = tmp_path / "data" / "cifar100"
+    folder.mkdir(parents=True)
+    sums = {}
+    for part, split, count in (("train", cifar.train, 2_000), ("test", cifar.test, 200)):
+        arrays = {"images": np.ascontiguousarray(split.images[:count]), "labels": np.arange(count) % 100}
+        for name, array in arrays.items():
+            np.save(folder / f"{part}_{name}.npy", array)
+            sums[f"{part}_{name}"] = array_sum(array)
+    (folder / "sums.json").write_text(json.dumps(sums))
+    monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path))
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    trial = Trial("pgd_at", 0, 1, replace(QUICK, attack_steps=1), adapter=Through("lnlora", 2), data="cifar100")
+    run = run_trials([trial], Protocol(20, (Threat("fgsm", EPS),)), workers=1, progress=None)[0]
+    assert model_of(run).num_classes == 100 and len(run.frame["correct"][0]) == 20
 
 
 def test_the_largest_noise_found_is_longer_than_random_at_the_same_eps() -> None:

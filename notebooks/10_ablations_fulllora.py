@@ -1,0 +1,419 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 10 · What of FullLoRA's adapter matters?
+#
+# Paper B freezes a standardly pretrained ViT and trains low-rank branches in all of its layers, adversarially, with a learnable LayerNorm in front of each branch (LNLoRA):
+#
+# $$y = W_0 x + b + \tfrac{\alpha}{r}\, B\, A\, \mathrm{LN}_{\gamma,\beta}(x), \qquad \alpha = r .$$
+#
+# Notebook 09 compares this adapter with others and with full finetuning. Here one thing of it changes at a time, under PGD adversarial finetuning (Madry et al. 2018):
+#
+# | section | what changes | against |
+# |---|---|---|
+# | (a) | the rank | plain LoRA at the same rank and at the same number of parameters; all weights |
+# | (b) | what stands in front of $A$: nothing, LayerNorm with and without weights, RMSNorm | the same rank |
+# | (c) | which layers have a branch | all of them |
+# | (d) | one branch on the fused qkv, or one on each of q, k and v | about as many parameters, and the same rank |
+# | (e) | the head: the checkpoint's, drawn anew, or drawn anew and first trained alone | as many steps in all |
+# | (f) | the learning rate | chosen on dev |
+#
+# Of paper B only the abstract could be read: it states the LayerNorm in front of LoRA, in all key components, and about 5 % of the parameters. Rank, layers, head, learning rate and the
+# paper's own ablation are unknown, so nothing here repeats a table of it.
+#
+# All start from the standardly trained checkpoint, as in paper B; `start = "robust"` repeats everything from an adversarially trained one.
+#
+# The runs at base settings are those of 09, taken from the store. Variants have `variant_seeds` runs and are compared with runs of the same seeds, on the same images. With one seed there is
+# no interval over seeds: what is drawn then is the interval over images of these very weights, and no difference is called resolved.
+
+# %% tags=["parameters"]
+profile: str = "cpu"
+images: int | None = None  # test images; None: the profile's, as for all below that may be None
+steps: int | None = None  # gradient steps a run
+batch_size: int | None = None  # images a step
+attack_steps: int | None = None  # steps of PGD in training
+evaluation_steps: int | None = None  # steps of PGD and CW at the end
+attack_eps: float | None = None  # L-infinity radius in training and at the end, in pixel units
+other_eps: float | None = None  # a second radius at the end
+rounds: int | None = None  # looks at dev in a run, which choose its weights
+ranks: list[int] | None = None  # in (a), beside the base rank
+rates: list[float] | None = None  # learning rates in (f), beside those used everywhere else
+variant_seeds: int | None = None  # runs of everything
+seed: int = 0  # the first of the seeds
+start: str = "standard"  # what is finetuned: "standard" or "robust"
+workers: int | None = None  # processes side by side; None: one a thread on a CPU, one on a GPU
+
+# %%
+from collections.abc import Iterable
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from nullpaper import contrasts, design, experiments, plots, statistics
+from nullpaper.adapters import expected_parameters
+from nullpaper.data import load_data
+from nullpaper.errors import InputError, nearest
+from nullpaper.experiments import Protocol, Through, Trial, Trialled
+from nullpaper.store import Result
+from nullpaper.vit import patchify
+
+plots.use_style()
+LAYERS = {"all but patch_embed": ("qkv", "proj", "fc1", "fc2"), "attention": ("qkv", "proj"), "MLP": ("fc1", "fc2")}
+LAYERS |= {"patch_embed": ("patch_embed",)}
+APART = ("patch_embed", "q", "k", "v", "proj", "fc1", "fc2")
+whole = dict(norms=["plain", "rms"], layers=[*LAYERS], apart=[design.RANK - 1, design.RANK], longer=True)
+own = {
+    "smoke": dict(variant_seeds=1, ranks=[4], rates=[1e-3, 3e-3], rate_kinds=["full", "lnlora"])
+    | dict(norms=["plain"], layers=["attention"], apart=[design.RANK], longer=False),
+    "cpu": whole
+    | dict(variant_seeds=1, ranks=[4, 16, 64], rates=[1e-3, 3e-3, 1e-2], rate_kinds=["full", "lnlora", "lora"]),
+    "gpu": whole | dict(variant_seeds=3, ranks=[4, 8, 16, 32, 64], rates=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2]),
+}[profile if profile != "imagenet" else "gpu"]
+size = design.chosen(design.ADVERSARIAL_SIZES[profile] | dict(rate_kinds=[*design.ADAPTERS]) | own, globals())
+if start not in design.STARTS:
+    near = nearest(start, design.STARTS)
+    raise InputError(f"start '{start}' is unknown.{near} Choose from {', '.join(design.STARTS)}.")
+attack_eps, other_eps, run_seeds = size["attack_eps"], size["other_eps"], range(seed, seed + size["variant_seeds"])
+
+# %% [markdown]
+# ## The runs
+#
+# Those of 09 are described exactly as there, so that the store knows them. `trainable` counts what a run trains, head included, by the closed formula that `inject` is tested against;
+# `share` is relative to the model without branches. `steps` are gradient steps in all.
+
+# %%
+recipe, protocol = design.adversarial(size, attack_eps=attack_eps, other_eps=other_eps, seed=seed)
+origin, length = design.STARTS[start], size["steps"]
+vit = experiments.start_of(Trial("start", start=origin))
+total = sum(parameter.numel() for parameter in vit.parameters())
+
+
+def parameters_of(through: Through | None) -> int:
+    if through is None:
+        return total
+    return expected_parameters(vit, through.kind, r=through.r, targets=through.targets, norm=through.norm)
+
+
+def run_of(adapter: str | Through, s: int, **options: object) -> Trial:
+    """As in 09, unless an option says otherwise."""
+    taken = {"steps": length, "start": origin} | options
+    return design.adversarial_trial("pgd_at", s, recipe=recipe, adapter=adapter, **taken)
+
+
+def runs_of(adapter: str | Through, **options: object) -> list[Trial]:
+    return [run_of(adapter, s, **options) for s in run_seeds]
+
+
+def lnlora(r: int = design.RANK, **options: object) -> Through:
+    return Through("lnlora", r, **options)
+
+
+base = {name: runs_of(name) for name in ("lnlora", "lora", "full")}
+budget = parameters_of(lnlora())
+matched_rank = min(range(1, 10 * design.RANK), key=lambda r: abs(parameters_of(Through("lora", r)) - budget))
+matched = f"lora, r = {matched_rank}"
+by_rank = {r: "lnlora" if r == design.RANK else f"lnlora, r = {r}" for r in sorted({design.RANK, *size["ranks"]})}
+
+planned = {"probe alone": runs_of("linear", head="new")} | base  # first, since others wait for the probe
+planned |= {name: runs_of(lnlora(r)) for r, name in by_rank.items()}
+planned[matched] = runs_of(Through("lora", matched_rank))
+planned |= {f"lnlora, {norm} norm": runs_of(lnlora(norm=norm)) for norm in size["norms"]}
+planned |= {f"lnlora, {name}": runs_of(lnlora(targets=LAYERS[name])) for name in size["layers"]}
+apart = {f"lnlora, q k v apart, r = {r}": runs_of(lnlora(r, targets=APART)) for r in size["apart"]}
+heads = {"lnlora, new head": runs_of("lnlora", head="new")}
+if size["longer"]:
+    heads["lnlora, new head, twice the steps"] = runs_of("lnlora", head="new", steps=2 * length)
+heads["lnlora, probed head"] = [run_of("lnlora", s, start=run_of("linear", s, head="new")) for s in run_seeds]
+planned |= apart | heads
+
+sections = {"rank": [*by_rank.values(), "lora", matched, "full"]}
+sections["norm"] = ["lnlora", "lora", *(f"lnlora, {norm} norm" for norm in size["norms"])]
+sections["layers"] = ["lnlora", *(f"lnlora, {name}" for name in size["layers"])]
+sections["qkv"] = ["lnlora", *apart]
+sections["head"] = ["lnlora", *heads, "probe alone"]
+
+wanted = list(dict.fromkeys(trial for trials in planned.values() for trial in trials))
+of_09 = {trial for trials in base.values() for trial in trials}
+wanted.sort(key=of_09.__contains__)  # last those of 09, which may be at them just now
+finished = dict(zip(wanted, experiments.run_trials(wanted, protocol, workers=workers, progress="runs"), strict=True))
+groups = {name: [finished[trial] for trial in trials] for name, trials in planned.items()}
+
+
+def sources(runs: Iterable[Trialled]) -> list[Result]:
+    return [source for run in runs for source in run.sources]
+
+
+def steps_of(trial: Trial) -> int:
+    """Gradient steps, with those of the trial that it starts from."""
+    return trial.steps + (steps_of(trial.start) if isinstance(trial.start, Trial) else 0)
+
+
+taken = {name: steps_of(trials[0]) for name, trials in planned.items()}
+trained = {name: parameters_of(trials[0].adapter) for name, trials in planned.items()}
+values = contrasts.tabulate(groups, attack_eps)
+for place, (column, by_name) in enumerate({"trainable": trained, "steps": taken}.items(), start=1):
+    values.insert(place, column, values["method"].map(by_name))
+values.insert(2, "share", values["trainable"] / total)
+rows = [(section, values[values["method"] == name]) for section, names in sections.items() for name in names]
+table = pd.concat([part.assign(section=section) for section, part in rows], ignore_index=True)
+table.insert(0, "section", table.pop("section"))
+_ = plots.save_table(table, "10_table", caption="Ablations of LNLoRA.", sources=sources(finished.values()))
+
+shown_as = {"clean": "clean", "pgd": f"PGD {255 * attack_eps:.3g}/255", "cw": f"CW {255 * attack_eps:.3g}/255"}
+shown_as[f"pgd {255 * other_eps:.3g}/255"] = f"PGD {255 * other_eps:.3g}/255"
+drawn = list(shown_as)
+
+
+def ends_of(row: pd.Series) -> tuple[float, float]:
+    """The interval over seeds if there are several, else over images."""
+    return (row["value_low"], row["value_high"]) if row["n"] > 1 else (row["images_low"], row["images_high"])
+
+
+def shown(row: pd.Series) -> str:
+    low, high = ends_of(row)
+    return f"{100 * row['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+wide = table.assign(text=table.apply(shown, axis=1), share=table["share"].map("{:.2%}".format))
+fixed = ["section", "method", "trainable", "share", "steps"]
+wide = wide.pivot(index=fixed, columns="measure", values="text")[drawn].reset_index(fixed[2:])
+wide.loc[[(section, name) for section, names in sections.items() for name in names]]
+
+# %% [markdown]
+# ## Paired differences
+#
+# All comparisons of this notebook in one table, as in 07: Student's t over seeds, bootstrap over images, and resolved when both exclude zero. Nothing is corrected for their number.
+
+# %%
+pairs = [(name, "lnlora") for name in planned if name != "lnlora"]
+pairs += [("lnlora", "lora"), ("lnlora", matched), ("lnlora", "full"), ("lora", "full"), (matched, "lora")]
+pairs += [(f"lnlora, {norm} norm", "lora") for norm in size["norms"]]
+pairs += [(name, "full") for name in by_rank.values()]
+pairs += [("lnlora, probed head", name) for name in heads if name != "lnlora, probed head"]
+pairs += [("lnlora, probed head", "probe alone")]
+pairs = list(dict.fromkeys(pairs))
+paired = contrasts.contrast(groups, pairs, attack_eps)
+paired["steps"] = paired["method"].map(taken)
+_ = plots.save_table(paired, "10_paired", caption="Paired differences.", sources=sources(finished.values()))
+
+
+def rows_of(listed: list[tuple[str, str]]) -> pd.DataFrame:
+    """Rows of the paired table, in the order of the pairs."""
+    rows = [paired[(paired["method"] == first) & (paired["against"] == second)] for first, second in listed]
+    return pd.concat(rows).query("measure in @drawn")
+
+
+# %% [markdown]
+# ## (a) Is more rank more robust?
+#
+# Paper B's rank is unknown; about 5 % of the parameters is what its abstract says, and rank 3 is that here. At the width of the shipped ViT, 96, rank 64 is close to all weights, and is
+# here to show whether the low rank is what limits the adapter. Plain LoRA stands beside it at the base rank and at the rank whose number of parameters is nearest, since LayerNorms add
+# two parameters an input.
+#
+# Numbers are ranks; the square is full finetuning. A line that is flat from the base rank on says that rank is not what limits the adapter, one that still rises says that it is. All ranks
+# share the learning rate of the base, and a branch of higher rank moves further at the same rate, so a fall at high ranks may be the rate's.
+
+# %%
+palette = sns.color_palette()
+looks = {"LNLoRA": dict(color=palette[3], marker="o"), "LoRA": dict(color=palette[0], marker="^")}
+looks["all weights"] = dict(color=(0.3,) * 3, marker="s")
+lines = {"LNLoRA": by_rank, "LoRA": {design.RANK: "lora", matched_rank: matched}, "all weights": {0: "full"}}
+looked_up = values.set_index(["method", "measure"])
+figure, axes = plots.subplots(1, 3, height=2.5)
+for axis, measure in zip(axes, ("clean", "pgd", drawn[-1]), strict=True):
+    for label, named in lines.items():
+        rows = looked_up.loc[[(name, measure) for name in named.values()]]
+        axis.plot(rows["share"], rows["value"], label=label, **looks[label])
+        for (_, row), rank in zip(rows.iterrows(), named, strict=True):
+            ends = ends_of(row)
+            axis.plot([row["share"]] * 2, ends, color=looks[label]["color"], linewidth=0.8, alpha=0.6)
+            if label == "LNLoRA":
+                options = dict(xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=6.5)
+                axis.annotate(f"{rank}", (row["share"], ends[1]), color=looks[label]["color"], **options)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_locator(FixedLocator([0.03, 0.1, 0.3, 1]))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+    axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+    axis.set(title=shown_as[measure], xlim=(0.03, 1.3))
+axes[0].set_ylabel("accuracy")
+figure.supxlabel("trainable parameters", fontsize=8)
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=7)
+used = sources(run for name in sections["rank"] for run in groups[name])
+_ = plots.save_figure(figure, "10_rank", sources=used)
+
+# %% [markdown]
+# ## (b) Is it the LayerNorm?
+#
+# Paper B motivates it by LayerNorm's scales and biases, which differ strongly between standardly and adversarially trained ViTs: a learnable one is to ease that gap. If so, LayerNorm without
+# weights should not help, at the same number of parameters as plain LoRA. Another reading is that a normalised branch cannot be inflated by attacked activations; then all norms should
+# help alike, with weights or without. In front of qkv and fc1 the inputs are outputs of a LayerNorm already; what changes most is at proj, fc2 and the patch embedding.
+#
+# The base has more parameters than plain LoRA of its rank, so it is also compared with LoRA of the nearest number of parameters.
+
+# %%
+norms = [("lnlora", "lora"), ("lnlora", matched), *((f"lnlora, {norm} norm", "lora") for norm in size["norms"])]
+rows_of(norms).style.format(precision=4).hide(axis="index")
+
+# %% [markdown]
+# ## (c) Which layers?
+#
+# Paper B: all key components. A branch less is also fewer parameters, so a part that equals the whole is the stronger result, and a part that falls behind may only be too small (see (a)).
+#
+# On the patch embedding the LayerNorm sees raw patches and divides by their standard deviation $\sigma$, so that an attack of radius $\epsilon$ changes its output by up to about
+# $\epsilon / \sigma$: on flat patches the branch amplifies the attack. Below, the share of patches of dev images whose deviation is below each of the two radii; what it costs is the
+# difference between all layers and all but patch_embed.
+
+# %%
+dev = load_data("cifar10", progress=False).dev.subset(200, seed)
+pictures, _ = next(iter(dev.batches(len(dev), image_size=vit.image_size)))
+deviations = patchify(pictures, vit.patch_size).std(-1, correction=0).flatten()
+flat = {f"{255 * eps:.3g}/255": (deviations < eps).double().mean().item() for eps in (attack_eps, other_eps)}
+flatter = pd.DataFrame({"radius": flat.keys(), "flatter patches": flat.values()}).assign(patches=len(deviations))
+flatter.style.format({"flatter patches": "{:.1%}"}).hide(axis="index")
+
+# %%
+rows_of([(name, "lnlora") for name in sections["layers"][1:]]).style.format(precision=4).hide(axis="index")
+
+# %% [markdown]
+# ## (d) One branch on qkv, or three?
+#
+# timm fuses q, k and v into one layer; the branch on it shares one $A$ and one LayerNorm among the three. Whether paper B's code did is unknown. Separate branches of the same rank have more
+# parameters and those of one rank less have fewer, so that the base lies between the two.
+
+# %%
+rows_of([(name, "lnlora") for name in apart]).style.format(precision=4).hide(axis="index")
+
+# %% [markdown]
+# ## (e) The head
+#
+# The shipped checkpoint was trained on CIFAR-10, so its head fits; a checkpoint from other data needs a new one, as presumably in paper B, and the first gradients that reach the branches through it are those of a random
+# head. RoLI (Hua et al., CVPR 2024) first trains it alone, adversarially (linear probing), and reports gains of 3.88 points clean and 2.44 robust on average over five data sets. The probe
+# takes as many steps as the run after it, so that a new head with twice the steps is the fair comparison; `probe alone` is what the second half starts from.
+#
+# The figure shows all variants of (b) to (e) as paired differences to the base. Thick: Student's t over seeds; thin: bootstrap over images. New heads have a scale of their own.
+
+# %%
+short = {"lora": "none, equal rank", matched: f"none, r = {matched_rank}"}
+blocks = {"in front of A": ["lora", matched, *sections["norm"][2:]], "layers": sections["layers"][1:]}
+blocks |= {"q, k, v": list(apart), "head": list(heads)}
+color_of = dict(zip(blocks, palette, strict=False))
+
+
+def draw_blocks(row_of_axes: Iterable[Axes], titles: list[str]) -> None:
+    """Differences to the base, a panel a measure and a line a variant, under a heading a block."""
+    for axis, measure in zip(row_of_axes, drawn, strict=True):
+        ticks, place = {}, 0
+        for title in titles:
+            ticks[place] = title
+            for name in blocks[title]:
+                place += 1
+                ticks[place] = short.get(name, name.removeprefix("lnlora, "))
+                row = paired.query("method == @name and against == 'lnlora' and measure == @measure").iloc[0]
+                color = color_of[title]
+                axis.plot([row["images_low"], row["images_high"]], [place] * 2, color=color, linewidth=0.8)
+                if row["n"] > 1:
+                    ends = [row["difference_low"], row["difference_high"]]
+                    axis.plot(ends, [place] * 2, color=color, linewidth=2.6, alpha=0.5)
+                axis.plot(row["difference"], place, "o", color=color)
+            place += 1
+        axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+        axis.set_yticks(list(ticks), ticks.values(), fontsize=7)
+        axis.set_ylim(place - 0.4, -0.6)
+        axis.xaxis.set_major_locator(MaxNLocator(3))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
+        axis.tick_params(axis="x", labelsize=6.5)
+        axis.tick_params(axis="y", length=0, labelleft=measure == drawn[0])
+        for text in axis.get_yticklabels():
+            text.set_fontweight("bold" if text.get_text() in titles else "normal")
+
+
+upper, lower = ["in front of A", "layers", "q, k, v"], ["head"]
+heights = [sum(1 + len(blocks[title]) for title in titles) for titles in (upper, lower)]
+figure, axes = plots.subplots(2, len(drawn), height=0.9 + 0.17 * sum(heights), height_ratios=heights)
+draw_blocks(axes[0], upper)
+draw_blocks(axes[1], lower)
+for axis, measure in zip(axes[0], drawn, strict=True):
+    axis.set_title(shown_as[measure], fontsize=8)
+figure.supxlabel("accuracy minus that of the base, LNLoRA (points)", fontsize=8)
+used = sources(
+    run for titles in (upper, lower) for t in titles for name in ("lnlora", *blocks[t]) for run in groups[name]
+)
+_ = plots.save_figure(figure, "10_variants", sources=used)
+
+# %%
+held = [(name, "lnlora") for name in heads] + [("lnlora, probed head", name) for name in (*heads, "probe alone")]
+rows_of([pair for pair in held if pair in pairs]).style.format(precision=4).hide(axis="index")
+
+# %% [markdown]
+# ## (f) The learning rate
+#
+# An adapter that trains fewer parameters wants another rate than all weights, and a comparison at one rate for all compares the rate. Each kind has its own in `design.RATES`, used in all other
+# sections and in 09. Here every kind is trained at several, and the best is chosen by `dev_robust`: accuracy of the averaged weights on dev images under the attack of training. Test images
+# are no part of it. Of equals the smallest rate is chosen. A best rate at the end of its line says that the best is there or beyond.
+
+# %%
+swept = {
+    (kind, rate): runs_of(kind, rate=rate)
+    for kind in size["rate_kinds"]
+    for rate in sorted({*size["rates"], design.RATES[kind]})
+}
+listed = [trial for trials in swept.values() for trial in trials]
+unjudged = Protocol(1)  # one clean image, since a trial has to be judged on something
+ended = experiments.run_trials(listed, unjudged, workers=workers, progress="rates")
+ended = dict(zip(listed, ended, strict=True))
+
+
+def rate_row(kind: str, rate: float) -> dict[str, object]:
+    """What dev says of the weights that each run ended with."""
+    runs = [ended[trial] for trial in swept[kind, rate]]
+    kept = pd.DataFrame([next(h for h in run.history if h["step"] == run.best_step) for run in runs])
+    row = {"kind": kind, "rate": rate} | statistics.over_seeds(kept["dev_robust"]).columns("dev_robust")
+    return row | statistics.over_seeds(kept["dev_accuracy"]).columns("dev_accuracy")
+
+
+by_rate = pd.DataFrame([rate_row(kind, rate) for kind, rate in swept])
+by_rate = by_rate.assign(dev_images=recipe.dev_images, steps=length)
+by_rate["chosen"] = by_rate.index.isin(by_rate.groupby("kind")["dev_robust"].idxmax())
+by_rate["used"] = by_rate["rate"] == by_rate["kind"].map(design.RATES)
+_ = plots.save_table(by_rate, "10_rates", caption="Learning rates on dev.", sources=sources(ended.values()))
+columns = ["kind", "rate", "dev_robust"]
+said = by_rate.loc[by_rate["chosen"], columns].merge(by_rate.loc[by_rate["used"], columns], "left", on="kind")
+said.columns = ["kind", "rate chosen", "its dev_robust", "rate in use", "dev_robust in use"]
+said["agrees"] = said["rate chosen"] == said["rate in use"]
+said.style.format(precision=4).hide(axis="index")
+
+# %% [markdown]
+# Filled: chosen here; ringed: in use. Bands are Student's t over seeds where there are several; with one seed, one image of `dev_images` more or less is all that separates neighbours.
+
+# %%
+figure, axes = plots.subplots(1, 2, height=2.4, sharex=True)
+marks = {"chosen": dict(marker="o"), "used": dict(marker="o", markersize=9, fillstyle="none")}
+titles = {"dev_robust": f"dev, training attack, {255 * attack_eps:.3g}/255", "dev_accuracy": "dev, clean"}
+every_rate = sorted(set(by_rate["rate"]))
+for axis, (column, title) in zip(axes, titles.items(), strict=True):
+    for number, (kind, rows) in enumerate(by_rate.groupby("kind", sort=False)):
+        plots.curve(axis, rows, "rate", column, color=palette[number], label=kind, markerfacecolor="white")
+        for mark, look in marks.items():
+            one = rows[rows[mark]]
+            axis.plot(one["rate"], one[column], color=palette[number], linestyle="none", **look)
+    axis.set_xscale("log")
+    axis.set_xticks(every_rate, [f"{rate:g}" for rate in every_rate])
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
+    axis.set(xlabel="learning rate", title=title)
+axes[0].set_ylabel("accuracy")
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=6, fontsize=7)
+_ = plots.save_figure(figure, "10_rates", sources=sources(ended.values()))

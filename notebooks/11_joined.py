@@ -1,0 +1,368 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 11 · Nullspace noise and LoRA together: what neither paper has
+#
+# Paper A finetunes all weights on nullspace noise; paper B (FullLoRA) finetunes adversarially through low-rank branches with a LayerNorm in front (LNLoRA), all else but the head frozen. Here they meet.
+#
+# | section | question | control |
+# |---|---|---|
+# | (a) | does nullspace finetuning through LNLoRA do what it does in all weights? | `zero`: the same two branches without noise, through the same adapter; `random`: Gaussian noise at the same $\varepsilon$ |
+# | (b) | does nullspace noise add to adversarial training? | `pgd_at` alone; `pgd_at_random`: the same with Gaussian noise |
+# | (c) | does LNLoRA change the size of the approximate nullspace? | random noise at the same $\varepsilon$ against the same weights; the start |
+# | (d) | what is left of the exact nullspace of the patch embedding? | noise in all directions; subspaces drawn at random |
+#
+# Runs that differ in adapter also differ in learning rate (`learning_rate` and `adapter_learning_rate` in (a), `design.RATES` in (b)), because low-rank branches that start at zero move less at the same rate.
+# So differences are taken within an adapter first, and then between adapters.
+
+# %% tags=["parameters"]
+profile: str = "cpu"
+images: int | None = None  # test images; None: the profile's, as for all below down to severities
+steps: int | None = None  # gradient steps a run in (a)
+adversarial_steps: int | None = None  # gradient steps a run in (b)
+steps_per_noise: int | None = None  # steps between fresh noises
+batch_size: int | None = None  # images a step
+noise_images: int | None = None  # dev images behind a noise
+noise_steps: int | None = None  # steps of its synthesis
+attack_steps: int | None = None  # steps of the attack in adversarial training
+evaluation_steps: int | None = None  # steps of PGD and CW at the end, half those of the patch attack
+severities: list[int] | None = None  # of the corruptions in (a); (b) takes the middle one
+eps: float = 0.03  # bound on the mean squared distance between softmax vectors
+attack_eps: float = 0.00392156862745098  # L-infinity radius of the attacks in (a) in pixel units: 1/255, as in 07
+strong_eps: float = 0.03137254901960784  # radius of adversarial training and of its attacks: 8/255
+learning_rate: float = 0.0005  # peak, in all weights in (a), as in 07
+adapter_learning_rate: float = 0.0015  # peak, through LNLoRA in (a)
+adversarial_start: str = "vit_robust"  # where (b) starts: a short run from the standard start has 0 % at 8/255
+seeds: int | None = None  # runs a method; None: the profile's
+seed: int = 0  # the first of the seeds
+workers: int | None = None  # processes side by side; None: one a thread on a CPU, one on a GPU
+
+# %%
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from nullpaper import comparison, contrasts, data, design, experiments, nullspace, plots, statistics
+from nullpaper.errors import InputError
+from nullpaper.evaluation import Threat
+from nullpaper.experiments import Protocol, Through, Trial, Trialled
+from nullpaper.store import Result, stored
+from nullpaper.vit import ViT, fingerprint
+
+plots.use_style()
+own = {
+    "smoke": dict(images=4, steps=1, adversarial_steps=1, noise_images=16, noise_steps=1, evaluation_steps=1),
+    "cpu": dict(adversarial_steps=12, seeds=2),
+}.get(profile, dict(adversarial_steps=800))
+size = design.chosen(design.SIZES[profile] | own, globals())
+radii = dict(attack_eps=attack_eps, strong_eps=strong_eps)
+recipe, protocol, boundary = design.shared(size, eps=eps, learning_rate=learning_rate, seed=seed, **radii)
+run_seeds = range(seed, seed + size["seeds"])
+adapters = ["full", "lnlora"]
+
+
+def sources(runs: Sequence[Trialled]) -> list[Result]:
+    return [source for run in runs for source in run.sources]
+
+
+def grouped(planned: dict[str, list[Trial]], judged_on: Protocol, title: str) -> dict[str, list[Trialled]]:
+    """Finished trials by the name of their group, all run in one go."""
+    trials = [trial for group in planned.values() for trial in group]
+    done = dict(zip(trials, experiments.run_trials(trials, judged_on, workers=workers, progress=title), strict=True))
+    return {name: [done[trial] for trial in group] for name, group in planned.items()}
+
+
+def described(table: pd.DataFrame, groups: dict[str, list[Trialled]]) -> pd.DataFrame:
+    """A table of `contrasts.tabulate` that says what its groups are: ``run``, as in the paired table, and its parts."""
+    table = table.rename(columns={"method": "run"})
+    trials = [groups[name][0].trial for name in table["run"]]
+    kinds = [name.partition(", ")[2] or "none" for name in table["run"]]
+    parts = {"method": [t.method for t in trials], "adapter": kinds, "start": [t.start for t in trials]}
+    for place, (name, column) in enumerate(parts.items(), 1):
+        table.insert(place, name, column)
+    return table.assign(steps=[t.steps for t in trials])
+
+
+# %% [markdown]
+# ## (a) Nullspace finetuning through LNLoRA
+#
+# Notebook 07 found no resolved gain of `nullspace` over `zero` in all weights, so there may be no gain to keep. The question is therefore put as differences: nullspace minus zero and minus random through each
+# adapter; and the difference of these differences, LNLoRA's minus that in all weights (`11_kept`). The bare difference `nullspace, lnlora` minus `nullspace, full` is in the table of pairs
+# beside `zero, lnlora` minus `zero, full`, which has no noise in it. Runs in all weights are those of 07, taken from the store.
+
+# %%
+noises = ["nullspace", "zero", "random"]
+
+
+def plain_trial(method: str, adapter: str, s: int) -> Trial:
+    if adapter == "full":
+        return design.trial(method, s, size["steps"], recipe, boundary)
+    changed = replace(recipe, learning_rate=adapter_learning_rate)
+    return Trial(method, s, size["steps"], changed, adapter=design.ADAPTERS[adapter])
+
+
+planned = {"start": [Trial("start")]}
+planned |= {f"{m}, {a}": [plain_trial(m, a, s) for s in run_seeds] for a in reversed(adapters) for m in noises}
+plain = grouped(planned, protocol, "nullspace finetuning")  # last those of 07, which may be at them just now
+plain_pairs = [(f"nullspace, {a}", f"{other}, {a}") for a in adapters for other in ("zero", "random")]
+plain_pairs += [(f"{m}, lnlora", f"{m}, full") for m in noises] + [(name, "start") for name in planned if "," in name]
+plain_table = described(contrasts.tabulate(plain, attack_eps), plain)
+plain_paired = contrasts.contrast(plain, plain_pairs, attack_eps).assign(steps=size["steps"])
+
+
+def shown(row: pd.Series) -> str:
+    low, high = (row["value_low"], row["value_high"]) if row["n"] > 1 else (row["images_low"], row["images_high"])
+    return f"{100 * row['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def wide(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a group: percent, with Student's t interval over seeds, or over images where there is one run."""
+    texts = table.assign(text=table.apply(shown, axis=1)).pivot(index="run", columns="measure", values="text")
+    return texts.loc[[*dict.fromkeys(table["run"])], [*dict.fromkeys(table["measure"])]]
+
+
+wide(plain_table)
+
+# %% [markdown]
+# ## (b) Adversarial training and nullspace noise
+#
+# `pgd_at_nullspace` applies paper A's two branches to Madry's attacked images: $\ell(f(u'), y) + \ell(f(u' + v^*), y)$, where $u'$ are their tokens. Without noise the two branches are equal, and their
+# mean is the loss of `pgd_at`, which is therefore the control without noise. All start from an adversarially trained checkpoint (07, section e) at the rate that 10 chose for the adapter, so that robustness at
+# 8/255 can rise and fall; the start is a row too, since a few more steps may do nothing or harm. Two more runs of `pgd_at`, through plain LoRA and through LNLoRA in the blocks alone, are for section (d).
+
+# %%
+attacked = ["pgd_at", "pgd_at_nullspace", "pgd_at_random"]
+in_blocks = Through("lnlora", design.RANK, targets=("qkv", "proj", "fc1", "fc2"))
+extra = {"pgd_at, lora": design.ADAPTERS["lora"], "pgd_at, lnlora in blocks": in_blocks}
+
+
+def adversarial_trial(method: str, adapter: str | Through, s: int) -> Trial:
+    given = dict(adapter=adapter, start=adversarial_start)
+    return design.adversarial_trial(method, s, size["adversarial_steps"], recipe, **given)
+
+
+n, middle = size["evaluation_steps"], size["severities"][len(size["severities"]) // 2]
+threats = (Threat(f"fast_pgd-{n}", attack_eps), Threat(f"fast_pgd-{n}", strong_eps), Threat(f"cw-{n}", strong_eps))
+harder = Protocol(size["images"], threats, protocol.corruptions, (middle,), seed)
+planned = {"robust start": [Trial("start", start=adversarial_start)]}
+planned |= {f"{m}, {a}": [adversarial_trial(m, a, s) for s in run_seeds] for a in adapters for m in attacked}
+planned |= {name: [adversarial_trial("pgd_at", through, seed)] for name, through in extra.items()}
+robust = grouped(planned, harder, "adversarial finetuning")
+robust_pairs = [(f"pgd_at_nullspace, {a}", f"{other}, {a}") for a in adapters for other in ("pgd_at", "pgd_at_random")]
+robust_pairs += [(f"{m}, lnlora", f"{m}, full") for m in attacked]
+robust_pairs += [(f"{m}, {a}", "robust start") for a in adapters for m in attacked]
+other_average = "measure != 'average'"  # it would be over other measures than in (a)
+robust_table = described(contrasts.tabulate(robust, attack_eps), robust).query(other_average)
+robust_paired = contrasts.contrast(robust, robust_pairs, attack_eps).query(other_average)
+
+groups = plain | robust
+table = pd.concat([plain_table, robust_table], ignore_index=True)
+paired = pd.concat([plain_paired, robust_paired.assign(steps=size["adversarial_steps"])], ignore_index=True)
+used = sources([run for runs in groups.values() for run in runs])
+_ = plots.save_table(table, "11_table", caption="Accuracy after finetuning through adapters.", sources=used)
+_ = plots.save_table(paired, "11_paired", caption="Paired differences.", sources=used)
+wide(robust_table)
+
+# %% [markdown]
+# **Differences.** Each row of the figure is what nullspace noise adds to the control on the left, through each adapter, on the same images: thick Student's t over seeds (other trainings), thin bootstrap over images
+# (other test sets). Black is LNLoRA's difference minus that in all weights: to the left of zero, less is added through LNLoRA. Resolved means that both intervals exclude zero; with one seed nothing is.
+# Nothing is corrected for the number of comparisons. The upper panels are (a), at 1/255; the lower ones (b), at the radius named.
+
+
+# %%
+def gains(groups: dict[str, list[Trialled]], method: str, against: str, adapter: str) -> tuple[list[str], np.ndarray]:
+    """Names of the measures, and method minus against of every run, image and measure."""
+    runs = zip(groups[f"{method}, {adapter}"], groups[f"{against}, {adapter}"], strict=True)
+    tables = [[contrasts.measures(run.frame, attack_eps) for run in pair] for pair in runs]
+    return list(tables[0][0].columns), np.stack([(first - second).to_numpy() for first, second in tables])
+
+
+def kept(groups: dict[str, list[Trialled]], method: str, against: str) -> pd.DataFrame:
+    """The gain through LNLoRA minus the gain in all weights, with the columns of `contrasts.contrast`."""
+    (names, ours), (_, full) = (gains(groups, method, against, a) for a in ("lnlora", "full"))
+    over_images = comparison.bootstrap((ours - full).mean(0))
+    rows = []
+    for name, by_seed, images in zip(names, (ours - full).mean(1).T, over_images, strict=True):
+        row = {"gain": f"{method} minus {against}", "measure": name}
+        row |= statistics.over_seeds(by_seed).columns("difference")
+        row |= {"images_low": images.low, "images_high": images.high, "images": images.n}
+        above = min(row["difference_low"], row["images_low"]) > 0
+        below = max(row["difference_high"], row["images_high"]) < 0
+        rows.append(row | {"resolved": row["n"] > 1 and (above or below)})
+    return pd.DataFrame(rows)
+
+
+of_plain = [kept(plain, "nullspace", other) for other in ("zero", "random")]
+of_robust = [kept(robust, "pgd_at_nullspace", other).query(other_average) for other in ("pgd_at", "pgd_at_random")]
+more = pd.concat([*of_plain, *of_robust], ignore_index=True)
+_ = plots.save_table(more, "11_kept", caption="Gain through LNLoRA minus gain in all weights.", sources=used)
+
+colors = {"full": sns.color_palette()[0], "lnlora": sns.color_palette()[1], "lnlora minus full": (0.1,) * 3}
+
+
+def draw(axis: Axes, measure: str, method: str, controls: Sequence[str]) -> None:
+    """What ``method`` adds to each control, a row a control."""
+    for place, control in enumerate(controls):
+        for lift, (kind, color) in zip((-0.25, 0, 0.25), colors.items(), strict=True):
+            if kind in adapters:
+                rows = paired[(paired["method"] == f"{method}, {kind}") & (paired["against"] == f"{control}, {kind}")]
+            else:
+                rows = more[more["gain"] == f"{method} minus {control}"]
+            row = rows.set_index("measure").loc[measure]
+            y = place + lift
+            axis.plot([row["images_low"], row["images_high"]], [y] * 2, color=color, linewidth=0.8)
+            if row["n"] > 1:
+                ends = [row["difference_low"], row["difference_high"]]
+                axis.plot(ends, [y] * 2, color=color, linewidth=2.6, alpha=0.5, solid_capstyle="butt")
+            axis.plot(row["difference"], y, "o", color=color)
+    axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+    axis.xaxis.set_major_locator(MaxNLocator(3))
+    axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
+    axis.tick_params(labelsize=6.5)
+    axis.tick_params(axis="y", length=0)
+    axis.set_yticks(range(len(controls)), [f"{method}\nminus\n{control}" for control in controls], fontsize=7)
+    axis.set_ylim(len(controls) - 0.5, -0.5)
+
+
+strong = f"{255 * strong_eps:.3g}/255"
+drawn = {
+    ("nullspace", ("zero", "random")): ["clean", "pgd", "patch", "corruptions", "average"],
+    ("pgd_at_nullspace", ("pgd_at", "pgd_at_random")): ["clean", "pgd", f"pgd {strong}", f"cw {strong}", "corruptions"],
+}
+figure, axes = plots.subplots(2, 5, height=3.9, sharey="row")
+for row, ((method, controls), measures) in zip(axes, drawn.items(), strict=True):
+    for axis, measure in zip(row, measures, strict=True):
+        draw(axis, measure, method, controls)
+        axis.set_title(f"pgd {255 * attack_eps:.3g}/255" if measure == "pgd" else measure, fontsize=8)
+figure.supxlabel("difference in accuracy (points)", fontsize=8)
+handles = [Line2D([], [], color=color, marker="o", label=name) for name, color in colors.items()]
+figure.legend(handles=handles, loc="outside upper right", ncols=3, fontsize=7)
+_ = plots.save_figure(figure, "11_differences", sources=used)
+more[more["measure"].isin(["clean", "pgd", f"pgd {strong}", "corruptions"])].style.format(precision=4).hide(
+    axis="index"
+)
+
+# %% [markdown]
+# ## (c) Does LNLoRA change the size of the approximate nullspace?
+#
+# As in 07 (d): the largest noise behind the patch embedding within $\varepsilon$, every token of one norm, found and verified by one protocol for all weights (those of the round that dev chose, which the table judges).
+# Beside it the largest Gaussian noise: a model that grows deaf to everything, that spreads its probabilities more evenly or that scales its tokens up gains on both. Only a learned norm that grows by more than the random
+# one says that directions to ignore were gained.
+#
+# Each training seed is measured with its own noise seed, and divided by what its start has with that noise seed (`growth`); intervals are Student's t over seeds, and for the two starts over noise seeds alone.
+# `reached` is the share whose bound was verified on test images.
+
+# %%
+cifar = data.load_data("cifar10", progress=False)
+sized = ["start", *(f"{m}, {a}" for m in ("zero", "nullspace") for a in adapters)]
+sized += ["robust start", *(f"{m}, {a}" for m in ("pgd_at", "pgd_at_nullspace") for a in adapters)]
+
+
+def measured(run: Trialled, s: int) -> Result:
+    """Norms at the boundary of eps, with noise seed ``s``."""
+    model, protocol = experiments.model_of(run), replace(boundary, seed=s)
+    given = {"weights": fingerprint(model), "boundary": asdict(protocol)}
+    norms = lambda: experiments.boundary_norm(model, cifar, protocol)  # noqa: E731
+    return stored("boundary_norm", given, norms, code=[experiments], data=cifar.identity)
+
+
+found = {name: [] for name in sized}
+for name, results in found.items():
+    runs = groups[name] if len(groups[name]) > 1 else groups[name] * len(run_seeds)
+    results += [measured(run, s) for run, s in zip(runs, run_seeds, strict=True)]
+norms, rows = {name: pd.DataFrame([r.metrics for r in results]) for name, results in found.items()}, []
+for name, by_seed in norms.items():
+    first = norms["robust start" if name in robust else "start"]
+    method, _, adapter = name.partition(", ")
+    row = {"run": name, "method": method, "adapter": adapter or "none"}
+    for column in ("norm", "norm_random"):
+        row |= statistics.over_seeds(by_seed[column]).columns(column)
+        row |= statistics.over_seeds(by_seed[column] / first[column]).columns(column.replace("norm", "growth"))
+    row |= statistics.over_seeds(by_seed["norm"] / by_seed["norm_random"]).columns("ratio")
+    rows.append(row | {"reached": by_seed["norm_reached"].mean()})
+sizes = pd.DataFrame(rows)
+measured_by = [result for results in found.values() for result in results]
+_ = plots.save_table(sizes, "11_norm", caption="Norm at the verified boundary of eps.", sources=measured_by)
+
+figure, axes = plots.subplots(1, 2, height=3.0, sharey=True)
+kinds = {"": ("largest found", "o", "full"), "_random": ("Gaussian", "s", "none")}
+shades = {"none": (0.4,) * 3, **colors}
+for axis, column in zip(axes, ("norm", "growth"), strict=True):
+    for place, row in sizes.iterrows():
+        for lift, (suffix, (_, marker, fill)) in zip((-0.15, 0.15), kinds.items(), strict=True):
+            y, name, color = place + lift, column + suffix, shades[row["adapter"]]
+            axis.plot([row[f"{name}_low"], row[f"{name}_high"]], [y] * 2, color=color, linewidth=2.6, alpha=0.4)
+            axis.plot(row[name], y, marker, color=color, fillstyle=fill)
+axes[0].set_xlabel(rf"norm at $\varepsilon$ = {eps:g}")
+axes[1].set_xlabel("norm over that of its start")
+axes[1].axvline(1, color="0.6", linewidth=0.8, zorder=0)
+axes[0].set_yticks(range(len(sizes)), sizes["run"], fontsize=7.5)
+for axis in axes:
+    axis.axhline(sized.index("robust start") - 0.5, color="0.85", linewidth=0.8)
+    axis.tick_params(axis="y", length=0)
+axes[0].invert_yaxis()
+handles = [Line2D([], [], color="0.2", linestyle="", marker=m, fillstyle=f, label=t) for t, m, f in kinds.values()]
+figure.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=7)
+_ = plots.save_figure(figure, "11_norm", sources=measured_by)
+sizes.style.format(precision=2).hide(axis="index")
+
+# %% [markdown]
+# ## (d) What is left of the exact nullspace?
+#
+# Pixels that the patch embedding maps to zero no later layer can see (01). Finetuning in all weights keeps the dimension and may turn the subspace. Plain LoRA of rank $r$ on the embedding keeps at least what both
+# $W_0$ and $A$ ignore, so that at least $k - r$ of the start's $k$ dimensions stay. LNLoRA on it normalises the patch first, so that the embedding is not linear and no subspace is invisible in all images.
+# LNLoRA in the blocks alone leaves the embedding, and with it the nullspace, as it was: noise made for the base then passes all models that share it.
+#
+# `overlap` is the mean squared cosine of the principal angles to the start's nullspace (`chance` for subspaces at random); `seen` is how much noise drawn in the start's nullspace moves the tokens, over
+# what noise of its norm in all directions moves them, on test images: it needs no linear map. First seed.
+
+# %%
+base, probe = experiments.model_of(groups["start"][0]), torch.Generator().manual_seed(seed)
+pictures, _ = next(iter(cifar.test.subset(64, seed).batches(64, image_size=base.image_size)))
+
+
+def moved(model: ViT, noise: torch.Tensor) -> float:
+    with torch.no_grad():
+        clean, noisy = (model.embed(batch.to(base.mean)).double() for batch in (pictures, pictures + noise))
+    return (noisy - clean).norm().item()
+
+
+def exact(name: str, run: Trialled, first: Trialled) -> dict[str, object]:
+    """A row of the table: what the model of ``run`` keeps of the nullspace of ``first``."""
+    model, begun = experiments.model_of(run), nullspace.patch_nullspace(experiments.model_of(first))
+    noise = begun.sample(pictures.shape, norm=1.0, generator=probe)
+    other = torch.randn(pictures.shape, generator=probe)
+    other /= other.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    row = {"model": name, "start": first.trial.start, "dimension": 0, "overlap": float("nan")}
+    row |= {"chance": begun.dim / len(begun.basis), "seen": moved(model, noise) / moved(model, other), "note": ""}
+    try:
+        space = nullspace.patch_nullspace(model)
+    except InputError as refusal:
+        return row | {"note": str(refusal)}
+    shared = (begun.basis.T @ space.basis).square().sum().item() / min(begun.dim, space.dim)
+    return row | {"dimension": space.dim, "overlap": shared}
+
+
+named = ["start", "zero, full", "zero, lnlora", "robust start", "pgd_at, full", "pgd_at, lnlora", *extra]
+rows = [exact(name, groups[name][0], groups["robust start" if name in robust else "start"][0]) for name in named]
+rows.insert(4, exact("robust start, against start", groups["robust start"][0], groups["start"][0]))
+left = pd.DataFrame(rows)
+_ = plots.save_table(left, "11_exact", caption="The nullspace of the patch embedding after finetuning.", sources=used)
+left.style.format(precision=6, na_rep="").hide(axis="index")

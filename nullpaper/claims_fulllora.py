@@ -1,0 +1,229 @@
+"""What paper B claims of adversarial training through LNLoRA, and what notebooks 09 to 11 make of it.
+
+``09_paired`` holds differences between adapters after adversarial training (columns data, start, training, method,
+against) with intervals over seeds and over images, ``09_long_paired`` those after 1,500 steps at 8/255, one run each.
+"Comparable" is taken as not worse by more than `MARGIN`: an interval that contains zero would not show it.
+"""
+
+from __future__ import annotations
+
+from nullpaper.evidence import (
+    Answer,
+    Tables,
+    above,
+    every,
+    interval,
+    negate,
+    number,
+    percent,
+    points,
+    some,
+    word,
+)
+from nullpaper.evidence_paired import BETTER, WORSE, compare, difference, grade
+from nullpaper.statistics import Interval
+from nullpaper.verdicts import Claim, claim
+
+__all__ = ["FULLLORA", "MARGIN"]
+
+MARGIN = 0.02
+"""Accuracy that may be lost where robustness is called comparable."""
+ATTACKED = ("pgd", "cw")
+STANDARD = {"data": "cifar10", "start": "standard", "training": "pgd_at"}
+ROBUST = STANDARD | {"start": "robust"}
+LONG = "after 1,500 steps at 8/255 (one run, {images} images)"
+
+
+def _comparable(seeds: Interval, images: Interval) -> Answer:
+    """Whether no more than the margin is lost; one run has its interval over images alone."""
+    bound = Interval(-MARGIN, -MARGIN, -MARGIN, 1)
+    answers = [above(images, bound)] + ([above(seeds, bound)] if seeds.n > 1 else [])
+    return answers[0] if len(set(answers)) == 1 else None
+
+
+def _long(tables: Tables, method: str, against: str, measures: tuple[str, ...]) -> tuple[str, dict[str, Interval]]:
+    """Differences after the long runs, over images."""
+    found = {}
+    for measure in measures:
+        row = tables.row("09_long_paired", method=method, against=against, measure=measure)
+        found[measure] = Interval(
+            *(float(row[n]) for n in ("difference", "images_low", "images_high")), int(row["images"])
+        )
+    names = {"pgd": "PGD", "cw": "CW", "autoattack": "AutoAttack", "clean": "clean"}
+    shown = ", ".join(f"{names[m]} {points(v, None).removesuffix(' points')}" for m, v in found.items())
+    return f"{shown} points {LONG.format(images=max(known.n for known in found.values()))}", found
+
+
+@claim(
+    "B",
+    "abstract",
+    "adversarial training of about 5 % of the parameters (LNLoRA) is as robust as of all of them",
+    where="09 (d), (f)",
+    criterion="holds if under PGD and CW it loses less than 2 points beyond doubt, both after 1,500 steps at 8/255 "
+    "(interval over images) and in the runs at 2/255 from the standard start (intervals over seeds and images); in "
+    "part if in one of the two; no if in neither and one of them is beyond doubt worse than that",
+)
+def comparable(tables: Tables) -> tuple[str, str]:
+    share = tables.row("09_storage", adapter="lnlora")["share"]
+    shown, answers = [f"{100 * share:.1f} % of the parameters"], []
+    told, found = _long(tables, "vit_robust_lnlora", "vit_robust", ATTACKED)
+    shown.append(told)
+    bound = Interval(-MARGIN, -MARGIN, -MARGIN, 1)
+    answers.append(every(above(known, bound) for known in found.values()))
+    told, _ = compare(tables, "lnlora", "full", ATTACKED, "09_paired", **STANDARD)
+    shown.append(f"at 2/255: {told}")
+    pairs = [difference(tables, "lnlora", "full", measure, "09_paired", **STANDARD) for measure in ATTACKED]
+    answers.append(every(_comparable(seeds, images) for seeds, images, _ in pairs))
+    if True not in answers and False in answers:
+        return "; ".join(shown), "no"
+    return "; ".join(shown), word(every(answers), some(answers))
+
+
+@claim(
+    "B",
+    "abstract",
+    "the LayerNorm in front of the branch makes the difference to LoRA",
+    where="09 (c), (f)",
+    criterion=BETTER
+    + "Holds if LNLoRA is better than LoRA of its rank under PGD and CW at 2/255 from the standard start, in "
+    "part if on one, or after 1,500 steps at 8/255 (interval over images)" + WORSE,
+)
+def norm_matters(tables: Tables) -> tuple[str, str]:
+    measured, answers = compare(tables, "lnlora", "lora", ATTACKED, "09_paired", **STANDARD)
+    shown, given = [f"at 2/255: {measured}"], [*answers.values()]
+    told, found = _long(tables, "vit_robust_lnlora", "vit_robust_lora", ATTACKED)
+    shown.append(told)
+    zero = Interval(0, 0, 0, 1)
+    lasting = every(above(known, zero) for known in found.values())
+    if True not in (*given, lasting) and False in (*given, lasting):
+        return "; ".join(shown), "no"
+    return "; ".join(shown), word(every((*given, lasting)), some((*given, lasting)))
+
+
+@claim(
+    "B",
+    "motivation",
+    "scale and bias of LayerNorm differ strongly between standardly and adversarially trained ViTs",
+    where="09 (e)",
+    criterion="holds if both change relatively more than the weights of the other layers do, and more than under "
+    "standard finetuning of as many steps; in part if one of the two does",
+)
+def layernorm_shift(tables: Tables) -> tuple[str, str]:
+    def of(model: str, kind: str) -> Interval:
+        return interval(tables.row("09_layernorm", model=model, kind=kind), "relative")
+
+    shown, answers = [], []
+    for model, name in (("vit_robust", "after 1,500 steps at 8/255"), ("pgd_at", "after the runs of (c)")):
+        weights = of(model, "weight")
+        kinds = {kind: of(model, f"LayerNorm {kind}") for kind in ("scale", "bias")}
+        told = ", ".join(f"{kind} {percent(known, None)}" for kind, known in kinds.items())
+        shown.append(f"{name} {told}, other weights {percent(weights, None)}")
+        answers += [above(known, weights) for known in kinds.values()]
+    control = {kind: of("standard", f"LayerNorm {kind}") for kind in ("scale", "bias")}
+    shown.append(
+        "standard finetuning " + ", ".join(f"{kind} {percent(known, None)}" for kind, known in control.items())
+    )
+    answers += [above(of("pgd_at", f"LayerNorm {kind}"), known) for kind, known in control.items()]
+    scale, bias = answers[0::2], answers[1::2]
+    return "; ".join(shown), word(every(answers), some((every(scale), every(bias))))
+
+
+@claim(
+    "B",
+    "abstract",
+    "it saves storage",
+    where="09 (a)",
+    criterion="holds if the files of the adapter take less than a tenth of the checkpoint's bytes",
+)
+def storage(tables: Tables) -> tuple[str, str]:
+    rows = {name: tables.row("09_storage", adapter=name) for name in ("full", "lnlora")}
+    sizes = {name: f"{row['stored_bytes'] / 1e3:,.0f} kB" for name, row in rows.items()}
+    share = rows["lnlora"]["stored_share"]
+    return f"{sizes['lnlora']} of {sizes['full']}, {100 * share:.1f} %", word(bool(share < 0.1))
+
+
+@claim(
+    "B",
+    "abstract",
+    "it saves training time",
+    where="09 (b)",
+    criterion="holds if a step takes beyond doubt less than 0.9 of the time with an attack that differentiates with "
+    "respect to the pixels alone, in part if only with one that also computes gradients of the weights",
+)
+def training_time(tables: Tables) -> tuple[str, str]:
+    row, answers, shown = tables.row("09_costs", adapter="lnlora"), [], []
+    for prefix, name in (("", "careful attack"), ("careless_", "careless attack")):
+        ratio = Interval(*(float(row[f"{prefix}ratio{end}"]) for end in ("", "_low", "_high")), int(row[f"{prefix}n"]))
+        shown.append(f"{name} {number(ratio, '.2f', None)}")
+        answers.append(above(Interval(0.9, 0.9, 0.9, 1), ratio))
+    return f"time of a step, of full's: {', '.join(shown)}", word(answers[0], answers[1])
+
+
+@claim(
+    "",
+    "",
+    "it saves memory in training",
+    where="09 (b)",
+    criterion="holds if weights, moments and the highest point of a step take less than 0.9 of full's in all",
+)
+def training_memory(tables: Tables) -> tuple[str, str]:
+    full, through = (tables.row("09_costs", adapter=name) for name in ("full", "lnlora"))
+    ratios = {name: through[name] / full[name] for name in ("gradients", "optimizer", "step_peak", "total")}
+    shown = ", ".join(f"{name.replace('_', ' ')} {ratio:.2f}" for name, ratio in ratios.items())
+    return f"of full's: {shown}", word(bool(ratios["total"] < 0.9))
+
+
+@claim(
+    "",
+    "RoLI, CVPR 2024, on other adapters",
+    "from a standard start it stays behind full adversarial training, from a robust one a linear probe is enough",
+    where="09 (d)",
+    criterion="holds if at 2/255 LNLoRA is resolved worse than full under PGD from the standard start, and the linear "
+    "probe loses less than 2 points to full from the robust start; in part if one of the two",
+)
+def robust_start(tables: Tables) -> tuple[str, str]:
+    behind, worse = compare(tables, "lnlora", "full", ("pgd",), "09_paired", **STANDARD)
+    enough, _ = compare(tables, "linear", "full", ("pgd",), "09_paired", **ROBUST)
+    seeds, images, _ = difference(tables, "linear", "full", "pgd", "09_paired", **ROBUST)
+    answers = negate(worse["pgd"]), _comparable(seeds, images)
+    return f"LNLoRA from standard: {behind}; linear probe from robust: {enough}", word(every(answers), some(answers))
+
+
+@claim(
+    "",
+    "",
+    "nullspace noise helps where only LNLoRA is trained",
+    where="11 (a)",
+    criterion=BETTER
+    + "Holds if better than the same finetuning with noise 0 on all measures, in part if on some"
+    + WORSE,
+)
+def nullspace_through_adapter(tables: Tables) -> tuple[str, str]:
+    measures = ("clean", "fgsm", "corruptions", "average")
+    measured, answers = compare(tables, "nullspace, lnlora", "zero, lnlora", measures, "11_paired")
+    return measured, grade(answers.values())
+
+
+@claim(
+    "",
+    "",
+    "nullspace noise adds to adversarial training",
+    where="11 (b)",
+    criterion=BETTER
+    + "Holds if adversarial training with the noise is better than without on all measures, through LNLoRA and "
+    "in full; in part if on some" + WORSE,
+)
+def joined(tables: Tables) -> tuple[str, str]:
+    shown, answers = [], []
+    for adapter in ("full", "lnlora"):
+        pair = f"pgd_at_nullspace, {adapter}", f"pgd_at, {adapter}"
+        measured, found = compare(tables, *pair, ("clean", "pgd", "corruptions"), "11_paired")
+        shown.append(f"{adapter}: {measured}")
+        answers += found.values()
+    return "; ".join(shown), grade(answers)
+
+
+FULLLORA: tuple[Claim, ...] = (
+    *(comparable, norm_matters, layernorm_shift, storage, training_time, training_memory, robust_start),
+    *(nullspace_through_adapter, joined),
+)
