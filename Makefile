@@ -68,6 +68,7 @@ bench: $(READY) ## print speed ratios against references measured in the same ru
 	$(BIN)/python benchmarks/nearest.py
 	$(BIN)/python benchmarks/watermark.py
 	$(BIN)/python benchmarks/attacks.py
+	$(BIN)/python benchmarks/adapters.py
 
 doctor: $(READY) ## say what this machine has and lacks
 	$(NULLPAPER) doctor

@@ -78,7 +78,8 @@ own = {
     "smoke": dict(variant_seeds=1, ranks=[4], rates=[1e-3, 3e-3], rate_kinds=["full", "lnlora"])
     | dict(norms=["plain"], layers=["attention"], apart=[design.RANK], longer=False),
     "cpu": whole
-    | dict(variant_seeds=1, ranks=[4, 16, 64], rates=[1e-3, 3e-3, 1e-2], rate_kinds=["full", "lnlora", "lora"]),
+    | dict(variant_seeds=1, ranks=[16, 64], rates=[1e-3, 3e-3, 1e-2], rate_kinds=["full", "lnlora", "lora"])
+    | dict(apart=[design.RANK - 1]),
     "gpu": whole | dict(variant_seeds=3, ranks=[4, 8, 16, 32, 64], rates=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2]),
 }[profile if profile != "imagenet" else "gpu"]
 size = design.chosen(design.ADVERSARIAL_SIZES[profile] | dict(rate_kinds=[*design.ADAPTERS]) | own, globals())

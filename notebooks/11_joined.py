@@ -35,7 +35,7 @@ batch_size: int | None = None  # images a step
 noise_images: int | None = None  # dev images behind a noise
 noise_steps: int | None = None  # steps of its synthesis
 attack_steps: int | None = None  # steps of the attack in adversarial training
-evaluation_steps: int | None = None  # steps of PGD and CW at the end, half those of the patch attack
+evaluation_steps: int | None = None  # steps of PGD and CW at the end of (a); half of it in (b), twice in patch attacks
 severities: list[int] | None = None  # of the corruptions in (a); (b) takes the middle one
 eps: float = 0.03  # bound on the mean squared distance between softmax vectors
 attack_eps: float = 0.00392156862745098  # L-infinity radius of the attacks in (a) in pixel units: 1/255, as in 07
@@ -69,11 +69,13 @@ from nullpaper.vit import ViT, fingerprint
 plots.use_style()
 own = {
     "smoke": dict(images=4, steps=1, adversarial_steps=1, noise_images=16, noise_steps=1, evaluation_steps=1),
-    "cpu": dict(adversarial_steps=12, seeds=2),
+    "cpu": dict(adversarial_steps=6, seeds=2),
 }.get(profile, dict(adversarial_steps=800))
 size = design.chosen(design.SIZES[profile] | own, globals())
 radii = dict(attack_eps=attack_eps, strong_eps=strong_eps)
 recipe, protocol, boundary = design.shared(size, eps=eps, learning_rate=learning_rate, seed=seed, **radii)
+if profile == "smoke":
+    protocol = replace(protocol, corruptions=("fog", "contrast"))
 run_seeds = range(seed, seed + size["seeds"])
 adapters = ["full", "lnlora"]
 
@@ -85,8 +87,8 @@ def sources(runs: Sequence[Trialled]) -> list[Result]:
 def grouped(planned: dict[str, list[Trial]], judged_on: Protocol, title: str) -> dict[str, list[Trialled]]:
     """Finished trials by the name of their group, all run in one go."""
     trials = [trial for group in planned.values() for trial in group]
-    done = dict(zip(trials, experiments.run_trials(trials, judged_on, workers=workers, progress=title), strict=True))
-    return {name: [done[trial] for trial in group] for name, group in planned.items()}
+    done = iter(experiments.run_trials(trials, judged_on, workers=workers, progress=title))
+    return {name: [next(done) for _ in group] for name, group in planned.items()}
 
 
 def described(table: pd.DataFrame, groups: dict[str, list[Trialled]]) -> pd.DataFrame:
@@ -154,11 +156,12 @@ extra = {"pgd_at, lora": design.ADAPTERS["lora"], "pgd_at, lnlora in blocks": in
 
 
 def adversarial_trial(method: str, adapter: str | Through, s: int) -> Trial:
+    changed = replace(recipe, dev_images=size["images"])
     given = dict(adapter=adapter, start=adversarial_start)
-    return design.adversarial_trial(method, s, size["adversarial_steps"], recipe, **given)
+    return design.adversarial_trial(method, s, size["adversarial_steps"], changed, **given)
 
 
-n, middle = size["evaluation_steps"], size["severities"][len(size["severities"]) // 2]
+n, middle = -(-size["evaluation_steps"] // 2), size["severities"][len(size["severities"]) // 2]
 threats = (Threat(f"fast_pgd-{n}", attack_eps), Threat(f"fast_pgd-{n}", strong_eps), Threat(f"cw-{n}", strong_eps))
 harder = Protocol(size["images"], threats, protocol.corruptions, (middle,), seed)
 planned = {"robust start": [Trial("start", start=adversarial_start)]}
@@ -187,19 +190,16 @@ wide(robust_table)
 
 
 # %%
-def gains(groups: dict[str, list[Trialled]], method: str, against: str, adapter: str) -> tuple[list[str], np.ndarray]:
-    """Names of the measures, and method minus against of every run, image and measure."""
-    runs = zip(groups[f"{method}, {adapter}"], groups[f"{against}, {adapter}"], strict=True)
-    tables = [[contrasts.measures(run.frame, attack_eps) for run in pair] for pair in runs]
-    return list(tables[0][0].columns), np.stack([(first - second).to_numpy() for first, second in tables])
-
-
 def kept(groups: dict[str, list[Trialled]], method: str, against: str) -> pd.DataFrame:
     """The gain through LNLoRA minus the gain in all weights, with the columns of `contrasts.contrast`."""
-    (names, ours), (_, full) = (gains(groups, method, against, a) for a in ("lnlora", "full"))
-    over_images = comparison.bootstrap((ours - full).mean(0))
-    rows = []
-    for name, by_seed, images in zip(names, (ours - full).mean(1).T, over_images, strict=True):
+    gains = {}  # by adapter: runs, images, measures
+    for adapter in adapters:
+        pairs = zip(groups[f"{method}, {adapter}"], groups[f"{against}, {adapter}"], strict=True)
+        tables = [[contrasts.measures(run.frame, attack_eps) for run in pair] for pair in pairs]
+        gains[adapter] = np.stack([(first - second).to_numpy() for first, second in tables])
+    names, added, rows = tables[0][0].columns, gains["lnlora"] - gains["full"], []
+    over_images = comparison.bootstrap(added.mean(0))
+    for name, by_seed, images in zip(names, added.mean(1).T, over_images, strict=True):
         row = {"gain": f"{method} minus {against}", "measure": name}
         row |= statistics.over_seeds(by_seed).columns("difference")
         row |= {"images_low": images.low, "images_high": images.high, "images": images.n}
@@ -266,30 +266,32 @@ more[more["measure"].isin(["clean", "pgd", f"pgd {strong}", "corruptions"])].sty
 # Beside it the largest Gaussian noise: a model that grows deaf to everything, that spreads its probabilities more evenly or that scales its tokens up gains on both. Only a learned norm that grows by more than the random
 # one says that directions to ignore were gained.
 #
-# Each training seed is measured with its own noise seed, and divided by what its start has with that noise seed (`growth`); intervals are Student's t over seeds, and for the two starts over noise seeds alone.
-# `reached` is the share whose bound was verified on test images.
+# `growth` is the norm over that of the start; `ratio` that of the largest found over the Gaussian one; `reached` the share whose bound was verified on test images. Intervals are Student's t over training seeds, with
+# one noise seed for all weights: the two starts have none.
 
 # %%
 cifar = data.load_data("cifar10", progress=False)
 sized = ["start", *(f"{m}, {a}" for m in ("zero", "nullspace") for a in adapters)]
-sized += ["robust start", *(f"{m}, {a}" for m in ("pgd_at", "pgd_at_nullspace") for a in adapters)]
+sized += ["robust start", *(f"pgd_at, {a}" for a in adapters)]
 
 
-def measured(run: Trialled, s: int) -> Result:
-    """Norms at the boundary of eps, with noise seed ``s``."""
-    model, protocol = experiments.model_of(run), replace(boundary, seed=s)
-    given = {"weights": fingerprint(model), "boundary": asdict(protocol)}
-    norms = lambda: experiments.boundary_norm(model, cifar, protocol)  # noqa: E731
-    return stored("boundary_norm", given, norms, code=[experiments], data=cifar.identity)
+def measured(run: Trialled) -> tuple[dict[str, float], Result]:
+    """Norms at the boundary of eps, and where they are stored: from the run where it was watched, else measured now."""
+    for record in run.history:
+        if record["step"] == run.best_step and "norm" in record:
+            return record, run.sources[0]
+    model = experiments.model_of(run)
+    given = {"weights": fingerprint(model), "boundary": asdict(boundary)}
+    measure = lambda: experiments.boundary_norm(model, cifar, boundary)  # noqa: E731
+    found = stored("boundary_norm", given, measure, code=[experiments], data=cifar.identity)
+    return found.metrics, found
 
 
-found = {name: [] for name in sized}
-for name, results in found.items():
-    runs = groups[name] if len(groups[name]) > 1 else groups[name] * len(run_seeds)
-    results += [measured(run, s) for run, s in zip(runs, run_seeds, strict=True)]
-norms, rows = {name: pd.DataFrame([r.metrics for r in results]) for name, results in found.items()}, []
+found = {name: [measured(run) for run in groups[name]] for name in sized}
+norms = {name: pd.DataFrame([record for record, _ in records]) for name, records in found.items()}
+rows = []
 for name, by_seed in norms.items():
-    first = norms["robust start" if name in robust else "start"]
+    first = norms["robust start" if name in robust else "start"].iloc[0]
     method, _, adapter = name.partition(", ")
     row = {"run": name, "method": method, "adapter": adapter or "none"}
     for column in ("norm", "norm_random"):
@@ -298,7 +300,7 @@ for name, by_seed in norms.items():
     row |= statistics.over_seeds(by_seed["norm"] / by_seed["norm_random"]).columns("ratio")
     rows.append(row | {"reached": by_seed["norm_reached"].mean()})
 sizes = pd.DataFrame(rows)
-measured_by = [result for results in found.values() for result in results]
+measured_by = [source for records in found.values() for _, source in records]
 _ = plots.save_table(sizes, "11_norm", caption="Norm at the verified boundary of eps.", sources=measured_by)
 
 figure, axes = plots.subplots(1, 2, height=3.0, sharey=True)

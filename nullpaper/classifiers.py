@@ -36,10 +36,10 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
 }
 """Constructors of timm models for 48 px images; each takes ``num_classes``, except the shipped ViT."""
 
-ADAPTED = ("vit_robust_lnlora", "vit_robust_lora")
+ADAPTED = ("vit_robust_lnlora",)
 FINETUNED = ("vit_robust", *ADAPTED)
-"""The shipped ViT after PGD adversarial training at 8/255, by name: of all weights (notebook 07), and through adapters
-of rank 3 on the same batches (notebook 09), of which the adapter alone is stored."""
+"""The shipped ViT after PGD adversarial training at 8/255, by name: of all weights (notebook 07), and through LNLoRA of
+rank 3 on the same batches (notebook 09), of which the adapter alone is stored."""
 
 
 class Classifier(nn.Module):

@@ -6,18 +6,14 @@ Paper B (FullLoRA, arXiv 2401.01752) claims relief on storage and training time.
 
 from __future__ import annotations
 
-import gc
-import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -26,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
-from torch.profiler import ProfilerActivity, profile
 
 from nullpaper.adapter_files import save_adapter
 from nullpaper.adapters import AdaptedViT, remove, trainable
+from nullpaper.allocations import peak_bytes
 from nullpaper.errors import InputError, check_count
 from nullpaper.methods import METHODS, Batch, FinetuneRecipe, check_method
 from nullpaper.pgd import REACH
@@ -37,7 +33,7 @@ from nullpaper.state import parameter_groups
 from nullpaper.statistics import Interval
 from nullpaper.vit import ViT, check_images, evaluating, save_vit
 
-__all__ = ["expected_ratio", "memory", "peak_bytes", "step_times", "storage"]
+__all__ = ["expected_ratio", "memory", "step_times", "storage"]
 
 
 def expected_ratio(attack_steps: int, *, careless: bool = False, through: bool = True) -> float:
@@ -153,68 +149,6 @@ def step_times(
     rows = zip(steps, np.median(taken, axis=1), taken / taken[0], strict=True)
     table = [{"name": name, "seconds": middle} | _median(ratios).columns("ratio") for name, middle, ratios in rows]
     return pd.DataFrame(table).assign(clock=clock)
-
-
-def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
-    """The most bytes of tensors that ``call`` had allocated at one time, beyond what was there before.
-
-    On CUDA the allocator counts them. On the CPU they come from the allocations and releases in a trace of PyTorch's
-    profiler, which has the buffers inside kernels too (some have one a thread), but not what libraries below PyTorch
-    take for themselves.
-
-    Raises:
-        InputError: the device is neither.
-    """
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"memory on {device} cannot be measured: take the CPU or CUDA.")
-    if device.type == "cuda":
-        gc.collect()  # or garbage from before, released inside, would count as memory won
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    present, highest, sizes = 0, 0, {}
-    for event in sorted(_allocations(call), key=lambda event: event["ts"]):
-        size, address = event["args"]["Bytes"], event["args"]["Addr"]
-        if size > 0:
-            sizes[address] = size
-            present += size
-        else:
-            present -= sizes.pop(address, 0)  # 0: older than the trace
-        highest = max(highest, present)
-    return highest
-
-
-def _allocations(call: Callable[[], Any]) -> list[dict[str, Any]]:
-    """Events of the CPU's allocator; the profiler's own list leaves out those inside operators, its trace does not."""
-    profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-    with _silent():
-        profiler.start()
-    try:
-        call()
-    finally:
-        with _silent():
-            profiler.stop()
-    with TemporaryDirectory() as folder:
-        trace = Path(folder, "trace.json")
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    return [event for event in events if event["name"] == "[memory]" and event["args"]["Device Type"] == 0]
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Inside, nothing reaches stderr: the profiler's library writes there, and its level is read before Python runs."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 class _Step:

@@ -24,6 +24,7 @@ NAMES = {
     "cw": "CW",
     "patch": "patch attack",
     "pgd": "PGD",
+    "pgd 8/255": "PGD 8/255",
     "corruptions": "corruptions",
 }
 BETTER = "better: the intervals over seeds and over images both exclude 0. "

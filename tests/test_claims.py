@@ -15,13 +15,14 @@ from click.testing import CliRunner, Result
 
 from nullpaper.claims import CLAIMS
 from nullpaper.claims_finetuning import FINETUNING
+from nullpaper.claims_fulllora import FULLLORA
 from nullpaper.cli import main
 from nullpaper.errors import InputError
 from nullpaper.verdicts import BEGIN, END, WORDS, judge, markdown, section
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "cpu"
-FROZEN = [claim for claim in CLAIMS if claim not in FINETUNING]
+FROZEN = [claim for claim in CLAIMS if claim not in FINETUNING + FULLLORA]
 SHOWN = f"{BEGIN}\n(.*)\n{END}"
 
 
@@ -51,7 +52,9 @@ def alter(folder: Path, name: str, where: dict[str, object], changes: dict[str, 
 def folder(tmp_path: Path) -> Path:
     """A copy of the reference results, to be altered."""
     copied = tmp_path / "results" / "cpu"
-    shutil.copytree(REFERENCE, copied, ignore=shutil.ignore_patterns("verdicts.*", "*.tex", "*.json", "0[78]_*"))
+    shutil.copytree(
+        REFERENCE, copied, ignore=shutil.ignore_patterns("verdicts.*", "*.tex", "*.json", "0[789]_*", "1?_*")
+    )
     return copied
 
 
@@ -348,3 +351,63 @@ def test_a_gain_is_faked_if_finetuning_without_noise_has_it_too(tmp_path: Path) 
     for gain, extra, expected in ((0.1, 0.0, "holds"), (0.1, 0.05, "in part"), (-0.1, 0.0, "no")):
         table = pd.DataFrame([pair("zero", "start", gain), pair("nullspace", "zero", extra)])
         assert words(tmp_path, t08_paired=table)["faked_gain"] == expected
+
+
+SHIFTED = [("vit_robust", 0.4), ("pgd_at", 0.2), ("standard", 0.1)]
+
+
+def adapted(folder: Path, gap: float, linear: float = 0.0, norm: float = 0.05, n: int = 3) -> dict[str, str]:
+    """Words on paper B if LNLoRA loses ``gap`` to full, and the linear probe ``linear`` from the robust start."""
+    rows, pairs = [], {("lnlora", "full"): -gap, ("lnlora", "lora"): norm, ("linear", "full"): -linear}
+    for start in ("standard", "robust"):
+        for (method, against), value in pairs.items():
+            for measure in ("pgd", "cw", "clean"):
+                key = {"data": "cifar10", "start": start, "training": "pgd_at", "method": method, "against": against}
+                ends = {"images_low": value - 0.01, "images_high": value + 0.01}
+                rows.append(key | {"measure": measure, "n": n} | about("difference", value, 0.005) | ends)
+    long = [
+        {"method": "vit_robust_lnlora", "against": "vit_robust", "measure": measure, "images": 100, "difference": -gap}
+        | {"images_low": -gap - 0.01, "images_high": -gap + 0.01}
+        for measure in ("pgd", "cw")
+    ]
+    sizes = pd.DataFrame({"adapter": ["full", "lnlora"], "share": [1, 0.05], "stored_bytes": [1e6, 9e4]})
+    sizes["stored_share"] = sizes["stored_bytes"] / 1e6
+    return words(folder, t09_paired=pd.DataFrame(rows), t09_long_paired=pd.DataFrame(long), t09_storage=sizes)
+
+
+@pytest.mark.parametrize(("gap", "expected"), [(0.0, "holds"), (0.1, "no"), (0.02, "not resolved"), (-0.1, "holds")])
+def test_comparable_means_that_little_is_lost_beyond_doubt(tmp_path: Path, gap: float, expected: str) -> None:
+    assert adapted(tmp_path, gap)["comparable"] == expected
+
+
+def test_the_norm_must_beat_lora_and_a_robust_start_may_make_adapters_needless(tmp_path: Path) -> None:
+    found = adapted(tmp_path, gap=0.1, linear=0.0)
+    assert found["norm_matters"] == "holds" and found["robust_start"] == "holds" and found["storage"] == "holds"
+    found = adapted(tmp_path, gap=0.0, linear=0.1, norm=-0.05)
+    assert found["norm_matters"] == "no" and found["robust_start"] in ("no", "not resolved")
+    assert adapted(tmp_path, gap=0.1, linear=0.1)["robust_start"] == "in part"
+
+
+def test_layernorm_must_move_more_than_the_rest_and_than_without_attack(tmp_path: Path) -> None:
+    for factor, expected in ((2, "holds"), (0.5, "no")):
+        rows = [
+            {"model": model, "kind": kind, "n": 12} | about("relative", size, 0.01)
+            for model, base in SHIFTED
+            for kind, size in (("weight", base), ("LayerNorm scale", factor * base), ("LayerNorm bias", factor * base))
+        ]
+        table = pd.DataFrame(rows)
+        if factor < 1:
+            table.loc[table["model"] == "standard", ["relative", "relative_low", "relative_high"]] += 1
+        assert words(tmp_path, t09_layernorm=table)["layernorm_shift"] == expected
+
+
+def test_costs_are_judged_with_a_careful_and_a_careless_attack(tmp_path: Path) -> None:
+    def table(careful: float, careless: float, total: float) -> pd.DataFrame:
+        row = about("ratio", careful, 0.01) | {"n": 5} | about("careless_ratio", careless, 0.01) | {"careless_n": 5}
+        parts = dict.fromkeys(("gradients", "optimizer", "step_peak"), total) | {"total": total}
+        return pd.DataFrame([{"adapter": "full"} | row | dict.fromkeys(parts, 1), {"adapter": "lnlora"} | row | parts])
+
+    for given, expected in (((0.7, 0.6, 0.5), ("holds", "holds")), ((0.95, 0.7, 0.95), ("in part", "no"))):
+        found = words(tmp_path, t09_costs=table(*given))
+        assert (found["training_time"], found["training_memory"]) == expected
+    assert words(tmp_path, t09_costs=table(1.1, 1.1, 1.0))["training_time"] == "no"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import test_notebooks_ablations
 import test_notebooks_finetuning
 import test_notebooks_fooling
+import test_notebooks_fulllora
+import test_notebooks_joined
 import test_notebooks_nullspace
 from notebook_runs import ALL, assert_complete, project, runs, stems
 
@@ -13,7 +16,10 @@ from nullpaper.runner import RunReport, run_notebook
 
 __all__ = ["project", "runs"]  # fixtures
 
-GROUPS = test_notebooks_nullspace, test_notebooks_fooling, test_notebooks_finetuning
+GROUPS = (
+    *(test_notebooks_nullspace, test_notebooks_fooling, test_notebooks_finetuning),
+    *(test_notebooks_fulllora, test_notebooks_ablations, test_notebooks_joined),
+)
 ELSEWHERE = [notebook for group in GROUPS for notebook in group.NOTEBOOKS]
 NOTEBOOKS = [notebook for notebook in ALL if notebook not in ELSEWHERE]
 
