@@ -238,7 +238,7 @@ for axis, measure in zip(axes, ("clean", "pgd", drawn[-1]), strict=True):
         rows = looked_up.loc[[(name, measure) for name in named.values()]]
         axis.plot(rows["share"], rows["value"], label=label, **looks[label])
         for (_, row), rank in zip(rows.iterrows(), named, strict=True):
-            ends = ends_of(row)
+            ends = max(0, ends_of(row)[0]), min(1, ends_of(row)[1])  # Student's t knows no bounds
             axis.plot([row["share"]] * 2, ends, color=looks[label]["color"], linewidth=0.8, alpha=0.6)
             if label == "LNLoRA":
                 options = dict(xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=6.5)
@@ -316,14 +316,14 @@ color_of = dict(zip(blocks, palette, strict=False))
 def draw_blocks(row_of_axes: Iterable[Axes], titles: list[str]) -> None:
     """Differences to the base, a panel a measure and a line a variant, under a heading a block."""
     for axis, measure in zip(row_of_axes, drawn, strict=True):
-        ticks, place = {}, 0
+        ticks, place, reach = {}, 0, [0.0]
         for title in titles:
             ticks[place] = title
             for name in blocks[title]:
                 place += 1
                 ticks[place] = short.get(name, name.removeprefix("lnlora, "))
                 row = paired.query("method == @name and against == 'lnlora' and measure == @measure").iloc[0]
-                color = color_of[title]
+                color, reach = color_of[title], [*reach, row["images_low"], row["images_high"]]
                 axis.plot([row["images_low"], row["images_high"]], [place] * 2, color=color, linewidth=0.8)
                 if row["n"] > 1:
                     ends = [row["difference_low"], row["difference_high"]]
@@ -332,7 +332,8 @@ def draw_blocks(row_of_axes: Iterable[Axes], titles: list[str]) -> None:
             place += 1
         axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
         axis.set_yticks(list(ticks), ticks.values(), fontsize=7)
-        axis.set_ylim(place - 0.4, -0.6)
+        spare = 0.3 * (max(reach) - min(reach)) or 0.05  # of Student's t with few seeds only a part may fit
+        axis.set(ylim=(place - 0.4, -0.6), xlim=(min(reach) - spare, max(reach) + spare))
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
         axis.tick_params(axis="x", labelsize=6.5)
@@ -414,7 +415,8 @@ for axis, (column, title) in zip(axes, titles.items(), strict=True):
     axis.set_xticks(every_rate, [f"{rate:g}" for rate in every_rate])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
-    axis.set(xlabel="learning rate", title=title)
+    low, high = axis.get_ylim()
+    axis.set(xlabel="learning rate", title=title, ylim=(max(low, 0), min(high, 1)))
 axes[0].set_ylabel("accuracy")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=6, fontsize=7)
 _ = plots.save_figure(figure, "10_rates", sources=sources(ended.values()))

@@ -51,7 +51,6 @@ workers: int | None = None  # processes side by side; None: one a thread on a CP
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
@@ -59,7 +58,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from nullpaper import comparison, contrasts, data, design, experiments, nullspace, plots, statistics
+from nullpaper import contrasts, data, design, experiments, nullspace, plots, statistics
 from nullpaper.errors import InputError
 from nullpaper.evaluation import Threat
 from nullpaper.experiments import Protocol, Through, Trial, Trialled
@@ -191,22 +190,9 @@ wide(robust_table)
 
 # %%
 def kept(groups: dict[str, list[Trialled]], method: str, against: str) -> pd.DataFrame:
-    """The gain through LNLoRA minus the gain in all weights, with the columns of `contrasts.contrast`."""
-    gains = {}  # by adapter: runs, images, measures
-    for adapter in adapters:
-        pairs = zip(groups[f"{method}, {adapter}"], groups[f"{against}, {adapter}"], strict=True)
-        tables = [[contrasts.measures(run.frame, attack_eps) for run in pair] for pair in pairs]
-        gains[adapter] = np.stack([(first - second).to_numpy() for first, second in tables])
-    names, added, rows = tables[0][0].columns, gains["lnlora"] - gains["full"], []
-    over_images = comparison.bootstrap(added.mean(0))
-    for name, by_seed, images in zip(names, added.mean(1).T, over_images, strict=True):
-        row = {"gain": f"{method} minus {against}", "measure": name}
-        row |= statistics.over_seeds(by_seed).columns("difference")
-        row |= {"images_low": images.low, "images_high": images.high, "images": images.n}
-        above = min(row["difference_low"], row["images_low"]) > 0
-        below = max(row["difference_high"], row["images_high"]) < 0
-        rows.append(row | {"resolved": row["n"] > 1 and (above or below)})
-    return pd.DataFrame(rows)
+    """The gain through LNLoRA minus the gain in all weights."""
+    first, second = ((f"{method}, {adapter}", f"{against}, {adapter}") for adapter in ("lnlora", "full"))
+    return contrasts.contrast_of(groups, first, second, attack_eps).assign(gain=f"{method} minus {against}")
 
 
 of_plain = [kept(plain, "nullspace", other) for other in ("zero", "random")]

@@ -17,7 +17,7 @@ from nullpaper.errors import InputError
 from nullpaper.experiments import Trialled
 from nullpaper.statistics import over_seeds
 
-__all__ = ["AVERAGED", "Groups", "contrast", "measures", "tabulate"]
+__all__ = ["AVERAGED", "Groups", "contrast", "contrast_of", "measures", "tabulate"]
 
 AVERAGED = ("clean", "fgsm", "pgd", "cw", "patch", "corruptions")
 """The columns of paper A's "Average" that there are: corruptions as a mean accuracy, since 100 - mCE needs AlexNet."""
@@ -68,17 +68,44 @@ def contrast(groups: Groups, pairs: Sequence[tuple[str, str]], eps: float) -> pd
     """
     rows = []
     for method, against in pairs:
-        (names, first), (others, second) = (_stacked(groups[name], eps) for name in (method, against))
-        fits = {len(first), len(second)} <= {1, max(len(first), len(second))}
-        if names != others or first.shape[1:] != second.shape[1:] or not fits:
-            raise InputError(
-                f"'{method}' and '{against}' were not judged alike, so nothing pairs them; judge them anew."
-            )
-        for row in _rows(names, first - second, "difference"):  # a single trial stands for all seeds
-            bounds = [(row["difference_low"], row["difference_high"]), (row["images_low"], row["images_high"])]
-            same_sign = all(low > 0 for low, _ in bounds) or all(high < 0 for _, high in bounds)
-            rows.append({"method": method, "against": against, **row, "resolved": row["n"] > 1 and same_sign})
+        names, differences = _paired(groups, method, against, eps)
+        rows += [{"method": method, "against": against, **row} for row in _resolved(names, differences)]
     return pd.DataFrame(rows)
+
+
+def contrast_of(groups: Groups, first: tuple[str, str], second: tuple[str, str], eps: float) -> pd.DataFrame:
+    """Rows (measure): the difference of the first pair minus that of the second, both paired as in `contrast`.
+
+    Raises:
+        InputError: as `contrast`; the pairs have other measures, images or numbers of seeds.
+    """
+    (names, one), (others, two) = (_paired(groups, *pair, eps) for pair in (first, second))
+    if names != others or one.shape != two.shape:
+        raise InputError(
+            f"'{first[0]}' and '{second[0]}' were not judged alike, so nothing pairs them; judge them anew."
+        )
+    return pd.DataFrame(_resolved(names, one - two))
+
+
+def _paired(groups: Groups, method: str, against: str, eps: float) -> tuple[list[str], np.ndarray]:
+    """Names of the measures, and the differences of two groups in them (seeds, images, measures)."""
+    (names, first), (others, second) = (_stacked(groups[name], eps) for name in (method, against))
+    fits = {len(first), len(second)} <= {1, max(len(first), len(second))}
+    if names != others or first.shape[1:] != second.shape[1:] or not fits:
+        raise _unlike(method, against)
+    return names, first - second  # a single trial stands for all seeds
+
+
+def _unlike(first: str, second: str) -> InputError:
+    return InputError(f"'{first}' and '{second}' were not judged alike, so nothing pairs them; judge them anew.")
+
+
+def _resolved(names: Sequence[str], differences: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Rows of differences that say whether both intervals exclude 0."""
+    for row in _rows(names, differences, "difference"):
+        bounds = [(row["difference_low"], row["difference_high"]), (row["images_low"], row["images_high"])]
+        same_sign = all(low > 0 for low, _ in bounds) or all(high < 0 for _, high in bounds)
+        yield {**row, "resolved": row["n"] > 1 and same_sign}
 
 
 def _rows(names: Sequence[str], stacked: np.ndarray, column: str) -> Iterator[dict[str, Any]]:

@@ -224,3 +224,15 @@ def test_a_killed_caller_leaves_no_process_behind(tmp_path) -> None:
 
 def test_the_corrupted_images_are_made_once_for_all_trials() -> None:
     assert experiments._corrupted(PROTOCOL, "cifar10") is experiments._corrupted(replace(PROTOCOL), "cifar10")
+
+
+def test_a_contrast_of_contrasts_is_the_difference_of_the_two() -> None:
+    groups = {"a": made(0.9, 0.8), "b": made(0.5, 0.6), "c": made(0.4, 0.3), "d": made(0.2, 0.1)}
+    both = contrasts.contrast(groups, [("a", "b"), ("c", "d")], EPS).set_index(["method", "measure"])["difference"]
+    rows = contrasts.contrast_of(groups, ("a", "b"), ("c", "d"), EPS).set_index("measure")
+    assert np.allclose(rows["difference"], (both["a"] - both["c"])[rows.index]) and rows["n"].eq(2).all()
+    same = contrasts.contrast_of(groups, ("a", "b"), ("a", "b"), EPS)
+    assert same[["difference", "images_low", "images_high"]].eq(0).all(axis=None) and not same["resolved"].any()
+    groups["e"] = made(0.5)
+    with pytest.raises(InputError, match="were not judged alike"):
+        contrasts.contrast_of(groups, ("a", "b"), ("e", "e"), EPS)
