@@ -50,6 +50,7 @@ adapters: list[str] | None = None  # names of the table above
 starts: list[str] | None = None  # standard, robust
 data_sets: list[str] | None = None  # cifar10, cifar100, imagenette; other classes than the start's get a new head
 imagenette_start: str = "vit_small_patch16_224"  # a timm ViT
+imagenette_weights: str | None = None  # a safetensors file for it; None: timm's hub
 rank: int | None = None  # of the branches; None: 3, which is about 5 % of the shipped ViT, and 16 on Imagenette's
 autoattack_steps: int | None = None  # of each attack in AutoAttack, 100 being standard; None: the profile's
 autoattack_images: int | None = None  # test images under AutoAttack; None: the profile's
@@ -233,8 +234,13 @@ settings = [
 ]
 
 
+def begun(dataset: str, start: str) -> dict[str, object]:
+    """Where a run begins, and on what."""
+    return dict(start=start, weights=imagenette_weights if dataset == "imagenette" else None, data=dataset)
+
+
 def runs_of(dataset: str, start: str, method: str, name: str) -> list[Trial]:
-    options = dict(adapter=through(name, dataset), start=start, data=dataset)
+    options = dict(adapter=through(name, dataset), **begun(dataset, start))
     return [design.adversarial_trial(method, s, size["steps"], recipe, **options) for s in run_seeds]
 
 
@@ -245,7 +251,7 @@ planned = {
     for name in kinds
 }
 planned |= {
-    (dataset, label, "", "start"): [Trial("start", start=start, data=dataset)] for dataset, label, start in settings
+    (dataset, label, "", "start"): [Trial("start", **begun(dataset, start))] for dataset, label, start in settings
 }
 moved = {
     (dataset, label, "standard", "full"): runs_of(dataset, start, "standard", "full")

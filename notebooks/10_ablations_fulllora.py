@@ -75,10 +75,10 @@ LAYERS |= {"patch_embed": ("patch_embed",)}
 APART = ("patch_embed", "q", "k", "v", "proj", "fc1", "fc2")
 whole = dict(norms=["plain", "rms"], layers=[*LAYERS], apart=[design.RANK - 1, design.RANK], longer=True)
 own = {
-    "smoke": dict(variant_seeds=1, ranks=[4], rates=[1e-3, 3e-3], rate_kinds=["full", "lnlora"])
+    "smoke": dict(variant_seeds=1, ranks=[4], rates=[1e-3], rate_kinds=["full", "lnlora"])
     | dict(norms=["plain"], layers=["attention"], apart=[design.RANK], longer=False),
     "cpu": whole
-    | dict(variant_seeds=1, ranks=[16, 64], rates=[1e-3, 3e-3, 1e-2], rate_kinds=["full", "lnlora", "lora"])
+    | dict(variant_seeds=1, ranks=[16, 64], rates=[1e-3, 2e-2], rate_kinds=["full", "lnlora", "lora"])
     | dict(apart=[design.RANK - 1]),
     "gpu": whole | dict(variant_seeds=3, ranks=[4, 8, 16, 32, 64], rates=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2]),
 }[profile if profile != "imagenet" else "gpu"]

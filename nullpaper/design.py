@@ -141,9 +141,10 @@ def adversarial_trial(
     rate: float | None = None,
     head: str = "kept",
     data: str = "cifar10",
+    weights: str | None = None,
 ) -> Trial:
     """A run through an adapter, by a name in `ADAPTERS` or as it is, at the rate of its kind unless one is given."""
     through = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
     rate = rate or RATES["full" if through is None else through.kind]
     recipe = replace(recipe, learning_rate=rate)
-    return Trial(method, seed, steps, recipe, start=start, adapter=through, head=head, data=data)
+    return Trial(method, seed, steps, recipe, start=start, weights=weights, adapter=through, head=head, data=data)

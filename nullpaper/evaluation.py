@@ -163,8 +163,8 @@ def _mask(
     return torch.cat(right).numpy()
 
 
-def _corrupted(split: Split, conditions: Iterable[str], seed: int) -> Iterator[tuple[str, Split]]:
-    images = split.images[:]  # lazy images are read once
+def _corrupted(split: Split, conditions: Sequence[str], seed: int) -> Iterator[tuple[str, Split]]:
+    images = split.images[:] if conditions else None  # lazy images are read once
     for key in conditions:
         yield key, Split(corrupt(images, *_condition(key), seed), split.labels)
 

@@ -74,6 +74,7 @@ class Trial:
     steps: int = 0
     recipe: FinetuneRecipe = field(default_factory=FinetuneRecipe)
     start: str | Trial = SHIPPED  # a ViT of `classifiers` or of timm, or what another trial ended with
+    weights: str | None = None  # a safetensors file for a start by name; None: what comes with it
     input_scale: str = "own"  # "mismatched": paper A's wrong mean and standard deviation, see `start_of`
     boundary: Boundary | None = None  # measured after every round
     adapter: Through | None = None  # None: all weights
@@ -187,18 +188,18 @@ def start_of(trial: Trial) -> ViT:
     for name, known in (("input_scale", ("own", "mismatched")), ("head", ("kept", "new"))):
         if getattr(trial, name) not in known:
             raise InputError(f"{name} '{getattr(trial, name)}' is unknown: '{known[0]}' or '{known[1]}'.")
-    model = _named(trial.start) if isinstance(trial.start, str) else _ended(trial.start)
+    model = _named(trial.start, trial.weights) if isinstance(trial.start, str) else _ended(trial.start)
     classes = len(_data(trial.data).classes)
     if trial.head == "new" or model.num_classes != classes:
         _renew_head(model, classes, trial.seed)
     return model if trial.input_scale == "own" else _mismatched(model)
 
 
-def _named(name: str) -> ViT:
+def _named(name: str, weights: str | None) -> ViT:
     """A model of this package or of timm, in evaluation mode."""
     if name not in (*classifiers.ARCHITECTURES, *classifiers.FINETUNED):
-        return load_vit(name, device=_device())
-    model = classifiers.load_classifier(name, device=_device())
+        return load_vit(name, weights=weights, device=_device())
+    model = classifiers.load_classifier(name, weights=weights, device=_device())
     if not isinstance(model, ViT):
         raise InputError(f"start '{name}' is no ViT; choose one of the ViTs in classifiers.ARCHITECTURES.")
     return model

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from torchvision.datasets import Imagenette
 
 from nullpaper import contrasts, experiments
 from nullpaper.adapters import AdaptedViT
@@ -35,7 +37,7 @@ from nullpaper.experiments import (
 from nullpaper.fetching import array_sum
 from nullpaper.finetuning import FinetuneRecipe
 from nullpaper.parallel import each
-from nullpaper.vit import SHIPPED, fingerprint, load_vit
+from nullpaper.vit import SHIPPED, fingerprint, load_vit, save_vit
 
 EPS = 1 / 255
 QUICK = FinetuneRecipe(batch_size=8, steps_per_noise=1, dev_images=20, noise_images=32, noise_steps=2)
@@ -128,6 +130,26 @@ def test_other_classes_get_a_head_of_their_own(tmp_path, monkeypatch) -> None:
     trial = Trial("pgd_at", 0, 1, replace(QUICK, attack_steps=1), adapter=Through("lnlora", 2), data="cifar100")
     run = run_trials([trial], Protocol(20, (Threat("fgsm", EPS),)), workers=1, progress=None)[0]
     assert model_of(run).num_classes == 100 and len(run.frame["correct"][0]) == 20
+
+
+def test_imagenette_and_a_model_of_timm(tmp_path, monkeypatch) -> None:
+    """Paper B's larger setting on a stand-in: two photographs a class, random weights, 224 pixels."""
+    folder, rng = tmp_path / "data/imagenette/imagenette2-320", np.random.default_rng(0)
+    for part in ("train", "val"):
+        for number, wnid in enumerate(sorted(Imagenette._WNID_TO_CLASS)):
+            (folder / part / wnid).mkdir(parents=True)
+            for index in range(2 if part == "train" else 1):
+                picture = Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8))
+                picture.save(folder / part / wnid / f"{number}_{index}.JPEG")
+    save_vit(load_vit("vit_tiny_patch16_224", pretrained=False), tmp_path / "tiny.safetensors")
+    monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path))
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    recipe = FinetuneRecipe(batch_size=2, steps_per_noise=1, dev_images=2, noise_images=0, attack_steps=1)
+    start = dict(start="vit_tiny_patch16_224", weights=str(tmp_path / "tiny.safetensors"), data="imagenette")
+    trials = [Trial("start", **start), Trial("trades", 0, 1, recipe, adapter=Through("lnlora", 4), **start)]
+    before, after = run_trials(trials, Protocol(3, (Threat("fgsm", EPS),)), workers=1, progress=None)
+    assert model_of(after).num_classes == model_of(before).num_classes == 10
+    assert model_of(after).image_size == (224, 224) and len(after.frame["correct"][0]) == 3
 
 
 def test_the_largest_noise_found_is_longer_than_random_at_the_same_eps() -> None:
