@@ -55,6 +55,7 @@ rank: int | None = None  # of the branches; None: 3, which is about 5 % of the s
 autoattack_steps: int | None = None  # of each attack in AutoAttack, 100 being standard; None: the profile's
 autoattack_images: int | None = None  # test images under AutoAttack; None: the profile's
 long_images: int | None = None  # test images of section (f); None: the profile's
+cost_models: list[str] | None = None  # ViTs of section (b); None: the shipped one, at gpu and imagenet ViT-S/16 too
 repeats: int | None = None  # timed steps an adapter; None: the profile's
 seeds: int | None = None  # runs an adapter; None: the profile's
 seed: int = 0  # the first of the seeds
@@ -98,12 +99,43 @@ from nullpaper.store import Result, stored
 
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
+WIDER = "vit_small_patch16_224"
 own = {
-    "smoke": dict(autoattack_steps=1, autoattack_images=2, long_images=4, repeats=1, data_sets=["cifar10"]),
-    "cpu": dict(autoattack_steps=5, autoattack_images=16, long_images=128, repeats=5, data_sets=["cifar10"]),
-    "gpu": dict(autoattack_steps=100, autoattack_images=1_000, long_images=10_000, repeats=20)
+    "smoke": dict(
+        autoattack_steps=1,
+        autoattack_images=2,
+        long_images=4,
+        repeats=1,
+        cost_batch=8,
+        cost_models=[vit.SHIPPED],
+        data_sets=["cifar10"],
+    ),
+    "cpu": dict(
+        autoattack_steps=5,
+        autoattack_images=16,
+        long_images=128,
+        repeats=5,
+        cost_batch=32,
+        cost_models=[vit.SHIPPED],
+        data_sets=["cifar10"],
+    ),
+    "gpu": dict(
+        autoattack_steps=100,
+        autoattack_images=1_000,
+        long_images=10_000,
+        repeats=20,
+        cost_batch=128,
+        cost_models=[vit.SHIPPED, WIDER],
+    )
     | dict(data_sets=["cifar10", "cifar100"]),
-    "imagenet": dict(autoattack_steps=100, autoattack_images=1_000, long_images=10_000, repeats=20)
+    "imagenet": dict(
+        autoattack_steps=100,
+        autoattack_images=1_000,
+        long_images=10_000,
+        repeats=20,
+        cost_batch=128,
+        cost_models=[vit.SHIPPED, WIDER],
+    )
     | dict(data_sets=["cifar10", "cifar100", "imagenette"]),
 }[profile]
 size = design.chosen(design.ADVERSARIAL_SIZES[profile] | own, globals())
@@ -126,7 +158,7 @@ def radius(eps: float) -> str:
 def through(name: str, dataset: str) -> experiments.Through | None:
     """The adapter of that name, at the rank that gives about 5 % of the model's parameters."""
     found = design.ADAPTERS[name]
-    chosen_rank = rank or (16 if dataset == "imagenette" else design.RANK)
+    chosen_rank = rank or (design.RANK_WIDE if dataset == "imagenette" else design.RANK)
     return found and replace(found, r=chosen_rank)
 
 
@@ -137,7 +169,7 @@ def through(name: str, dataset: str) -> experiments.Through | None:
 
 # %%
 cifar = data.load_data("cifar10", progress=False)
-pictures, labels = next(iter(cifar.train.batches(size["batch_size"], image_size=48, device=device)))
+pictures, labels = next(iter(cifar.train.batches(size["cost_batch"], image_size=48, device=device)))
 models = {}
 for name in kinds:
     plain, spec = vit.load_vit(vit.SHIPPED, device=device), through(name, "cifar10")
@@ -170,49 +202,73 @@ stored_sizes.style.format(precision=4).hide(axis="index")
 recipe, protocol = design.adversarial(size, attack_eps=attack_eps, other_eps=other_eps, seed=seed)
 
 
-def measured_costs() -> list[dict[str, object]]:
-    """Memory and time of a step, a row an adapter."""
-    taken = {name: costs.memory(model, "pgd_at", recipe, pictures, labels) for name, model in models.items()}
+def measured_costs(name: str) -> list[dict[str, object]]:
+    """Memory and time of a step of a model, a row an adapter; its weights do not matter."""
+    whole = vit.load_vit(name, pretrained=False, num_classes=10, device=device)
+    measured = {}
+    for kind in kinds:
+        spec = design.ADAPTERS[kind]
+        spec = spec and replace(spec, r=rank or (design.RANK if name == vit.SHIPPED else design.RANK_WIDE))
+        measured[kind] = whole if spec is None else adapters_of.adapted_copy(whole, spec.options(), seed)
+    batch = size["cost_batch"] if name == vit.SHIPPED else -(-size["cost_batch"] // 8)
+    points, classes = next(iter(cifar.train.batches(batch, image_size=whole.image_size, device=device)))
+    taken = {kind: costs.memory(model, "pgd_at", recipe, points, classes) for kind, model in measured.items()}
+    options = dict(repeats=size["repeats"], seed=seed)
     times = [
-        costs.step_times(
-            models, "pgd_at", recipe, pictures, labels, repeats=size["repeats"], careless=careless, seed=seed
-        )
+        costs.step_times(measured, "pgd_at", recipe, points, classes, careless=careless, **options)
         .set_index("name")
         .add_prefix("careless_" if careless else "")
         for careless in (False, True)
     ]
     timed = pd.concat(times, axis=1)
-    return [{"adapter": name, **taken[name], **timed.loc[name].to_dict()} for name in models]
+    counts = {
+        kind: dict(zip(("trainable", "share"), adapters_of.trainable(m), strict=True)) for kind, m in measured.items()
+    }
+    labels = {"model": name, "batch": batch}
+    return [{**labels, "adapter": kind, **counts[kind], **taken[kind], **timed.loc[kind].to_dict()} for kind in kinds]
 
 
-given = {"batch": len(pictures), "recipe": asdict(recipe), "repeats": size["repeats"], "adapters": kinds, "rank": rank}
-given |= {"device": device_name()}
-timed = stored("costs", given, measured_costs, code=[costs], data=cifar.identity)
+def all_costs() -> list[dict[str, object]]:
+    """On a CPU with one thread, whose time a busy machine does not blur."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads if device == "cuda" else 1)
+        return [row for name in size["cost_models"] for row in measured_costs(name)]
+    finally:
+        torch.set_num_threads(threads)
+
+
+given = {"models": size["cost_models"], "batch": size["cost_batch"], "recipe": asdict(recipe), "rank": rank}
+given |= {"repeats": size["repeats"], "adapters": kinds, "seed": seed, "device": device_name()}
+timed = stored("costs", given, all_costs, code=[costs], data=cifar.identity)
 table_of_costs = pd.DataFrame(timed.metrics)
 _ = plots.save_table(table_of_costs, "09_costs", caption="Memory and time of a step.", sources=[timed])
 table_of_costs.style.format(precision=3).hide(axis="index")
 
 # %%
-figure, axes = plots.subplots(1, 2, height=2.3)
 parts = {"parameters": "weights", "optimizer": "moments", "step_peak": "step, at its peak"}
-left = pd.Series(0.0, index=table_of_costs.index)
-for (column, label), shade in zip(parts.items(), ("0.75", sns.color_palette()[1], sns.color_palette()[0]), strict=True):
-    megabytes = table_of_costs[column] / 1e6
-    axes[0].barh(table_of_costs["adapter"], megabytes, left=left, color=shade, label=label)
-    left += megabytes
-axes[0].set(xlabel=f"memory (MB), batch {len(pictures)}")
-for number, (prefix, label) in enumerate({"": "gradients to pixels", "careless_": "and to weights"}.items()):
-    places = [place + 0.15 * (2 * number - 1) for place in range(len(table_of_costs))]
-    value, low, high = (table_of_costs[f"{prefix}ratio{end}"] for end in ("", "_low", "_high"))
-    color = sns.color_palette()[3 * number]
-    axes[1].hlines(places, low, high, color=color)
-    axes[1].plot(value, places, "o", color=color, label=label)
-axes[1].axvline(1, color="0.6", linewidth=0.8, zorder=0)
-axes[1].set(xlabel="time of a step, of full's", yticks=range(len(table_of_costs)), yticklabels=[])
-axes[1].set_ylim(axes[0].get_ylim())
-for axis in axes:
-    axis.invert_yaxis()
-    axis.tick_params(axis="y", length=0)
+shades = "0.75", sns.color_palette()[1], sns.color_palette()[0]
+attacks_timed = {"": "gradients to pixels", "careless_": "and to weights"}
+figure, axes = plots.subplots(len(size["cost_models"]), 2, height=0.4 + 1.8 * len(size["cost_models"]), squeeze=False)
+for (left_axis, right_axis), (name, rows) in zip(axes, table_of_costs.groupby("model", sort=False), strict=True):
+    reached = pd.Series(0.0, index=rows.index)
+    for (column, label), shade in zip(parts.items(), shades, strict=True):
+        left_axis.barh(rows["adapter"], rows[column] / 1e6, left=reached, color=shade, label=label)
+        reached += rows[column] / 1e6
+    left_axis.set(xlabel=f"memory (MB), {name}, batch {rows['batch'].iloc[0]}")
+    for number, (prefix, label) in enumerate(attacks_timed.items()):
+        places = [place + 0.15 * (2 * number - 1) for place in range(len(rows))]
+        value, low, high = (rows[f"{prefix}ratio{end}"] for end in ("", "_low", "_high"))
+        color = sns.color_palette()[3 * number]
+        right_axis.hlines(places, low, high, color=color)
+        right_axis.plot(value, places, "o", color=color, label=label)
+    right_axis.axvline(1, color="0.6", linewidth=0.8, zorder=0)
+    right_axis.set(xlabel="time of a step, of full's", yticks=range(len(rows)), yticklabels=[])
+    right_axis.set_ylim(left_axis.get_ylim())
+    for axis in (left_axis, right_axis):
+        axis.invert_yaxis()
+        axis.tick_params(axis="y", length=0)
+for axis in axes[0]:
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=6.5, columnspacing=1, handlelength=1)
 _ = plots.save_figure(figure, "09_costs", sources=[timed])
 

@@ -16,7 +16,7 @@ from nullpaper.finetuning import FinetuneRecipe
 from nullpaper.vit import SHIPPED
 
 __all__ = [
-    *("ADAPTERS", "ADVERSARIAL_SIZES", "RANK", "RATES", "SIZES", "STARTS", "WATCHED"),
+    *("ADAPTERS", "ADVERSARIAL_SIZES", "RANK", "RANK_WIDE", "RATES", "SIZES", "STARTS", "WATCHED"),
     *("adversarial", "adversarial_trial", "chosen", "shared", "trial"),
 ]
 
@@ -41,6 +41,8 @@ WATCHED = ("nullspace", "zero")
 
 RANK = 3
 """Of LoRA branches in all layers of the shipped ViT: with LNLoRA, 5.5 % of its parameters."""
+RANK_WIDE = 16
+"""The same for ViT-S, where it is 5.8 %."""
 ADAPTERS: dict[str, Through | None] = {
     "full": None,
     "lnlora": Through("lnlora", RANK),

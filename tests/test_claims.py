@@ -403,11 +403,15 @@ def test_layernorm_must_move_more_than_the_rest_and_than_without_attack(tmp_path
 
 def test_costs_are_judged_with_a_careful_and_a_careless_attack(tmp_path: Path) -> None:
     def table(careful: float, careless: float, total: float) -> pd.DataFrame:
-        row = about("ratio", careful, 0.01) | {"n": 5} | about("careless_ratio", careless, 0.01) | {"careless_n": 5}
-        parts = dict.fromkeys(("gradients", "optimizer", "step_peak"), total) | {"total": total}
+        row = {"model": "nullpaper_vit_cifar10", "batch": 8, "n": 5, "careless_n": 5}
+        row |= about("ratio", careful, 0.01) | about("careless_ratio", careless, 0.01)
+        parts = dict.fromkeys(("gradients", "optimizer", "step_peak", "total"), total)
         return pd.DataFrame([{"adapter": "full"} | row | dict.fromkeys(parts, 1), {"adapter": "lnlora"} | row | parts])
 
     for given, expected in (((0.7, 0.6, 0.5), ("holds", "holds")), ((0.95, 0.7, 0.95), ("in part", "no"))):
         found = words(tmp_path, t09_costs=table(*given))
         assert (found["training_time"], found["training_memory"]) == expected
     assert words(tmp_path, t09_costs=table(1.1, 1.1, 1.0))["training_time"] == "no"
+    wider = pd.concat([table(1.1, 1.1, 1.2), table(0.7, 0.6, 0.5).assign(model="wider")])
+    found = words(tmp_path, t09_costs=wider)
+    assert (found["training_time"], found["training_memory"]) == ("in part", "in part")

@@ -11,12 +11,17 @@ from noises import batches
 from torch import nn
 
 from nullpaper import data, training
-from nullpaper.classifiers import ARCHITECTURES, FINETUNED, classifier_weights, load_classifier
+from nullpaper.classifiers import (
+    ADAPTED,
+    ARCHITECTURES,
+    FINETUNED,
+    adapter_folder,
+    classifier_weights,
+    load_classifier,
+)
 from nullpaper.errors import InputError
 from nullpaper.evaluation import evaluate
 from nullpaper.vit import SHIPPED, ViT, fingerprint, load_vit, save_vit
-
-ROBUST = FINETUNED[0]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -34,16 +39,31 @@ def test_the_shipped_vit_is_the_one_that_load_vit_gives() -> None:
     assert isinstance(load_classifier("vit_wide"), ViT)
 
 
-def test_the_robust_checkpoint_is_robust_where_it_was_trained() -> None:
-    """PGD with 20 steps at 8/255, on which the checkpoint must gain 15 points over its start."""
+@pytest.mark.parametrize("name", FINETUNED)
+def test_the_robust_checkpoints_are_robust_where_they_were_trained(name: str) -> None:
+    """PGD with 20 steps at 8/255, on which they must gain 15 points over their start."""
     split = data.load_data("cifar10", progress=False).test.subset(100)
-    tables = [evaluate(load_classifier(name), split, attacks=[("fast_pgd-20", 8 / 255)]) for name in (SHIPPED, ROBUST)]
+    model = load_classifier(name)
+    tables = [evaluate(one, split, attacks=[("fast_pgd-20", 8 / 255)]) for one in (load_classifier(SHIPPED), model)]
     start, robust = (table.set_index("name")["accuracy"]["fast_pgd-20"] for table in tables)
     assert robust - start >= 0.15
-    record = json.loads(classifier_weights(ROBUST).with_suffix(".json").read_text())
-    assert record["weights"] == fingerprint(load_classifier(ROBUST)) and record["start"] == fingerprint(
-        load_vit(SHIPPED)
-    )
+    adapted = name in ADAPTED
+    kept = adapter_folder(name) / "record.json" if adapted else classifier_weights(name).with_suffix(".json")
+    record = json.loads(kept.read_text())
+    assert record["weights"] == fingerprint(model) and record["start"] == fingerprint(load_vit(SHIPPED))
+
+
+def test_the_adapter_alone_is_stored_and_its_run_was_that_of_the_whole() -> None:
+    records = [
+        json.loads((classifier_weights("vit_robust").with_suffix(".json")).read_text()),
+        json.loads((adapter_folder("vit_robust_lnlora") / "record.json").read_text()),
+    ]
+    whole, adapter = ({**record["recipe"], "learning_rate": None} for record in records)
+    assert whole == adapter and all(records[0][key] == records[1][key] for key in ("method", "steps", "seed", "start"))
+    stored = sum(file.stat().st_size for file in adapter_folder("vit_robust_lnlora").glob("adapter_*"))
+    assert stored < 0.1 * classifier_weights("vit_robust").stat().st_size
+    own, frozen = (load_classifier(name).net.state_dict() for name in (SHIPPED, "vit_robust_lnlora"))
+    assert all(torch.equal(own[key], frozen[key]) for key in own if not key.startswith("head"))
 
 
 def test_weights_survive_the_disk_and_wrong_ones_are_refused(tmp_path) -> None:
