@@ -144,8 +144,8 @@ def storage(tables: Tables) -> tuple[str, str]:
     "it saves training time",
     where="09 (b)",
     criterion="holds if on every model measured a step takes beyond doubt less than 0.9 of the time with an attack "
-    "that differentiates with respect to the pixels alone; in part if on some, or with one that computes gradients of the "
-    "weights too",
+    "that differentiates with respect to the pixels alone; in part if on some, or with one that computes gradients of "
+    "the weights too",
 )
 def training_time(tables: Tables) -> tuple[str, str]:
     answers: dict[str, list[Answer]] = {"careful": [], "careless": []}
