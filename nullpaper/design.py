@@ -65,7 +65,7 @@ ADVERSARIAL_SIZES: dict[str, dict[str, Any]] = {
     | dict(images=8, steps=1, batch_size=8, attack_steps=1, evaluation_steps=2, seeds=1)
     | dict(rounds=1, methods=["pgd_at"], adapters=["full", "lnlora", "lora", "linear"]),
     "cpu": SHORT_ADVERSARIAL
-    | dict(images=64, steps=12, batch_size=64, attack_steps=2, evaluation_steps=20, seeds=2)
+    | dict(images=48, steps=10, batch_size=64, attack_steps=2, evaluation_steps=20, seeds=2)
     | dict(rounds=1, methods=["pgd_at", "trades"], adapters=[*ADAPTERS]),
     "gpu": FULL_ADVERSARIAL | dict(rounds=10, methods=["pgd_at", "trades"], adapters=[*ADAPTERS]),
 }
