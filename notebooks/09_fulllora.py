@@ -100,43 +100,15 @@ from nullpaper.store import Result, stored
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
 WIDER = "vit_small_patch16_224"
+large = dict(autoattack_steps=100, autoattack_images=1_000, long_images=10_000)
+large |= dict(cost_models=[vit.SHIPPED, WIDER], cost_batch=128, repeats=20)
 own = {
-    "smoke": dict(
-        autoattack_steps=1,
-        autoattack_images=2,
-        long_images=4,
-        repeats=1,
-        cost_batch=8,
-        cost_models=[vit.SHIPPED],
-        data_sets=["cifar10"],
-    ),
-    "cpu": dict(
-        autoattack_steps=5,
-        autoattack_images=16,
-        long_images=128,
-        repeats=5,
-        cost_batch=32,
-        cost_models=[vit.SHIPPED],
-        data_sets=["cifar10"],
-    ),
-    "gpu": dict(
-        autoattack_steps=100,
-        autoattack_images=1_000,
-        long_images=10_000,
-        repeats=20,
-        cost_batch=128,
-        cost_models=[vit.SHIPPED, WIDER],
-    )
-    | dict(data_sets=["cifar10", "cifar100"]),
-    "imagenet": dict(
-        autoattack_steps=100,
-        autoattack_images=1_000,
-        long_images=10_000,
-        repeats=20,
-        cost_batch=128,
-        cost_models=[vit.SHIPPED, WIDER],
-    )
-    | dict(data_sets=["cifar10", "cifar100", "imagenette"]),
+    "smoke": dict(autoattack_steps=1, autoattack_images=2, long_images=4, data_sets=["cifar10"])
+    | dict(cost_models=[vit.SHIPPED], cost_batch=8, repeats=1),
+    "cpu": dict(autoattack_steps=5, autoattack_images=12, long_images=128, data_sets=["cifar10"])
+    | dict(cost_models=[vit.SHIPPED], cost_batch=32, repeats=5),
+    "gpu": large | dict(data_sets=["cifar10", "cifar100"]),
+    "imagenet": large | dict(data_sets=["cifar10", "cifar100", "imagenette"]),
 }[profile]
 size = design.chosen(design.ADVERSARIAL_SIZES[profile] | own, globals())
 for name, given, known in (
