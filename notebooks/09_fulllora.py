@@ -117,8 +117,10 @@ for name, given, known in (
 ):
     if wrong := [item for item in given if item not in known]:
         raise InputError(f"{name}: '{wrong[0]}' is unknown; choose from {', '.join(known)}.")
+if "full" not in size["adapters"]:
+    raise InputError("adapters lacks 'full', which all others are compared with: add it.")
 attack_eps, other_eps, run_seeds = size["attack_eps"], size["other_eps"], range(seed, seed + size["seeds"])
-kinds = size["adapters"]
+kinds = [name for name in design.ADAPTERS if name in size["adapters"]]
 colors = dict(zip(design.ADAPTERS, sns.color_palette("colorblind", len(design.ADAPTERS)), strict=True))
 colors |= {"full": (0.2,) * 3, "start": (0.6,) * 3}
 
