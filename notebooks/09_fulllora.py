@@ -133,7 +133,7 @@ def through(name: str, dataset: str) -> experiments.Through | None:
     """The adapter of that name, at the rank that gives about 5 % of the model's parameters."""
     found = design.ADAPTERS[name]
     chosen_rank = rank or (design.RANK_WIDE if dataset == "imagenette" else design.RANK)
-    return found and replace(found, r=chosen_rank)
+    return replace(found, r=chosen_rank) if name in ("lora", "lnlora") else found
 
 
 # %% [markdown]
@@ -182,7 +182,8 @@ def measured_costs(name: str) -> list[dict[str, object]]:
     measured = {}
     for kind in kinds:
         spec = design.ADAPTERS[kind]
-        spec = spec and replace(spec, r=rank or (design.RANK if name == vit.SHIPPED else design.RANK_WIDE))
+        if kind in ("lora", "lnlora"):
+            spec = replace(spec, r=rank or (design.RANK if name == vit.SHIPPED else design.RANK_WIDE))
         measured[kind] = whole if spec is None else adapters_of.adapted_copy(whole, spec.options(), seed)
     batch = size["cost_batch"] if name == vit.SHIPPED else -(-size["cost_batch"] // 8)
     points, classes = next(iter(cifar.train.batches(batch, image_size=whole.image_size, device=device)))
