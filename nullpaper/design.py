@@ -63,7 +63,7 @@ SHORT_ADVERSARIAL = dict(attack_eps=2 / 255, other_eps=8 / 255, starts=[*STARTS]
 ADVERSARIAL_SIZES: dict[str, dict[str, Any]] = {
     "smoke": SHORT_ADVERSARIAL
     | dict(images=8, steps=1, batch_size=8, attack_steps=1, evaluation_steps=2, seeds=1)
-    | dict(rounds=1, methods=["pgd_at"], adapters=["full", "lnlora", "lora", "linear"]),
+    | dict(rounds=1, methods=["pgd_at"], adapters=["full", "lnlora", "linear"]),
     "cpu": SHORT_ADVERSARIAL
     | dict(images=48, steps=10, batch_size=64, attack_steps=2, evaluation_steps=20, seeds=2)
     | dict(rounds=1, methods=["pgd_at", "trades"], adapters=[*ADAPTERS]),
