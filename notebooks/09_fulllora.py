@@ -46,6 +46,7 @@ attack_eps: float | None = (
 )
 other_eps: float | None = None  # a second radius at the end; None: 8/255 at smoke and cpu, 4/255
 methods: list[str] | None = None  # of adversarial training
+robust_methods: list[str] | None = None  # those of them that the robust start is run with too
 adapters: list[str] | None = None  # names of the table above
 starts: list[str] | None = None  # standard, robust
 data_sets: list[str] | None = None  # cifar10, cifar100, imagenette; other classes than the start's get a new head
@@ -105,12 +106,13 @@ large |= dict(cost_models=[vit.SHIPPED, WIDER], cost_batch=128, repeats=20)
 own = {
     "smoke": dict(autoattack_steps=1, autoattack_images=2, long_images=4, data_sets=["cifar10"])
     | dict(cost_models=[vit.SHIPPED], cost_batch=8, repeats=1),
-    "cpu": dict(autoattack_steps=5, autoattack_images=12, long_images=128, data_sets=["cifar10"])
-    | dict(cost_models=[vit.SHIPPED], cost_batch=32, repeats=5),
+    "cpu": dict(autoattack_steps=5, autoattack_images=10, long_images=128, data_sets=["cifar10"])
+    | dict(cost_models=[vit.SHIPPED], cost_batch=32, repeats=4, robust_methods=["pgd_at"]),
     "gpu": large | dict(data_sets=["cifar10", "cifar100"]),
     "imagenet": large | dict(data_sets=["cifar10", "cifar100", "imagenette"]),
 }[profile]
-size = design.chosen(design.ADVERSARIAL_SIZES[profile] | own, globals())
+size = design.ADVERSARIAL_SIZES[profile] | dict(robust_methods=["pgd_at", "trades"]) | own
+size = design.chosen(size, globals())
 for name, given, known in (
     ("adapters", size["adapters"], design.ADAPTERS),
     ("starts", size["starts"], design.STARTS),
@@ -253,7 +255,13 @@ _ = plots.save_figure(figure, "09_costs", sources=[timed])
 # `pgd_at` is Madry's loss, `trades` Zhang et al.'s ($\beta = 6$). The best round is chosen on dev by accuracy under the attack of training; the averaged weights are judged on test images that nothing else reads.
 # Profiles without a GPU train at a radius of 2/255, since 8/255 needs more steps than they have (section f has it).
 
+
 # %%
+def losses(label: str) -> list[str]:
+    """The losses that a start is run with."""
+    return [name for name in size["methods"] if label == "standard" or name in size["robust_methods"]]
+
+
 settings = [
     (dataset, label, name)
     for dataset in size["data_sets"]
@@ -278,7 +286,7 @@ def runs_of(dataset: str, start: str, method: str, name: str) -> list[Trial]:
 planned = {
     (dataset, label, method, name): runs_of(dataset, start, method, name)
     for dataset, label, start in settings
-    for method in size["methods"]
+    for method in losses(label)
     for name in kinds
 }
 planned |= {
@@ -305,7 +313,7 @@ def group(dataset: str, label: str, method: str) -> dict[str, list[experiments.T
 
 tables, differences = [], []
 for dataset, label, _start in settings:
-    for method in size["methods"]:
+    for method in losses(label):
         groups, fixed = group(dataset, label, method), {"data": dataset, "start": label, "training": method}
         tables.append(contrasts.tabulate(groups, attack_eps).assign(**fixed))
         pairs = [(name, against) for against in ("full", "lora", "start") for name in kinds if name != against]
@@ -369,7 +377,7 @@ auto_table.style.format(precision=3).hide(axis="index")
 
 # %%
 first_data = size["data_sets"][0]
-columns = [(label, method) for dataset, label, _ in settings if dataset == first_data for method in size["methods"]]
+columns = [(label, method) for dataset, label, _ in settings if dataset == first_data for method in losses(label)]
 figure, axes = plots.subplots(2, len(columns), height=3.6, sharex=True, sharey="row", squeeze=False)
 for column, (label, method) in enumerate(columns):
     part = table[(table["data"] == first_data) & (table["start"] == label) & (table["training"] == method)]
