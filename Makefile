@@ -58,7 +58,8 @@ checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on 
 	$(NULLPAPER) run notebooks/00_checkpoint.py -p retrain true --force $(PROFILE_FLAG)
 
 test: $(READY) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
+	@# the notebooks first: they take longest, and the rest fills what is left of the workers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/test_notebooks*.py tests
 
 lint: $(READY) ## check style
 	$(BIN)/ruff check .
