@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from captum.attr import InputXGradient, IntegratedGradients, Saliency
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError, nearest
@@ -139,12 +138,12 @@ def grad_cam(vit: ViT, images: Tensor, target: Tensor, create_graph: bool = Fals
 
 def saliency(vit: ViT, images: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
     """|gradient| of the target's logit (B, H, W), summed over channels (Simonyan et al. 2014 take their maximum)."""
-    return _explained(Saliency(vit), images, target, create_graph)
+    return _explained("Saliency", vit, images, target, create_graph)
 
 
 def gradient_x_input(vit: ViT, images: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
     """Gradient of the target's logit times the pixel in [0, 1], (B, H, W), summed over channels: black counts none."""
-    return _explained(InputXGradient(vit), images, target, create_graph)
+    return _explained("InputXGradient", vit, images, target, create_graph)
 
 
 def integrated_gradients(
@@ -162,7 +161,7 @@ def integrated_gradients(
     """
     baseline = vit.mean if baseline is None else baseline.to(images)
     options = dict(baselines=baseline.expand_as(images), n_steps=steps, internal_batch_size=max(len(images), IG_CHUNK))
-    return _explained(IntegratedGradients(vit), images, target, create_graph, **options)
+    return _explained("IntegratedGradients", vit, images, target, create_graph, **options)
 
 
 METHODS: dict[str, Method] = {
@@ -217,13 +216,17 @@ def check_request(vit: ViT, images: Tensor, name: str, target: int | Tensor | No
 
 
 def _explained(
-    explainer: Saliency | InputXGradient | IntegratedGradients,
+    kind: str,
+    vit: ViT,
     images: Tensor,
     target: Tensor,
     create_graph: bool,
     **options: object,
 ) -> Tensor:
     """Captum's attribution summed over channels, with a gradient that can be differentiated again where asked for."""
+    from captum import attr  # a second of imports that few need
+
+    explainer = getattr(attr, kind)(vit)
     explainer.gradient_func = partial(_gradient, create_graph)
     return explainer.attribute(images, target=target, **options).sum(1)
 
