@@ -131,10 +131,10 @@ def radius(eps: float) -> str:
     return f"{255 * eps:.3g}/255"
 
 
-def through(name: str, dataset: str) -> experiments.Through | None:
+def through(name: str, wide: bool) -> experiments.Through | None:
     """The adapter of that name, at the rank that gives about 5 % of the model's parameters."""
     found = design.ADAPTERS[name]
-    chosen_rank = rank or (design.RANK_WIDE if dataset == "imagenette" else design.RANK)
+    chosen_rank = rank or (design.RANK_WIDE if wide else design.RANK)
     return replace(found, r=chosen_rank) if name in ("lora", "lnlora") else found
 
 
@@ -148,14 +148,14 @@ cifar = data.load_data("cifar10", progress=False)
 pictures, labels = next(iter(cifar.train.batches(size["cost_batch"], image_size=48, device=device)))
 models = {}
 for name in kinds:
-    plain, spec = vit.load_vit(vit.SHIPPED, device=device), through(name, "cifar10")
+    plain, spec = vit.load_vit(vit.SHIPPED, device=device), through(name, wide=False)
     models[name] = plain if spec is None else adapters_of.adapted_copy(plain, spec.options(), seed)
 plain = vit.load_vit(vit.SHIPPED, device=device)
 rows = []
 for name, model in models.items():
     with torch.inference_mode():
         changed = (model(pictures) - plain(pictures)).abs().max().item()
-    spec = through(name, "cifar10")
+    spec = through(name, wide=False)
     formula = (
         sum(p.numel() for p in plain.parameters())
         if spec is None
@@ -183,9 +183,7 @@ def measured_costs(name: str) -> list[dict[str, object]]:
     whole = vit.load_vit(name, pretrained=False, num_classes=10, device=device)
     measured = {}
     for kind in kinds:
-        spec = design.ADAPTERS[kind]
-        if kind in ("lora", "lnlora"):
-            spec = replace(spec, r=rank or (design.RANK if name == vit.SHIPPED else design.RANK_WIDE))
+        spec = through(kind, wide=name != vit.SHIPPED)
         measured[kind] = whole if spec is None else adapters_of.adapted_copy(whole, spec.options(), seed)
     batch = size["cost_batch"] if name == vit.SHIPPED else -(-size["cost_batch"] // 8)
     points, classes = next(iter(cifar.train.batches(batch, image_size=whole.image_size, device=device)))
@@ -279,7 +277,7 @@ def begun(dataset: str, start: str) -> dict[str, object]:
 
 
 def runs_of(dataset: str, start: str, method: str, name: str) -> list[Trial]:
-    options = dict(adapter=through(name, dataset), **begun(dataset, start))
+    options = dict(adapter=through(name, wide=dataset == "imagenette"), **begun(dataset, start))
     return [design.adversarial_trial(method, s, size["steps"], recipe, **options) for s in run_seeds]
 
 

@@ -24,7 +24,7 @@ from nullpaper.evidence import (
     some,
     word,
 )
-from nullpaper.evidence_paired import ALSO, ASKED, BETTER, WORSE, compare, difference, grade
+from nullpaper.evidence_paired import ALSO, ASKED, BETTER, WORSE, compare, difference, grade, over_images
 from nullpaper.statistics import Interval
 from nullpaper.verdicts import Claim, claim
 
@@ -112,11 +112,8 @@ def adversarial_training(tables: Tables) -> tuple[str, str]:
 
 def _robust_checkpoint(tables: Tables) -> tuple[str, Answer]:
     """What the longer trained robust checkpoint gained and lost over its start, and whether both are beyond doubt."""
-    zero, found = Interval(0, 0, 0, 1), {}
-    for measure in ("pgd 8/255", "clean", "corruptions"):
-        row = tables.row("07_robust", method="vit_robust", against="start", measure=measure)
-        ends = (float(row[name]) for name in ("difference", "images_low", "images_high"))
-        found[measure] = Interval(*ends, int(row["images"]))
+    zero, measures = Interval(0, 0, 0, 1), ("pgd 8/255", "clean", "corruptions")
+    found = {measure: over_images(tables, "vit_robust", "start", measure, "07_robust") for measure in measures}
     shown = ", ".join(f"{name.replace('pgd', 'PGD')} {points(gain, None)}" for name, gain in found.items())
     traded = every((above(found["pgd 8/255"], zero), above(zero, found["clean"])))
     return f"Madry for 1,500 steps against the start: {shown} (one run, {found['clean'].n} images)", traded

@@ -22,7 +22,7 @@ from nullpaper.evidence import (
     some,
     word,
 )
-from nullpaper.evidence_paired import BETTER, NAMES, WORSE, compare, difference, grade
+from nullpaper.evidence_paired import BETTER, NAMES, WORSE, compare, difference, grade, over_images
 from nullpaper.statistics import Interval
 from nullpaper.verdicts import Claim, claim
 
@@ -47,12 +47,8 @@ def _comparable(seeds: Interval, images: Interval) -> Answer:
 
 def _long(tables: Tables) -> tuple[str, dict[str, Interval]]:
     """LNLoRA minus full after the long runs, over images."""
-    found = {}
-    for measure in ATTACKED:
-        pair = {"method": "vit_robust_lnlora", "against": "vit_robust"}
-        row = tables.row("09_long_paired", **pair, measure=measure)
-        ends = (float(row[name]) for name in ("difference", "images_low", "images_high"))
-        found[measure] = Interval(*ends, int(row["images"]))
+    pair = "vit_robust_lnlora", "vit_robust"
+    found = {measure: over_images(tables, *pair, measure, "09_long_paired") for measure in ATTACKED}
     shown = ", ".join(f"{NAMES[name]} {points(known, None).removesuffix(' points')}" for name, known in found.items())
     return f"{shown} points after 1,500 steps at 8/255 (one run, {found['pgd'].n:,} images)", found
 

@@ -12,7 +12,7 @@ from typing import Any
 from nullpaper.evidence import Answer, Missing, Tables, above, every, points, some, word
 from nullpaper.statistics import Interval
 
-__all__ = ["ALSO", "ASKED", "BETTER", "NAMES", "WORSE", "better", "compare", "difference", "grade"]
+__all__ = ["ALSO", "ASKED", "BETTER", "NAMES", "WORSE", "better", "compare", "difference", "grade", "over_images"]
 
 ASKED = ("clean", "fgsm", "corruptions")
 """Measures of table 1 that a comparison needs; ``ALSO`` those that it takes if they are there."""
@@ -50,6 +50,13 @@ def difference(
     count = int(row["n"])
     length = f", {int(row['steps'])} steps" if "steps" in row else ""
     return Interval(value, min(ends), max(ends), count), Interval(value, min(pictures), max(pictures), count), length
+
+
+def over_images(tables: Tables, method: str, against: str, measure: str, table: str) -> Interval:
+    """Accuracy of a single run minus that of another, with the interval over images and their number."""
+    row = tables.row(table, method=method, against=against, measure=measure)
+    ends = (float(row[name]) for name in ("difference", "images_low", "images_high"))
+    return Interval(*ends, int(row["images"]))
 
 
 def better(seeds: Interval, images: Interval) -> Answer:
