@@ -25,6 +25,8 @@ __all__ = ["code_identity", "dumps", "identity", "loads", "plain"]
 
 Code = ModuleType | Callable[..., Any] | Path
 NONFINITE = "__float__"
+BOOKKEEPING = {f"nullpaper.{name}" for name in ("files", "identity", "inputs", "provenance", "store")}
+"""Modules that keep results and decide none of them: left out wherever an import leads to them."""
 
 
 def plain(value: Any, where: str = "value") -> Any:
@@ -99,6 +101,8 @@ def code_identity(code: Sequence[Code]) -> dict[str, str]:
             pending += [item.func, *_code_in(values)]
         elif isinstance(item, MethodType):
             pending.append(item.__func__)
+        elif getattr(item, "__module__", None) in BOOKKEEPING:
+            continue
         elif file := _file_of(item):
             found.update(_module_closure(Path(file), item.__module__))
             pending += _captured(item, found, with_globals=False)
@@ -248,7 +252,7 @@ def _module_closure(start: ModuleType | Path, name: str | None = None) -> dict[s
     pending = [(name or start.name, start)]
     while pending:
         module, path = pending.pop()
-        if module in found:
+        if module in found or module in BOOKKEEPING:
             continue
         stat = path.stat()
         found[module], imported = _parsed(path, module, stat.st_mtime_ns, stat.st_size)

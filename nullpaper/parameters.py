@@ -96,13 +96,17 @@ def _comments(text: str) -> dict[int, str]:
     return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
 
 
-def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+def check_parameters(
+    notebook: Path, given: Mapping[str, Any], known: Mapping[str, Parameter] | None = None
+) -> dict[str, Any]:
     """The given values with the types that the notebook declares; strings, as a command line gives them, are converted.
+
+    ``known`` are the notebook's `parameters`, if they have been read already.
 
     Raises:
         InputError: an unknown name (the nearest and all valid ones are named), or a value of another type.
     """
-    known = parameters(notebook)
+    known = parameters(notebook) if known is None else known
     for name in given:
         if name not in known:
             listed = ", ".join(known) or "none at all"

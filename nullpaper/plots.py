@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256, write_atomic
 from nullpaper.identity import dumps, loads
-from nullpaper.provenance import project_root, provenance
+from nullpaper.provenance import output_root, provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
     from nullpaper.store import Result
 
-__all__ = ["WIDTH", "curve", "manifest", "read_stamp", "save_figure", "save_table", "subplots", "use_style"]
+__all__ = [
+    "WIDTH",
+    "curve",
+    "files_of",
+    "manifest",
+    "read_stamp",
+    "save_figure",
+    "save_table",
+    "subplots",
+    "use_style",
+]
 
 WIDTH = 6.3
 """Width of every figure in inches: the text width of an A4 or letter page."""
@@ -144,13 +154,18 @@ def read_stamp(path: Path) -> dict[str, Any]:
 
 
 def manifest(root: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The entries of ``figures/manifest.json`` by file, relative to the project; vanished files are left out."""
-    root = root if root is not None else project_root()
+    """The entries of ``figures/manifest.json`` by file, relative to `output_root`; vanished files are left out."""
+    root = root if root is not None else output_root()
     try:
         entries = loads((root / "figures" / "manifest.json").read_bytes())
     except (OSError, ValueError):
         return {}  # absent or damaged: runs fill it again
     return {file: entry for file, entry in sorted(entries.items()) if (root / file).is_file()}
+
+
+def files_of(run: str, root: Path | None = None) -> list[str]:
+    """The files of the manifest that a run made, relative to `output_root`."""
+    return [file for file, entry in manifest(root).items() if entry.get("run") == run]
 
 
 def _stamp(kind: str, name: str, sources: Sequence[Result | str]) -> dict[str, Any]:
@@ -161,7 +176,7 @@ def _stamp(kind: str, name: str, sources: Sequence[Result | str]) -> dict[str, A
 
 
 def _write(folder: Path, contents: dict[str, bytes], stamp: dict[str, Any]) -> list[Path]:
-    root = project_root()
+    root = output_root()
     with locked(root / "build" / ".manifest.lock"):
         entries = manifest(root)
         for name, content in contents.items():

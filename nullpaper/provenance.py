@@ -17,7 +17,16 @@ from nullpaper import __version__
 from nullpaper.errors import InputError
 from nullpaper.identity import dumps, loads
 
-__all__ = ["RunContext", "commit_of", "device_name", "project_root", "provenance", "run_context", "versions"]
+__all__ = [
+    "RunContext",
+    "commit_of",
+    "device_name",
+    "output_root",
+    "project_root",
+    "provenance",
+    "run_context",
+    "versions",
+]
 
 RUN_VARIABLE, ROOT_VARIABLE = "NULLPAPER_RUN", "NULLPAPER_ROOT"
 PACKAGES = ("torch", "timm", "torchattacks", "numpy")
@@ -29,7 +38,9 @@ class RunContext:
     """What a notebook's kernel knows of its run; the runner hands it over in the environment.
 
     ``label`` names the folders of its figures and tables: the profile, unless the run was given a name of its own.
-    ``recompute_before`` is a Unix time: stored results begun earlier are computed anew (``--force``).
+    ``recompute_before`` is a Unix time: stored results begun earlier are computed anew (``--force``). ``data`` names
+    the data sets and weights with their digests. ``out`` is the folder that takes figures/ and results/; None: the
+    project.
     """
 
     run: str = "interactive"
@@ -40,6 +51,8 @@ class RunContext:
     dirty: bool = False
     recompute_before: float | None = None
     label: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict)
+    out: str | None = None
 
     def environment(self) -> dict[str, str]:
         """The environment variable that hands this context to another process."""
@@ -76,6 +89,12 @@ def project_root() -> Path:
         if (path / "pyproject.toml").is_file() or (path / "notebooks").is_dir():
             return path
     return here
+
+
+def output_root() -> Path:
+    """The folder that takes the figures/ and results/ of this run: the project, or the folder of a sweep's job."""
+    out = run_context().out
+    return project_root() if out is None else Path(out)
 
 
 def commit_of(root: Path) -> tuple[str | None, bool]:
@@ -127,12 +146,16 @@ def _processor() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Run, notebook, profile, parameters, commit and versions: what a figure is stamped with.
+    """Run, notebook, profile, parameters, data, commit, versions and device: what a figure is stamped with.
 
-    Holds no time and no machine, so that the same inputs make the same file.
+    Holds no time and no path, so that the same inputs on the same machine make the same file.
     """
     context = asdict(run_context())
-    del context["recompute_before"]
+    del context["recompute_before"], context["out"]
     if context["notebook"] is None:  # interactive: no runner has looked
         context["commit"], context["dirty"] = commit_of(project_root())
-    return context | {"label": context["label"] or context["profile"], "versions": versions()}
+    return context | {
+        "label": context["label"] or context["profile"],
+        "versions": versions(),
+        "device": device_name(),
+    }

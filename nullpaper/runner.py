@@ -7,8 +7,6 @@ imports and the shipped checkpoints. A finished run whose files are all still in
 from __future__ import annotations
 
 import os
-import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +16,12 @@ from typing import Any
 
 from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256, storable, write_atomic
-from nullpaper.identity import code_identity, dumps, identity, loads
-from nullpaper.parameters import check_parameters, parameters, read_notebook
-from nullpaper.plots import manifest
-from nullpaper.profiles import check_profile
-from nullpaper.provenance import RunContext, commit_of, device_name, project_root, versions
+from nullpaper.identity import dumps, loads
+from nullpaper.kernels import execute, page
+from nullpaper.parameters import parameters
+from nullpaper.planning import Plan, plan_run
+from nullpaper.plots import files_of
+from nullpaper.provenance import device_name, project_root, versions
 
 __all__ = ["RunReport", "paper", "run_notebook", "summary"]
 
@@ -43,19 +42,6 @@ class RunReport:
     figures: tuple[Path, ...] = ()
     tables: tuple[Path, ...] = ()
     error: str | None = None
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A checked run that has not begun: its context and its files."""
-
-    notebook: Path
-    root: Path
-    context: RunContext
-    injected: Mapping[str, Any]
-
-    def output(self, suffix: str) -> Path:
-        return self.root / "build" / self.context.label / f"{self.notebook.stem}{suffix}"
 
 
 def run_notebook(
@@ -87,7 +73,8 @@ def run_notebook(
         InputError: unknown or mistyped parameters, an unreadable notebook, a folder that cannot be written. A notebook
             that fails while running raises nothing: ``report.error`` says why, ``report.ipynb`` holds the traceback.
     """
-    plan = _plan(notebook, dict(given or {}), profile, force, label)
+    before = time.time() if force is True else force or None
+    plan = plan_run(notebook, given or {}, profile=profile, label=label, recompute_before=before)
     lock = plan.output(".lock").with_name(f".{notebook.stem}.lock")
     with locked(lock, lambda: say(f"waiting for another run of {notebook.name} at profile {profile}")):
         if not (force or redraw) and (report := _up_to_date(plan)) is not None:
@@ -163,27 +150,7 @@ def _duration(seconds: float) -> str:
     return f"{int(minutes)} min {int(rest):02d} s" if minutes else f"{rest:.1f} s"
 
 
-def _plan(notebook: Path, given: dict[str, Any], profile: str, force: bool | float, label: str | None = None) -> _Plan:
-    check_profile(profile)
-    label = label or profile
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label):
-        raise InputError(f"label {label!r} is no folder name: use letters, digits, '_', '-' and '.'")
-    checked, known = check_parameters(notebook, given), parameters(notebook)
-    if (other := checked.get("profile", profile)) != profile:
-        raise InputError(f"the parameter profile is '{other}' but the run's profile is '{profile}': give one of them")
-    injected = checked | ({"profile": profile} if "profile" in known else {})
-    values = {name: parameter.default for name, parameter in known.items()} | injected
-    root = project_root()
-    checkpoints = {path.name: sha256(path) for path in sorted((Path(__file__).parent / "checkpoints").glob("*.*"))}
-    digest = identity(read_notebook(notebook), values, profile, label, code_identity([notebook]), checkpoints)
-    commit, dirty = commit_of(root)
-    before = time.time() if force is True else force or None
-    run = f"{notebook.stem}-{digest[:12]}"
-    context = RunContext(run, notebook.name, profile, values, commit, dirty, before, label)
-    return _Plan(notebook, root, context, injected)
-
-
-def _up_to_date(plan: _Plan) -> RunReport | None:
+def _up_to_date(plan: Plan) -> RunReport | None:
     """The report of an equal, finished run whose files are all as it left them."""
     try:
         record = loads(plan.output(".run.json").read_bytes())
@@ -196,7 +163,7 @@ def _up_to_date(plan: _Plan) -> RunReport | None:
         return None  # absent, incomplete or damaged: run again
 
 
-def _report(plan: _Plan, seconds: float, files: Iterable[str]) -> RunReport:
+def _report(plan: Plan, seconds: float, files: Iterable[str]) -> RunReport:
     paths = [plan.root / file for file in files]
     return RunReport(
         plan.notebook,
@@ -211,8 +178,9 @@ def _report(plan: _Plan, seconds: float, files: Iterable[str]) -> RunReport:
     )
 
 
-def _execute(plan: _Plan, progress: bool, threads: int | None) -> RunReport:
+def _execute(plan: Plan, progress: bool, threads: int | None) -> RunReport:
     """Execute under a temporary name, then put notebook, HTML and run record in place, the record last."""
+    context = plan.context
     ipynb, html, failed = plan.output(".ipynb"), plan.output(".html"), plan.output(".failed.ipynb")
     begun = time.time()
     with storable(ipynb.parent):
@@ -220,20 +188,18 @@ def _execute(plan: _Plan, progress: bool, threads: int | None) -> RunReport:
         plan.output(".run.json").unlink(missing_ok=True)
     running = ipynb.with_name(f".{plan.notebook.stem}.running.ipynb")  # ours alone, by the lock
     with storable(running.parent):
-        error = _papermill(plan, running, progress, threads)
+        error = execute(plan, running, progress=progress, threads=threads)
     seconds = round(time.time() - begun, 2)
     if error is not None:
         with storable(failed.parent):
             os.replace(running, failed)
         return RunReport(plan.notebook, plan.context.run, plan.context.profile, seconds, False, failed, error=error)
-    page = _html(running, plan.notebook.stem)
+    html_text = page(running, plan.notebook.stem)
     with storable(ipynb.parent):
         os.replace(running, ipynb)
         failed.unlink(missing_ok=True)
-    write_atomic(html, page)
-    made = [file for file, entry in manifest(plan.root).items() if entry.get("run") == plan.context.run]
-    files = [path.relative_to(plan.root).as_posix() for path in (ipynb, html)] + made
-    context = plan.context
+    write_atomic(html, html_text)
+    files = [path.relative_to(plan.root).as_posix() for path in (ipynb, html)] + files_of(context.run, plan.root)
     record = {"run": context.run, "notebook": context.notebook, "profile": context.profile}
     record |= {"parameters": context.parameters, "commit": context.commit, "dirty": context.dirty}
     record |= {"versions": versions(), "device": device_name(), "seconds": seconds}
@@ -241,80 +207,3 @@ def _execute(plan: _Plan, progress: bool, threads: int | None) -> RunReport:
     record["files"] = {file: sha256(plan.root / file) for file in files}
     write_atomic(plan.output(".run.json"), dumps(record))
     return _report(plan, seconds, files)
-
-
-def _papermill(plan: _Plan, running: Path, progress: bool, threads: int | None) -> str | None:
-    """Execute the notebook into ``running``; the last line of the traceback if it fails."""
-    import jupytext
-    import papermill
-    from nbclient.exceptions import DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
-
-    node = load_notebook_node(jupytext.reads(read_notebook(plan.notebook), fmt="py:percent"))
-    if plan.injected:
-        node = parameterize_notebook(node, dict(plan.injected), kernel_name="python3", language="python")
-    try:
-        papermill.execute_notebook(
-            node,
-            str(running).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
-            kernel_name="python3",
-            language="python",
-            progress_bar={"desc": plan.notebook.stem} if progress else False,
-            stderr_file=sys.stderr if progress else None,
-            kernel_manager_class=_kernel_manager(plan.context, threads),
-            resources={"metadata": {"path": str(plan.root)}},
-            coalesce_streams=True,
-            start_timeout=300,  # a machine that trains on all its cores starts a kernel slowly
-            iopub_timeout=120,
-        )
-    except PapermillExecutionError as error:
-        return f"{error.ename}: {error.evalue}".strip().splitlines()[0]
-    except DeadKernelError as error:
-        return f"the kernel died, perhaps for want of memory ({error})"
-    return None
-
-
-def _kernel_manager(context: RunContext, threads: int | None) -> type:
-    """A kernel manager that knows one kernel: this Python, told about the run in its environment.
-
-    A kernelspec named python3 that is installed somewhere may start another Python.
-    """
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-    from traitlets import default
-
-    quiet = "ignore:IProgress not found"  # the hub's client asks for widgets, which an executed page cannot show
-    environment = {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": quiet} | context.environment()
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
-    specification = KernelSpec(
-        argv=[sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"],
-        display_name="Python 3",
-        language="python",
-        env={name: value.replace("$", "$$") for name, value in environment.items()},  # jupyter expands $NAME
-    )
-
-    class Specifications(KernelSpecManager):
-        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-            return specification
-
-    class Manager(AsyncKernelManager):
-        @default("kernel_spec_manager")
-        def _this_python(self) -> KernelSpecManager:
-            return Specifications(parent=self)
-
-    return Manager
-
-
-def _html(ipynb: Path, title: str) -> str:
-    """The executed notebook as one page with its images inside; only typeset formulas ask the network for MathJax."""
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    unused = ("html_head_js", "html_head_js_mermaidjs")  # scripts from the network that no notebook here needs
-    blocks = "".join(f"{{% block {name} %}}{{% endblock %}}" for name in unused)
-    exporter = HTMLExporter(raw_template=f"{{% extends 'index.html.j2' %}}{blocks}", embed_images=True)
-    page, _ = exporter.from_notebook_node(nbformat.read(ipynb, as_version=4), {"metadata": {"name": title}})
-    return page

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256, storable, temporary_sibling
 from nullpaper.identity import Code, code_identity, dumps, identity, loads, plain
-from nullpaper.provenance import device_name, project_root, provenance, run_context
+from nullpaper.provenance import project_root, provenance, run_context
 
 if TYPE_CHECKING:
     import numpy as np
@@ -166,11 +166,11 @@ def _compute(folder: Path, described: Mapping[str, Any], compute: Callable[[], A
 
 def _origin(described: Mapping[str, Any], key: str, begun: float) -> dict[str, Any]:
     run = provenance()
-    del run["parameters"]  # the result's own are in params.json; other runs may come to share it
+    del run["parameters"], run["data"]  # the result's own are beside them; other runs may come to share it
     started = datetime.fromtimestamp(begun, timezone.utc).isoformat(timespec="seconds")
     timing = {"started": started, "timestamp": begun, "seconds": round(time.time() - begun, 3)}
     identified = {name: described[name] for name in ("experiment", "code", "data")}
-    return {"key": key, **identified, **run, "device": device_name(), **timing}
+    return {"key": key, **identified, **run, **timing}
 
 
 def _serialised(tensors: Mapping[str, Any]) -> bytes:

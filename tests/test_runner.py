@@ -16,6 +16,7 @@ import pytest
 from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256
 from nullpaper.parameters import check_parameters, parameters
+from nullpaper.planning import plan_run
 from nullpaper.plots import read_stamp
 from nullpaper.runner import RunReport, paper, run_notebook, summary
 
@@ -172,7 +173,7 @@ def test_changed_inputs_and_missing_outputs_are_noticed(
     notebook = project / "notebooks" / "00_tiny.py"
 
     def up_to_date(**given: object) -> bool:
-        return runner._up_to_date(runner._plan(notebook, given, "smoke", False)) is not None
+        return runner._up_to_date(plan_run(notebook, given, profile="smoke")) is not None
 
     assert up_to_date() and not up_to_date(eps=0.25)
     figure, record = project / "figures" / "smoke" / "squares.png", project / "build" / "smoke" / "00_tiny.run.json"

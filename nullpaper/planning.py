@@ -1,0 +1,112 @@
+"""What a run will be, before it begins: checked parameters, and an identity made of all that decides it.
+
+A run is named by the digest of the notebook's text, its parameters, its profile, the code that it imports, the data and
+the weights. Two runs of one name are the same run, whoever starts them and wherever.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nullpaper.errors import InputError
+from nullpaper.identity import code_identity, identity
+from nullpaper.inputs import Inputs
+from nullpaper.parameters import Parameter, check_parameters, parameters, read_notebook
+from nullpaper.profiles import check_profile
+from nullpaper.provenance import RunContext, commit_of, project_root
+
+__all__ = ["Plan", "Source", "plan_run", "read_source"]
+
+LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A notebook as it stands now: text, parameters, a digest for each module that it imports, and the commit."""
+
+    notebook: Path
+    text: str
+    inputs: Inputs
+    known: Mapping[str, Parameter]
+    code: Mapping[str, str]
+    root: Path
+    commit: str | None
+    dirty: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run that has not begun. ``digest``: its identity; ``injected``: what papermill is given."""
+
+    source: Source
+    context: RunContext
+    digest: str
+    injected: Mapping[str, Any]
+
+    @property
+    def notebook(self) -> Path:
+        return self.source.notebook
+
+    @property
+    def root(self) -> Path:
+        return self.source.root
+
+    def output(self, suffix: str) -> Path:
+        """Where ``nullpaper run`` keeps a file of this run: ``build/<label>/<notebook><suffix>``."""
+        return self.root / "build" / str(self.context.label) / f"{self.notebook.stem}{suffix}"
+
+    def into(self, folder: Path) -> Plan:
+        """The same run with its figures and tables in ``folder``."""
+        return replace(self, context=replace(self.context, out=str(folder)))
+
+
+def read_source(notebook: Path) -> Source:
+    """Read a notebook once for any number of plans.
+
+    Raises:
+        InputError: an unreadable notebook, or a parameter whose default is not a constant.
+    """
+    root, text = project_root(), read_notebook(notebook)
+    code = code_identity([notebook])
+    return Source(notebook, text, Inputs(text), parameters(notebook), code, root, *commit_of(root))
+
+
+def plan_run(
+    source: Source | Path,
+    given: Mapping[str, Any],
+    *,
+    profile: str,
+    label: str | None = None,
+    recompute_before: float | None = None,
+) -> Plan:
+    """The run of a notebook with these parameters; nothing is executed.
+
+    Args:
+        given: parameters by name; strings are converted to the type that the notebook declares.
+        label: names the folders of figures and tables; None: the profile.
+        recompute_before: a Unix time: stored results begun earlier are computed anew.
+
+    Raises:
+        InputError: unknown or mistyped parameters, profile or label, or an unreadable notebook.
+    """
+    source = source if isinstance(source, Source) else read_source(source)
+    check_profile(profile)
+    label = label or profile
+    if not LABEL.fullmatch(label):
+        raise InputError(f"label {label!r} is no folder name: use letters, digits, '_', '-' and '.'")
+    checked = check_parameters(source.notebook, given, source.known)
+    if (other := checked.get("profile", profile)) != profile:
+        raise InputError(f"the parameter profile is '{other}' but the run's profile is '{profile}': give one of them")
+    injected = checked | ({"profile": profile} if "profile" in source.known else {})
+    values = {name: parameter.default for name, parameter in source.known.items()} | injected
+    data = source.inputs.digests(values)
+    digest = identity(source.text, values, profile, label, source.code, data)
+    run = f"{source.notebook.stem}-{digest[:12]}"
+    context = RunContext(
+        run, source.notebook.name, profile, values, source.commit, source.dirty, recompute_before, label, data
+    )
+    return Plan(source, context, digest, injected)
