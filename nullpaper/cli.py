@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from nullpaper import __version__
+from nullpaper.cli_sweep import sweep
 from nullpaper.errors import InputError
 from nullpaper.profiles import PROFILES, check_profile, default_profile
 
@@ -67,10 +68,11 @@ def run(
 
     An equal run that is finished is not repeated. Exits with 1 if the notebook fails.
     """
+    from nullpaper.grid import notebook_path
     from nullpaper.parameters import parameters
     from nullpaper.runner import run_notebook, summary
 
-    path = _notebook_path(notebook)
+    path = notebook_path(notebook)
     if listing:
         for known in parameters(path).values():
             click.echo(f"{known.name}: {known.type} = {known.default!r}" + (f"  # {known.help}" if known.help else ""))
@@ -125,6 +127,9 @@ def report(profile: str | None, file: Path | None) -> None:
     click.echo(text)
 
 
+main.add_command(sweep)
+
+
 @main.group()
 def data() -> None:
     """Fetch data sets into the cache (NULLPAPER_HOME)."""
@@ -169,16 +174,6 @@ def show(figure: Path) -> None:
     for name, value in read_stamp(figure).items():
         shown = ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else value
         click.echo(f"{name:<12} {', '.join(shown) if isinstance(shown, list) else shown}")
-
-
-def _notebook_path(name: str) -> Path:
-    """The path as given, or that of a notebook of this name in the project."""
-    from nullpaper.provenance import project_root
-
-    path = Path(name)
-    if path.exists() or path.suffix or len(path.parts) > 1:
-        return path
-    return project_root() / "notebooks" / f"{name}.py"
 
 
 def _verdicts(profile: str) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from nullpaper.errors import InputError, nearest
 
-__all__ = ["PROFILES", "check_profile", "default_profile"]
+__all__ = ["GPU_PROFILES", "PROFILES", "check_profile", "cores", "default_profile", "has_gpu"]
 
 PROFILES = ("smoke", "cpu", "gpu", "imagenet")
+GPU_PROFILES = ("gpu", "imagenet")
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 
 
@@ -34,10 +35,15 @@ def default_profile() -> str:
     for variable in ("NULLPAPER_PROFILE", "PROFILE"):
         if name := os.environ.get(variable):
             return check_profile(name, f"{variable}:")
-    return "gpu" if _has_gpu() else "cpu"
+    return "gpu" if has_gpu() else "cpu"
 
 
-def _has_gpu() -> bool:
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_gpu() -> bool:
     """Whether torch sees a GPU; torch, which takes seconds to load, is asked only where a driver is present."""
     if sys.platform == "darwin" or (
         sys.platform == "linux" and "torch" not in sys.modules and not any(Path(path).exists() for path in DRIVERS)

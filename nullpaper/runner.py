@@ -21,12 +21,10 @@ from nullpaper.kernels import execute, page
 from nullpaper.parameters import parameters
 from nullpaper.planning import Plan, plan_run
 from nullpaper.plots import files_of
+from nullpaper.profiles import GPU_PROFILES, cores
 from nullpaper.provenance import device_name, project_root, versions
 
 __all__ = ["RunReport", "paper", "run_notebook", "summary"]
-
-GPU_PROFILES = ("gpu", "imagenet")
-
 
 @dataclass(frozen=True)
 class RunReport:
@@ -109,14 +107,13 @@ def paper(
         parameters(notebook)
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs={jobs} must be at least 1")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jobs = min(jobs or (1 if profile in GPU_PROFILES else min(cores, 4)), len(notebooks))
+    jobs = min(jobs or (1 if profile in GPU_PROFILES else min(cores(), 4)), len(notebooks))
     since = time.time() if force else False  # one moment for all, so that a result they share is computed once
     options = dict(profile=profile, force=since, redraw=redraw, progress=progress, say=say)
 
     def run(notebook: Path) -> RunReport:
         say(f"{notebook.name} at profile {profile}")
-        return run_notebook(notebook, threads=max(1, cores // jobs) if jobs > 1 else None, **options)
+        return run_notebook(notebook, threads=max(1, cores() // jobs) if jobs > 1 else None, **options)
 
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(run, notebooks))
