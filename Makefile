@@ -1,7 +1,7 @@
 # nullpaper: `make paper` runs everything, `make test` checks everything, `make help` lists the rest.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup lock data paper figures report run checkpoint test lint bench doctor clean
+.PHONY: help setup lock data paper figures verify sweep report run checkpoint test kills lint bench doctor clean
 
 # The profile that fits the machine unless one is given: smoke, cpu, gpu or imagenet.
 PROFILE ?=
@@ -45,8 +45,14 @@ data: $(READY) ## fetch CIFAR-10 into the cache (make paper does it too)
 paper: $(READY) ## run every notebook at the profile that fits the machine; PROFILE=smoke is the quick one
 	$(NULLPAPER) paper $(PROFILE_FLAG)
 
-figures: $(READY) ## redraw figures and tables from stored results
-	$(NULLPAPER) paper --redraw $(PROFILE_FLAG)
+figures: $(READY) ## redraw the figures and tables whose inputs changed, and no others
+	$(NULLPAPER) paper $(PROFILE_FLAG)
+
+verify: $(READY) ## name figures, tables and results that are stale or were edited by hand
+	$(NULLPAPER) verify $(PROFILE_FLAG)
+
+sweep: $(READY) ## run a grid of jobs: make sweep GRID=sweeps/seeds.yaml ARGS="--workers 2"
+	$(NULLPAPER) sweep $(GRID) $(PROFILE_FLAG) $(ARGS)
 
 report: $(READY) ## write the README's table of claims from the reference results (results/cpu)
 	$(NULLPAPER) report --profile cpu --write README.md
@@ -61,6 +67,9 @@ test: $(READY) ## run the tests
 	@# the notebooks first: they take longest, and the rest fills what is left of the workers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/test_notebooks*.py tests
 
+kills: $(READY) ## kill jobs, drivers and Dask workers of sweeps at 50 random moments, and see that nothing is lost
+	OMP_NUM_THREADS=1 NULLPAPER_KILLS=50 $(BIN)/python -m pytest -q -s tests/test_kills.py
+
 lint: $(READY) ## check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -70,6 +79,8 @@ bench: $(READY) ## print speed ratios against references measured in the same ru
 	$(BIN)/python benchmarks/watermark.py
 	$(BIN)/python benchmarks/attacks.py
 	$(BIN)/python benchmarks/adapters.py
+	$(BIN)/python benchmarks/sweeps.py
+	$(BIN)/python benchmarks/collect.py
 
 doctor: $(READY) ## say what this machine has and lacks
 	$(NULLPAPER) doctor

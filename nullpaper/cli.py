@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from nullpaper import __version__
+from nullpaper.cli_provenance import show, verify
 from nullpaper.cli_sweep import sweep
 from nullpaper.errors import InputError
 from nullpaper.profiles import PROFILES, check_profile, default_profile
@@ -127,9 +128,6 @@ def report(profile: str | None, file: Path | None) -> None:
     click.echo(text)
 
 
-main.add_command(sweep)
-
-
 @main.group()
 def data() -> None:
     """Fetch data sets into the cache (NULLPAPER_HOME)."""
@@ -165,15 +163,9 @@ def doctor() -> None:
         click.echo(f"{'ok  ' if well else 'LOOK'} {subject:<12} {found}")
 
 
-@main.command()
-@click.argument("figure", type=click.Path(path_type=Path))
-def show(figure: Path) -> None:
-    """Say which run, commit, parameters and versions a FIGURE or table file comes from."""
-    from nullpaper.plots import read_stamp
-
-    for name, value in read_stamp(figure).items():
-        shown = ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else value
-        click.echo(f"{name:<12} {', '.join(shown) if isinstance(shown, list) else shown}")
+main.add_command(show)
+main.add_command(sweep)
+main.add_command(verify)
 
 
 def _verdicts(profile: str) -> str:

@@ -103,7 +103,7 @@ def _pool(pool: dict[str, Any], gpus: list[str], threads: int | None, planned: A
         raise InputError("--scheduler is for --executor dask: leave one of them out")
     if pool["executor"] == "dask" or pool["scheduler"]:
         tls = Tls(pool["tls_ca"], pool["tls_cert"], pool["tls_key"])
-        return dask_pool(pool["scheduler"], workers, tls=tls, insecure=pool["insecure"], jobs=planned.jobs)
+        return dask_pool(pool["scheduler"], workers, tls=tls, insecure=pool["insecure"], jobs=planned.jobs, say=_say)
     return local_pool(workers, gpus, pool["per_gpu"])
 
 

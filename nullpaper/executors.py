@@ -12,7 +12,7 @@ import os
 import queue
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from logging import CRITICAL
@@ -95,7 +95,13 @@ def local_pool(workers: int, gpus: Sequence[str] = (), per_gpu: int = 1) -> Iter
 
 @contextlib.contextmanager
 def dask_pool(
-    address: str | None, workers: int, *, tls: Tls | None = None, insecure: bool = False, jobs: Sequence[Job] = ()
+    address: str | None,
+    workers: int,
+    *,
+    tls: Tls | None = None,
+    insecure: bool = False,
+    jobs: Sequence[Job] = (),
+    say: Callable[[str], object] = lambda message: None,
 ) -> Iterator[Pool]:
     """The workers of an existing scheduler, or of a cluster of this machine with ``workers`` processes.
 
@@ -103,6 +109,7 @@ def dask_pool(
         address: ``tcp://host:port``, ``tls://host:port``, or a scheduler file (JSON); None: a cluster of this machine.
         insecure: use a scheduler on another machine without TLS.
         jobs: one of them is what the workers are checked for: version, data, folder.
+        say: called with a sentence while no worker is there.
 
     Raises:
         InputError: unreachable, no TLS to another machine, bad certificates, or workers that cannot do the jobs.
@@ -123,7 +130,7 @@ def dask_pool(
             raise InputError(
                 f"no Dask scheduler answers at {address} ({first_line(error)}): check the address and that it runs"
             ) from error
-        slots = _checked_workers(client, address, jobs)
+        slots = _checked_workers(client, address, jobs, say)
         where = f"at {address}" if address else "on this machine"
         yield Pool(client.get_executor(pure=False), slots, f"on Dask workers {where}, {slots} at a time")
 
@@ -183,11 +190,12 @@ def _security(tls: Tls | None) -> Any:
     )
 
 
-def _checked_workers(client: Any, address: str | None, jobs: Sequence[Job]) -> int:
+def _checked_workers(client: Any, address: str | None, jobs: Sequence[Job], say: Callable[[str], object]) -> int:
     """The threads of all workers, if each of them can do the jobs."""
+    if not client.scheduler_info(n_workers=-1)["workers"]:
+        say(f"the scheduler at {address} has no workers yet: waiting for the first")
+        client.wait_for_workers(1)
     workers = client.scheduler_info(n_workers=-1)["workers"]
-    if not workers:
-        raise InputError(f"the scheduler at {address} has no workers: start some (dask worker {address}) and try again")
     if jobs:
         try:
             found = client.run(inspect, jobs[0], on_error="return")

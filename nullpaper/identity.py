@@ -15,17 +15,19 @@ import math
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from nullpaper.errors import InputError
 from nullpaper.files import sha256
 
-__all__ = ["code_identity", "dumps", "identity", "loads", "plain"]
+__all__ = ["code_identity", "dumps", "identity", "loads", "plain", "syntax_tree"]
 
 Code = ModuleType | Callable[..., Any] | Path
 NONFINITE = "__float__"
-BOOKKEEPING = {f"nullpaper.{name}" for name in ("files", "identity", "inputs", "provenance", "store")}
+PARSING = Lock()
+BOOKKEEPING = {f"nullpaper.{name}" for name in ("files", "identity", "inputs", "outputs", "provenance", "store")}
 """Modules that keep results and decide none of them: left out wherever an import leads to them."""
 
 
@@ -71,6 +73,16 @@ def loads(text: str | bytes) -> Any:
         return float(item[NONFINITE]) if item.keys() == {NONFINITE} else item
 
     return json.loads(text, object_hook=untag)
+
+
+def syntax_tree(source: str | bytes, file: str = "<unknown>") -> ast.Module:
+    """``ast.parse``, one thread at a time: older Python 3.11 and 3.10 fail when two threads parse (gh-106905).
+
+    Raises:
+        SyntaxError, ValueError: it is not Python.
+    """
+    with PARSING:
+        return ast.parse(source, filename=file)
 
 
 def identity(*parts: Any) -> str:
@@ -264,7 +276,7 @@ def _module_closure(start: ModuleType | Path, name: str | None = None) -> dict[s
 def _parsed(path: Path, module: str, _modified: int, _size: int) -> tuple[str, tuple[str, ...]]:
     """Digest of the syntax tree without docstrings, and the dotted names that may be imported modules."""
     try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
+        tree = syntax_tree(path.read_bytes(), str(path))
     except SyntaxError as error:
         raise InputError(f"{path}, line {error.lineno}: not valid Python ({error.msg}); correct it first") from error
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]

@@ -10,7 +10,7 @@ from typing import Any
 
 from nullpaper.fetching import DATASETS
 from nullpaper.files import sha256
-from nullpaper.identity import identity
+from nullpaper.identity import identity, syntax_tree
 
 __all__ = ["Inputs"]
 
@@ -23,14 +23,16 @@ class Inputs:
 
     Attributes:
         text: of the notebook, whose string constants are searched for names of known data sets.
+        root: where the notebook runs, from which relative paths lead.
     """
 
     text: str
+    root: Path
     _literals: set[Any] = field(init=False, repr=False)
     _known: dict[Path, str] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        constants = (node.value for node in ast.walk(ast.parse(self.text)) if isinstance(node, ast.Constant))
+        constants = (node.value for node in ast.walk(syntax_tree(self.text)) if isinstance(node, ast.Constant))
         object.__setattr__(self, "_literals", {value for value in constants if isinstance(value, str)})
 
     def datasets(self, values: Mapping[str, Any]) -> list[str]:
@@ -46,8 +48,9 @@ class Inputs:
         """
         found = {name: DATASETS[name].digest for name in self.datasets(values)}
         for value in _strings(values):
-            path = Path(value)
-            if value and (path.is_file() or (len(path.parts) > 1 and path.is_dir())):  # a bare word is rather a name
+            path = self.root / value
+            is_folder = len(Path(value).parts) > 1 and path.is_dir()  # a bare word is rather a name
+            if value and (path.is_file() or is_folder):
                 found[value] = self._digest(path)
         return found | {"checkpoints": self._digest(CHECKPOINTS, content=True)}
 

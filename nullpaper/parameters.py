@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nullpaper.errors import InputError, nearest
+from nullpaper.identity import syntax_tree
 
 __all__ = ["Parameter", "check_parameters", "parameters", "read_notebook"]
 
@@ -53,7 +54,7 @@ def read_notebook(notebook: Path) -> str:
         raise InputError(f"{notebook} is not a py:percent notebook (.py): convert it by jupytext --to py:percent")
     try:
         text = notebook.read_text(encoding="utf-8")
-        ast.parse(text)
+        syntax_tree(text)
     except (SyntaxError, ValueError) as error:
         raise InputError(f"{notebook} is not valid Python ({error}): correct it first") from error
     return text
@@ -69,7 +70,7 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
     first, last = _parameter_lines(text)
     comments = _comments(text)
     found = {}
-    for node in ast.parse(text).body:
+    for node in syntax_tree(text).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if not first <= node.lineno < last or node.__class__ not in (ast.Assign, ast.AnnAssign) or node.value is None:
             continue

@@ -72,7 +72,7 @@ def read_source(notebook: Path) -> Source:
     """
     root, text = project_root(), read_notebook(notebook)
     code = code_identity([notebook])
-    return Source(notebook, text, Inputs(text), parameters(notebook), code, root, *commit_of(root))
+    return Source(notebook, text, Inputs(text, root), parameters(notebook), code, root, *commit_of(root))
 
 
 def plan_run(
@@ -106,7 +106,17 @@ def plan_run(
     data = source.inputs.digests(values)
     digest = identity(source.text, values, profile, label, source.code, data)
     run = f"{source.notebook.stem}-{digest[:12]}"
+    code = {module: digest[:16] for module, digest in source.code.items()}
     context = RunContext(
-        run, source.notebook.name, profile, values, source.commit, source.dirty, recompute_before, label, data
+        run,
+        source.notebook.name,
+        profile,
+        values,
+        source.commit,
+        source.dirty,
+        recompute_before,
+        label,
+        data,
+        code=code,
     )
     return Plan(source, context, digest, injected)

@@ -1,7 +1,8 @@
 """One style for all figures, and files that say where they come from.
 
 `save_figure` and `save_table` write to ``figures/<label>/`` and ``results/<label>/`` and enter each file with its
-checksum, run, commit and parameters in ``figures/manifest.json``. A figure carries the same facts inside itself.
+checksum, run, commit and parameters in ``figures/manifest.json``. A figure carries the same facts inside itself. What a
+new run would draw just as it is stays untouched (see `nullpaper.outputs`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nullpaper.errors import InputError
-from nullpaper.files import locked, sha256, write_atomic
-from nullpaper.identity import dumps, loads
-from nullpaper.provenance import output_root, provenance
+from nullpaper.identity import loads
+from nullpaper.outputs import KEYWORD, TEX_STAMP, files_of, manifest, read_stamp, write_outputs
+from nullpaper.provenance import provenance, run_context
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +41,6 @@ __all__ = [
 WIDTH = 6.3
 """Width of every figure in inches: the text width of an A4 or letter page."""
 
-KEYWORD = "nullpaper"
-TEX_STAMP = "% nullpaper: "
 STYLE = {
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -89,7 +88,8 @@ def curve(axis: Axes, table: pd.DataFrame, x: str, y: str, **line: Any) -> None:
 def save_figure(fig: Figure, name: str, *, sources: Sequence[Result | str] = ()) -> list[Path]:
     """Write ``figures/<label>/<name>.pdf`` and ``.png`` (200 dpi), stamped and entered in the manifest.
 
-    The same figure from the same run gives the same bytes. ``sources`` are the stored results, or keys, behind it.
+    The same figure from the same run gives the same bytes; if other code draws it just so, it stays as it is.
+    ``sources`` are the stored results, or keys, behind it.
 
     Raises:
         InputError: a name that is no file name, or a folder that cannot be written.
@@ -136,38 +136,6 @@ def save_table(
     return _write(Path("results") / stamp["label"], contents, stamp)
 
 
-def read_stamp(path: Path) -> dict[str, Any]:
-    """The facts that a figure or table was stamped with, read from the PNG, PDF or LaTeX file itself, or from the
-    manifest for a CSV file.
-
-    Raises:
-        InputError: no such file, or none that nullpaper wrote.
-    """
-    if not path.is_file():
-        raise InputError(f"there is no file {path}: name a figure or table that a run has made")
-    readers = {".png": _png_stamp, ".pdf": _pdf_stamp, ".tex": _tex_stamp, ".csv": _csv_stamp}
-    text = readers[path.suffix](path) if path.suffix in readers else None
-    try:
-        return loads(text or "")
-    except ValueError as error:
-        raise InputError(f"{path} carries no stamp: it was not written by nullpaper, or was converted since") from error
-
-
-def manifest(root: Path | None = None) -> dict[str, dict[str, Any]]:
-    """The entries of ``figures/manifest.json`` by file, relative to `output_root`; vanished files are left out."""
-    root = root if root is not None else output_root()
-    try:
-        entries = loads((root / "figures" / "manifest.json").read_bytes())
-    except (OSError, ValueError):
-        return {}  # absent or damaged: runs fill it again
-    return {file: entry for file, entry in sorted(entries.items()) if (root / file).is_file()}
-
-
-def files_of(run: str, root: Path | None = None) -> list[str]:
-    """The files of the manifest that a run made, relative to `output_root`."""
-    return [file for file, entry in manifest(root).items() if entry.get("run") == run]
-
-
 def _stamp(kind: str, name: str, sources: Sequence[Result | str]) -> dict[str, Any]:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise InputError(f"{kind} name {name!r} is no file name: use letters, digits, '_', '-' and '.'")
@@ -176,42 +144,4 @@ def _stamp(kind: str, name: str, sources: Sequence[Result | str]) -> dict[str, A
 
 
 def _write(folder: Path, contents: dict[str, bytes], stamp: dict[str, Any]) -> list[Path]:
-    root = output_root()
-    with locked(root / "build" / ".manifest.lock"):
-        entries = manifest(root)
-        for name, content in contents.items():
-            write_atomic(root / folder / name, content)
-            entries[(folder / name).as_posix()] = stamp | {"sha256": sha256(content)}
-        write_atomic(root / "figures" / "manifest.json", dumps(dict(sorted(entries.items()))))
-    return [root / folder / name for name in contents]
-
-
-def _png_stamp(path: Path) -> str | None:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return image.info.get(KEYWORD)
-    except UnidentifiedImageError:
-        return None
-
-
-def _pdf_stamp(path: Path) -> str | None:
-    from PIL import PdfParser
-
-    try:
-        with PdfParser.PdfParser(str(path)) as pdf:
-            return pdf.info.Keywords
-    except (PdfParser.PdfFormatError, AttributeError):
-        return None
-
-
-def _tex_stamp(path: Path) -> str | None:
-    first = path.read_text(errors="replace").partition("\n")[0]
-    return first.removeprefix(TEX_STAMP) if first.startswith(TEX_STAMP) else None
-
-
-def _csv_stamp(path: Path) -> str | None:
-    digest = sha256(path)
-    entries = [entry for entry in manifest().values() if entry["sha256"] == digest]
-    return dumps(entries[0]) if entries else None
+    return write_outputs(folder, contents, stamp, run_context().code)

@@ -39,8 +39,8 @@ class RunContext:
 
     ``label`` names the folders of its figures and tables: the profile, unless the run was given a name of its own.
     ``recompute_before`` is a Unix time: stored results begun earlier are computed anew (``--force``). ``data`` names
-    the data sets and weights with their digests. ``out`` is the folder that takes figures/ and results/; None: the
-    project.
+    the data sets and weights with their digests, ``code`` the modules. ``out`` is the folder that takes figures/ and
+    results/; None: the project.
     """
 
     run: str = "interactive"
@@ -53,6 +53,7 @@ class RunContext:
     label: str | None = None
     data: Mapping[str, str] = field(default_factory=dict)
     out: str | None = None
+    code: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
         """The environment variable that hands this context to another process."""
@@ -151,7 +152,7 @@ def provenance() -> dict[str, Any]:
     Holds no time and no path, so that the same inputs on the same machine make the same file.
     """
     context = asdict(run_context())
-    del context["recompute_before"], context["out"]
+    del context["recompute_before"], context["out"], context["code"]
     if context["notebook"] is None:  # interactive: no runner has looked
         context["commit"], context["dirty"] = commit_of(project_root())
     return context | {

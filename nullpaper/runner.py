@@ -26,6 +26,7 @@ from nullpaper.provenance import device_name, project_root, versions
 
 __all__ = ["RunReport", "paper", "run_notebook", "summary"]
 
+
 @dataclass(frozen=True)
 class RunReport:
     """What a run made. ``reused``: it was up to date. ``error``: the last line of the traceback of a failed one."""
@@ -153,6 +154,9 @@ def _up_to_date(plan: Plan) -> RunReport | None:
         record = loads(plan.output(".run.json").read_bytes())
         if record["run"] != plan.context.run:
             return None
+        files = {file for file in record["files"] if not file.startswith("build/")}
+        if not files <= {*files_of(plan.context.run, plan.root)}:
+            return None  # the manifest knows them by another run
         if any(sha256(plan.root / file) != digest for file, digest in record["files"].items()):
             return None
         return replace(_report(plan, record["seconds"], record["files"]), reused=True)
@@ -197,9 +201,9 @@ def _execute(plan: Plan, progress: bool, threads: int | None) -> RunReport:
         failed.unlink(missing_ok=True)
     write_atomic(html, html_text)
     files = [path.relative_to(plan.root).as_posix() for path in (ipynb, html)] + files_of(context.run, plan.root)
-    record = {"run": context.run, "notebook": context.notebook, "profile": context.profile}
+    record = {"run": context.run, "notebook": context.notebook, "profile": context.profile, "label": context.label}
     record |= {"parameters": context.parameters, "commit": context.commit, "dirty": context.dirty}
-    record |= {"versions": versions(), "device": device_name(), "seconds": seconds}
+    record |= {"data": context.data, "versions": versions(), "device": device_name(), "seconds": seconds}
     record["started"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))
     record["files"] = {file: sha256(plan.root / file) for file in files}
     write_atomic(plan.output(".run.json"), dumps(record))

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,30 +15,28 @@ from pathlib import Path
 import dask
 import psutil
 import pytest
-import trustme
-from sweeps import command, environment, executions, grid, project, results, run
+from distributed.security import Security
 
 import nullpaper
 from nullpaper.errors import InputError
-from nullpaper.executors import Tls, dask_pool
+from nullpaper.executors import dask_pool
+from sweeps import command, environment, executions, grid, project, results, run
 
+EXAMPLE = str(Path(__file__).parents[1] / "sweeps" / "cluster.py")
 QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}
 
 
 @contextmanager
 def started(root: Path, program: str, *arguments: object, ready: str, **variables: str) -> Iterator[re.Match[str]]:
-    """A Dask scheduler or worker, once it has said that it is ready."""
-    asked = [sys.executable, "-m", f"distributed.cli.{program}", *map(str, arguments)]
+    """A Dask scheduler, worker or cluster, once it has said that it is ready."""
+    module = [program] if program == EXAMPLE else ["-m", f"distributed.cli.{program}"]
+    asked = [sys.executable, "-u", *module, *map(str, arguments)]
+    variables = environment(root, **variables)
     process = subprocess.Popen(
-        asked,
-        cwd=root,
-        env=environment(root, **variables),
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
+        asked, cwd=root, env=variables, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
     )
     try:
-        for line in process.stderr:
+        for line in process.stdout:
             if found := re.search(ready, line):
                 yield found
                 break
@@ -47,27 +46,23 @@ def started(root: Path, program: str, *arguments: object, ready: str, **variable
         for part in [*psutil.Process(process.pid).children(recursive=True), process]:
             part.kill()
         process.wait()
-        process.stderr.close()
+        process.stdout.close()
+
+
+def wait_for(file: Path) -> None:
+    end = time.time() + 20
+    while not file.exists() and time.time() < end:
+        time.sleep(0.1)
 
 
 @contextmanager
-def cluster(root: Path, *security: object, protocol: str = "tcp", **variables: str) -> Iterator[str]:
+def cluster(root: Path, **variables: str) -> Iterator[str]:
     """The address of a scheduler on the loopback interface with one worker."""
-    scheduler = ("--host", f"{protocol}://127.0.0.1", "--port", 0, "--no-dashboard", *security)
+    scheduler = ("--host", "tcp://127.0.0.1", "--port", 0, "--no-dashboard")
     with started(root, "dask_scheduler", *scheduler, ready=r"Scheduler at:\s+(\S+)") as found:
-        worker = (found[1], "--no-nanny", "--nthreads", 2, "--no-dashboard", *security)
+        worker = (found[1], "--no-nanny", "--nthreads", 2, "--no-dashboard")
         with started(root, "dask_worker", *worker, ready="Registered to", **variables):
             yield found[1]
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Tls:
-    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
-    own = authority.issue_cert("127.0.0.1", "localhost")
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    own.private_key_pem.write_to_path(folder / "key.pem")
-    own.cert_chain_pems[0].write_to_path(folder / "cert.pem")
-    return Tls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
 
 
 def test_a_cluster_of_this_machine_listens_to_itself_alone(tmp_path: Path) -> None:
@@ -83,25 +78,33 @@ def test_a_cluster_of_this_machine_listens_to_itself_alone(tmp_path: Path) -> No
     assert listening and {*listening} == {"127.0.0.1"}
 
 
-def test_a_scheduler_with_tls_does_the_jobs_and_turns_others_away(tmp_path: Path, certificates: Tls) -> None:
+def test_the_example_for_queues_does_the_jobs_with_tls_and_turns_others_away(tmp_path: Path) -> None:
     root = project(tmp_path)
-    file, folder = grid(root, seed=[1, 2, 3]), tmp_path / "build" / "sweeps"
-    files = ("--tls-ca-file", certificates.ca, "--tls-cert", certificates.cert, "--tls-key", certificates.key)
-    with cluster(root, *files, protocol="tls") as address:
-        own = ("--tls-ca", certificates.ca, "--tls-cert", certificates.cert, "--tls-key", certificates.key)
-        done = run(root, "sweep", file, "--scheduler", address, *own)
-        assert done.returncode == 0, done.stderr
+    file, folder, place = grid(root, seed=[1, 2, 3]), tmp_path / "build" / "sweeps", tmp_path / "cluster"
+    example = (EXAMPLE, "local", "--workers", 2, "--cores", 1, "--memory", "1GB", "--folder", place)
+    with started(root, *example, ready="workers asked for"):
+        address, certificate, key = place / "scheduler.json", place / "tls.pem", place / "key.pem"
+        assert key.stat().st_mode & 0o077 == 0, "nobody else may read the key"
+        wait_for(address)
+        own = ("--tls-ca", certificate, "--tls-cert", certificate)
+        done = run(root, "sweep", file, "--scheduler", address, *own, "--tls-key", key)
+        assert done.returncode == 0 and "3 jobs: 3 done now" in done.stdout, done.stderr
         bare = run(root, "sweep", file, "--scheduler", address)
         assert bare.returncode == 2 and "needs certificates: give --tls-ca, --tls-cert and --tls-key" in bare.stderr
-        plain = run(root, "sweep", file, "--scheduler", address.replace("tls", "tcp"), **QUICK)
-        assert plain.returncode == 2 and "no Dask scheduler answers" in plain.stderr
-        stranger = trustme.CA().issue_cert("127.0.0.1")
-        stranger.private_key_pem.write_to_path(tmp_path / "key.pem")
-        stranger.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
-        theirs = ("--tls-ca", certificates.ca, "--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem")
+        stranger = Security.temporary()
+        (tmp_path / "cert.pem").write_text(stranger.tls_client_cert)
+        (tmp_path / "key.pem").write_text(stranger.tls_client_key)
+        theirs = ("--tls-ca", certificate, "--tls-cert", tmp_path / "cert.pem", "--tls-key", tmp_path / "key.pem")
         unknown = run(root, "sweep", file, "--scheduler", address, *theirs, **QUICK)
         assert unknown.returncode == 2 and "no Dask scheduler answers" in unknown.stderr
     assert len(results(folder)) == 3 and all(len(lines) == 1 for lines in executions(root).values())
+
+
+@pytest.mark.parametrize(("system", "directive"), [("slurm", "#SBATCH -p long"), ("pbs", "#PBS -q long")])
+def test_the_example_writes_the_scripts_of_queues(system: str, directive: str, tmp_path: Path) -> None:
+    asked = [sys.executable, EXAMPLE, system, "--queue", "long", "--show", "--folder", str(tmp_path)]
+    shown = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert directive in shown and "--nthreads 1" in shown and f"--tls-key {tmp_path / 'key.pem'}" in shown
 
 
 def test_workers_that_cannot_do_the_jobs_are_named(tmp_path: Path) -> None:

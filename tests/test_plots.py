@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,8 @@ from PIL import Image
 
 from nullpaper.errors import InputError
 from nullpaper.files import sha256
-from nullpaper.plots import curve, manifest, read_stamp, save_figure, save_table
+from nullpaper.outputs import confirmation, read_code, read_entries, write_outputs
+from nullpaper.plots import curve, files_of, manifest, read_stamp, save_figure, save_table
 from nullpaper.provenance import RunContext
 
 PARAMETERS = {"eps": 0.1, "images": None, "names": ["a", 'quo"te', "(back\\slash) ü $HOME"], "limit": float("inf")}
@@ -23,9 +24,13 @@ CONTEXT = RunContext("01_x-abc", "01_x.py", "smoke", PARAMETERS, commit="f" * 40
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
-    for name, value in CONTEXT.environment().items():
-        monkeypatch.setenv(name, value)
+    enter(monkeypatch, CONTEXT)
     return tmp_path
+
+
+def enter(monkeypatch: pytest.MonkeyPatch, context: RunContext) -> None:
+    for name, value in context.environment().items():
+        monkeypatch.setenv(name, value)
 
 
 def drawing() -> Figure:
@@ -68,11 +73,88 @@ def test_manifest_lists_what_is_there(root: Path) -> None:
     kept, gone = save_figure(drawing(), "curve")
     gone.unlink()
     save_table(pd.DataFrame({"x": [1]}), "numbers")
-    listed = json.loads((root / "figures" / "manifest.json").read_text())
+    listed = manifest(root)
     assert list(listed) == ["figures/smoke/curve.pdf", "results/smoke/numbers.csv", "results/smoke/numbers.tex"]
     entry = listed["figures/smoke/curve.pdf"]
     assert entry["sha256"] == sha256(kept) and entry["run"] == "01_x-abc" and entry["kind"] == "figure"
     assert entry["parameters"]["names"] == PARAMETERS["names"]
+
+
+def test_a_vanished_file_is_remembered_until_its_notebook_runs_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = save_figure(drawing(), "curve")[1]
+    gone.unlink()
+    for context, remembered in (
+        (CONTEXT, True),
+        (replace(CONTEXT, run="02_y-abc", notebook="02_y.py"), True),
+        (replace(CONTEXT, run="01_x-def"), False),
+    ):
+        enter(monkeypatch, context)
+        save_table(pd.DataFrame({"x": [1]}), context.run)
+        assert ("figures/smoke/curve.png" in read_entries(root)) is remembered
+
+
+def test_what_another_run_draws_just_so_is_left_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make() -> list[Path]:
+        return [*save_figure(drawing(), "curve"), *save_table(pd.DataFrame({"x": [1 / 3]}), "numbers")]
+
+    def state() -> list[tuple[int, str]]:
+        return [(file.stat().st_mtime_ns, sha256(file)) for file in files]
+
+    files = make()
+    names = [file.relative_to(root).as_posix() for file in files]
+    before, later = state(), replace(CONTEXT, run="01_x-def", commit="e" * 40)
+    enter(monkeypatch, later)
+    make()
+    assert state() == before and files_of(later.run, root) == names and files_of(CONTEXT.run, root) == []
+    entry = manifest(root)[names[0]]
+    assert entry["commit"] == "e" * 40 and entry["drawn"]["run"] == read_stamp(files[0])["run"] == CONTEXT.run
+    later_still = replace(later, run="01_x-123")
+    enter(monkeypatch, later_still)
+    make()
+    assert state() == before and confirmation(files[1], read_stamp(files[1]))["run"] == later_still.run
+    enter(monkeypatch, CONTEXT)
+    make()
+    assert state() == before and not any("drawn" in entry for entry in manifest(root).values())
+    assert confirmation(files[1], read_stamp(files[1])) is None
+    for number, inputs in enumerate(({"parameters": {"eps": 0.2}}, {"data": {"cifar10": "0123"}})):
+        enter(monkeypatch, replace(CONTEXT, run=f"01_x-{number}", **inputs))
+        make()
+        assert all(inputs.items() <= read_stamp(file).items() for file in files), "a stamp tells of these truly"
+    assert state()[2] == before[2], "a CSV file has no stamp"
+
+
+@pytest.mark.parametrize("changed", [0, 1, 2, 3])
+def test_a_file_that_was_edited_or_looks_different_is_made_anew(
+    root: Path, monkeypatch: pytest.MonkeyPatch, changed: int
+) -> None:
+    files = [*save_figure(drawing(), "curve"), *save_table(pd.DataFrame({"x": [1 / 3]}), "numbers")]
+    before = [sha256(file) for file in files]
+    files[changed].write_bytes(files[changed].read_bytes()[:-20])
+    enter(monkeypatch, replace(CONTEXT, run="01_x-def"))
+    figure = drawing()
+    save_figure(figure, "curve")
+    save_table(pd.DataFrame({"x": [1 / 3]}), "numbers")
+    anew = [now != then for now, then in zip(map(sha256, files), before, strict=True)]
+    assert anew == [index == changed and index != 2 for index in range(4)], "a CSV file has no stamp that could differ"
+    assert manifest(root)[files[changed].relative_to(root).as_posix()]["sha256"] == sha256(files[changed])
+    figure.axes[0].lines[0].set_linewidth(3)
+    save_figure(figure, "curve")
+    save_table(pd.DataFrame({"x": [1 / 3 + 1e-9]}), "numbers")
+    now = [sha256(file) for file in files]
+    assert all(one != other for one, other in zip(now[:3], before, strict=False)), "all but the rounded LaTeX"
+    assert now[3] == before[3] or changed == 3
+
+
+def test_code_of_the_runs_is_kept_beside_the_manifest(root: Path) -> None:
+    for run in ("a", "b"):
+        stamp = {"run": run, "notebook": "01_x.py", "label": "smoke"}
+        for name in ("one.csv", "two.csv")[: 1 if run == "b" else 2]:
+            write_outputs(Path("results/smoke"), {name: run.encode()}, stamp, {"module": run * 64})
+    assert read_code(root) == {"a": {"module": "a" * 8}, "b": {"module": "b" * 8}}
+    write_outputs(Path("results/smoke"), {"two.csv": b"b"}, stamp, {})
+    assert list(read_code(root)) == ["b"], "of runs that made some file of the manifest"
 
 
 def test_manifest_survives_concurrent_writers_and_damage(root: Path) -> None:
