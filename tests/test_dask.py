@@ -16,11 +16,11 @@ import dask
 import psutil
 import pytest
 from distributed.security import Security
+from sweeping import command, environment, executions, grid, project, results, run
 
 import nullpaper
 from nullpaper.errors import InputError
 from nullpaper.executors import dask_pool
-from sweeps import command, environment, executions, grid, project, results, run
 
 EXAMPLE = str(Path(__file__).parents[1] / "sweeps" / "cluster.py")
 QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}

@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 
 import pytest
+from sweeping import project
 
 from nullpaper.errors import InputError
 from nullpaper.grid import read_grid
 from nullpaper.sweep import plan_sweep
-from sweeps import project
 
 
 @pytest.fixture

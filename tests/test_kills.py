@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from sweeps import command, environment, executions, grid, project, results
+from sweeping import command, environment, executions, grid, project, results
 
 KILLS = int(os.environ.get("NULLPAPER_KILLS", "6"))
 TARGETS = {"job": "nullpaper.job", "kernel": "ipykernel_launcher", "worker": "multiprocessing.spawn", "driver": ""}
@@ -34,17 +35,22 @@ def family(driver: psutil.Process, target: str) -> list[psutil.Process]:
     return found
 
 
-def orphans(root: Path) -> list[int]:
-    """Processes that work for this project and have nobody to work for."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            ours = process.environ().get("NULLPAPER_ROOT") == str(root)
-            if ours and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
-                found.append(process.pid)
-        except psutil.Error:
-            continue
+def left_behind(root: Path) -> list[int]:
+    """Processes that still work for this project 10 seconds after nobody waits for them."""
+    end = time.time() + 10
+    while (
+        found := [process.pid for process in psutil.process_iter() if works_for(process, root)]
+    ) and time.time() < end:
+        time.sleep(0.2)
     return found
+
+
+def works_for(process: psutil.Process, root: Path) -> bool:
+    try:
+        ours = process.environ().get("NULLPAPER_ROOT") == str(root)
+        return ours and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid()
+    except psutil.Error:
+        return False
 
 
 @pytest.mark.parametrize("executor", ["local", "dask"])
@@ -86,7 +92,22 @@ def test_killed_at_random_moments_every_job_is_done_and_nothing_looks_finished_t
     assert [path.name for path in (folder / "jobs").iterdir() if path.name.startswith(".")] == []
     assert not list((folder / "running").iterdir()) and not list((folder / "failed").iterdir())
     assert len(executions(root)) == jobs
-    end = time.time() + 10
-    while (left := orphans(root)) and time.time() < end:
-        time.sleep(0.2)
-    assert not left, "a killed sweep leaves no process behind"
+    assert not left_behind(root), "a killed sweep leaves no process behind"
+
+
+def test_an_interrupted_sweep_says_how_to_go_on(tmp_path: Path) -> None:
+    root, folder = project(tmp_path), tmp_path / "build" / "sweeps"
+    file = grid(root, seed=[1, 2, 3], fixed={"nap": 60})
+    driver = subprocess.Popen(
+        command("sweep", file),
+        cwd=root,
+        env=environment(root),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not list(folder.glob("running/*.json")):
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGINT)
+    assert "Interrupted: the same command goes on from here." in driver.communicate(timeout=20)[1]
+    assert driver.returncode == 130 and not results(folder) and not left_behind(root)

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 from filelock import FileLock
+from sweeping import command, environment, executions, grid, project, results, run
 
 from nullpaper.errors import InputError
 from nullpaper.grid import read_grid
 from nullpaper.identity import loads
 from nullpaper.job import Job, finished, record_of, run_job
 from nullpaper.sweep import Progress, plan_sweep
-from sweeps import command, environment, executions, grid, project, results, run
 
 BUILD = ("build", "sweeps")
 
