@@ -1,7 +1,7 @@
 # nullpaper: `make paper` runs everything, `make test` checks everything, `make help` lists the rest.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup lock data paper figures verify sweep report run checkpoint test kills lint bench doctor clean
+.PHONY: help setup lock data paper figures book verify sweep report run checkpoint test kills lint bench doctor clean
 
 # The profile that fits the machine unless one is given: smoke, cpu, gpu or imagenet.
 PROFILE ?=
@@ -48,6 +48,10 @@ paper: $(READY) ## run every notebook at the profile that fits the machine; PROF
 figures: $(READY) ## redraw the figures and tables whose inputs changed, and no others
 	$(NULLPAPER) paper $(PROFILE_FLAG)
 
+book: $(READY) ## run what is not up to date, and build the book: build/book/index.html
+	$(NULLPAPER) paper $(PROFILE_FLAG)
+	$(NULLPAPER) book $(PROFILE_FLAG)
+
 verify: $(READY) ## name figures, tables and results that are stale or were edited by hand
 	$(NULLPAPER) verify $(PROFILE_FLAG)
 
@@ -65,7 +69,7 @@ checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on 
 
 test: $(READY) ## run the tests
 	@# the notebooks first: they take longest, and the rest fills what is left of the workers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/test_notebooks*.py tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder tests/test_notebooks*.py tests
 
 kills: $(READY) ## kill jobs, drivers and Dask workers of sweeps at 50 random moments, and see that nothing is lost
 	OMP_NUM_THREADS=1 NULLPAPER_KILLS=50 $(BIN)/python -m pytest -q -s tests/test_kills.py

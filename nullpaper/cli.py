@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from nullpaper import __version__
+from nullpaper.cli_book import book
 from nullpaper.cli_provenance import show, verify
 from nullpaper.cli_sweep import sweep
 from nullpaper.errors import InputError
@@ -163,6 +164,7 @@ def doctor() -> None:
         click.echo(f"{'ok  ' if well else 'LOOK'} {subject:<12} {found}")
 
 
+main.add_command(book)
 main.add_command(show)
 main.add_command(sweep)
 main.add_command(verify)

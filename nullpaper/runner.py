@@ -24,7 +24,7 @@ from nullpaper.plots import files_of
 from nullpaper.profiles import GPU_PROFILES, cores
 from nullpaper.provenance import device_name, project_root, versions
 
-__all__ = ["RunReport", "paper", "run_notebook", "summary"]
+__all__ = ["RunReport", "paper", "run_notebook", "summary", "up_to_date"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def run_notebook(
     plan = plan_run(notebook, given or {}, profile=profile, label=label, recompute_before=before)
     lock = plan.output(".lock").with_name(f".{notebook.stem}.lock")
     with locked(lock, lambda: say(f"waiting for another run of {notebook.name} at profile {profile}")):
-        if not (force or redraw) and (report := _up_to_date(plan)) is not None:
+        if not (force or redraw) and (report := up_to_date(plan)) is not None:
             return report
         return _execute(plan, progress, threads)
 
@@ -148,7 +148,7 @@ def _duration(seconds: float) -> str:
     return f"{int(minutes)} min {int(rest):02d} s" if minutes else f"{rest:.1f} s"
 
 
-def _up_to_date(plan: Plan) -> RunReport | None:
+def up_to_date(plan: Plan) -> RunReport | None:
     """The report of an equal, finished run whose files are all as it left them."""
     try:
         record = loads(plan.output(".run.json").read_bytes())

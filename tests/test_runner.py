@@ -173,7 +173,7 @@ def test_changed_inputs_and_missing_outputs_are_noticed(
     notebook = project / "notebooks" / "00_tiny.py"
 
     def up_to_date(**given: object) -> bool:
-        return runner._up_to_date(plan_run(notebook, given, profile="smoke")) is not None
+        return runner.up_to_date(plan_run(notebook, given, profile="smoke")) is not None
 
     assert up_to_date() and not up_to_date(eps=0.25)
     figure, record = project / "figures" / "smoke" / "squares.png", project / "build" / "smoke" / "00_tiny.run.json"
