@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,6 +10,7 @@ import click
 from nullpaper import __version__
 from nullpaper.cli_book import book
 from nullpaper.cli_provenance import show, verify
+from nullpaper.cli_report import report, verdict_table
 from nullpaper.cli_sweep import sweep
 from nullpaper.errors import InputError
 from nullpaper.profiles import PROFILES, check_profile, default_profile
@@ -103,83 +103,16 @@ def paper(jobs: int | None, profile: str | None, force: bool, redraw: bool) -> N
     reports = run_all(chosen, force=force, redraw=redraw, jobs=jobs, say=_say)
     click.echo(f"\n{summary(reports)}")
     if any(report.tables for report in reports):
-        _verdicts(chosen)
+        verdict_table(chosen)
         click.echo(f"Claims of the papers against these tables: results/{chosen}/verdicts.csv")
     sys.exit(1 if any(report.error for report in reports) else 0)
 
 
-@main.command()
-@click.option("--profile", metavar="NAME", help="Whose tables to read; by default what fits the machine.")
-@click.option(
-    "--write", "file", type=click.Path(path_type=Path), help="Put the table between the markers of this file."
-)
-def report(profile: str | None, file: Path | None) -> None:
-    """Say which claims of the papers hold by the tables of a profile.
-
-    Prints a Markdown table, and writes results/PROFILE/verdicts.csv with the criteria. Nothing is run.
-    """
-    from nullpaper.verdicts import replace_section
-
-    chosen = check_profile(profile) if profile else default_profile()
-    if file is not None:
-        replace_section(file, None)
-    text = _verdicts(chosen)
-    if file is not None:
-        replace_section(file, text)
-    click.echo(text)
-
-
-@main.group()
-def data() -> None:
-    """Fetch data sets into the cache (NULLPAPER_HOME)."""
-
-
-@data.command()
-@click.argument("name")
-@click.option("--force", is_flag=True, help="Fetch again even if it is there.")
-def fetch(name: str, force: bool) -> None:
-    """Fetch the data set NAME, unless it is in the cache."""
-    from nullpaper.fetching import fetch as fetch_data
-
-    click.echo(f"{name} is in {fetch_data(name, force=force, progress=True)}")
-
-
-@data.command(name="list")
-def list_data() -> None:
-    """List the known data sets and which are in the cache."""
-    from nullpaper.fetching import DATASETS, folder_of
-
-    for name, dataset in DATASETS.items():
-        folder = folder_of(name)
-        where = str(folder) if folder.is_dir() else f"not fetched (needs {dataset.megabytes} MB)"
-        click.echo(f"{name:<12} {len(dataset.classes):>4} classes  {where}")
-
-
-@main.command()
-def doctor() -> None:
-    """Say what this machine has, and what needs a remedy."""
-    from nullpaper.doctor import diagnose
-
-    for well, subject, found in diagnose():
-        click.echo(f"{'ok  ' if well else 'LOOK'} {subject:<12} {found}")
-
-
 main.add_command(book)
+main.add_command(report)
 main.add_command(show)
 main.add_command(sweep)
 main.add_command(verify)
-
-
-def _verdicts(profile: str) -> str:
-    """Judge all claims by the tables of a profile, store the verdicts beside them, and return the table."""
-    from nullpaper.claims import CLAIMS
-    from nullpaper.provenance import project_root
-    from nullpaper.verdicts import judge, save, section
-
-    folder = project_root() / "results" / profile
-    verdicts = judge(folder, CLAIMS)
-    save(verdicts, folder)
-    return section(verdicts, folder)
 
 
 def _say(message: str) -> None:

@@ -44,7 +44,21 @@ def test_module_is_the_command() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["paper"], ["data"], ["data", "fetch"], ["data", "list"], ["doctor"], ["show"]]
+    "command",
+    [
+        [],
+        ["run"],
+        ["paper"],
+        ["data"],
+        ["data", "fetch"],
+        ["data", "list"],
+        ["doctor"],
+        ["show"],
+        ["verify"],
+        ["sweep"],
+        ["report"],
+        ["book"],
+    ],
 )
 def test_every_command_explains_itself(command: list[str]) -> None:
     result = call(*command, "--help")
