@@ -46,7 +46,7 @@ paper: $(READY) ## run every notebook at the profile that fits the machine; PROF
 	$(NULLPAPER) paper $(PROFILE_FLAG)
 
 figures: $(READY) ## redraw the figures and tables whose inputs changed, and no others
-	$(NULLPAPER) paper $(PROFILE_FLAG)
+	$(NULLPAPER) paper --stale $(PROFILE_FLAG)
 
 book: $(READY) ## run what is not up to date, and build the book: build/book/index.html
 	$(NULLPAPER) paper $(PROFILE_FLAG)

@@ -90,8 +90,9 @@ def run(
 @click.option(
     "--jobs", type=click.IntRange(min=1), help="Notebooks at a time; by default one a core on a CPU, up to 4."
 )
+@click.option("--stale", is_flag=True, help="Only notebooks with figures or tables that `nullpaper verify` names.")
 @_run_options
-def paper(jobs: int | None, profile: str | None, force: bool, redraw: bool) -> None:
+def paper(jobs: int | None, stale: bool, profile: str | None, force: bool, redraw: bool) -> None:
     """Run all numbered notebooks and say what was made.
 
     What is up to date is skipped. Exits with 1 if a notebook fails; the others still run.
@@ -100,12 +101,49 @@ def paper(jobs: int | None, profile: str | None, force: bool, redraw: bool) -> N
     from nullpaper.runner import summary
 
     chosen = check_profile(profile) if profile else default_profile()
-    reports = run_all(chosen, force=force, redraw=redraw, jobs=jobs, say=_say)
+    reports = run_all(chosen, force=force, redraw=redraw, stale=stale, jobs=jobs, say=_say)
+    if not reports:
+        return click.echo(f"all figures and tables at profile {chosen} are as they would be made today")
     click.echo(f"\n{summary(reports)}")
     if any(report.tables for report in reports):
         verdict_table(chosen)
         click.echo(f"Claims of the papers against these tables: results/{chosen}/verdicts.csv")
     sys.exit(1 if any(report.error for report in reports) else 0)
+
+
+@main.group()
+def data() -> None:
+    """Fetch data sets into the cache (NULLPAPER_HOME)."""
+
+
+@data.command()
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Fetch again even if it is there.")
+def fetch(name: str, force: bool) -> None:
+    """Fetch the data set NAME, unless it is in the cache."""
+    from nullpaper.fetching import fetch as fetch_data
+
+    click.echo(f"{name} is in {fetch_data(name, force=force, progress=True)}")
+
+
+@data.command(name="list")
+def list_data() -> None:
+    """List the known data sets and which are in the cache."""
+    from nullpaper.fetching import DATASETS, folder_of
+
+    for name, dataset in DATASETS.items():
+        folder = folder_of(name)
+        where = str(folder) if folder.is_dir() else f"not fetched (needs {dataset.megabytes} MB)"
+        click.echo(f"{name:<12} {len(dataset.classes):>4} classes  {where}")
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this machine has, and what needs a remedy."""
+    from nullpaper.doctor import diagnose
+
+    for well, subject, found in diagnose():
+        click.echo(f"{'ok  ' if well else 'LOOK'} {subject:<12} {found}")
 
 
 main.add_command(book)

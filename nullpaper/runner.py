@@ -86,6 +86,7 @@ def paper(
     *,
     force: bool = False,
     redraw: bool = False,
+    stale: bool = False,
     progress: bool = True,
     jobs: int | None = None,
     say: Callable[[str], object] = lambda message: None,
@@ -93,6 +94,7 @@ def paper(
     """Run all numbered notebooks of the project in order; one that fails does not stop those behind it.
 
     Args:
+        stale: only those whose figures or tables are not what they would be today (`verify.to_redraw`).
         jobs: notebooks at a time; by default 1 at a GPU profile, else one a core, up to 4. They share the cores evenly,
             unless OMP_NUM_THREADS says otherwise: two kernels of one thread do more than one of two.
 
@@ -106,9 +108,13 @@ def paper(
         raise InputError(f"{folder} holds no numbered notebook: run this inside the repository, or set NULLPAPER_ROOT")
     for notebook in notebooks:
         parameters(notebook)
+    if stale and not force:
+        from nullpaper.verify import to_redraw
+
+        notebooks = to_redraw(notebooks, profile)
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs={jobs} must be at least 1")
-    jobs = min(jobs or (1 if profile in GPU_PROFILES else min(cores(), 4)), len(notebooks))
+    jobs = min(jobs or (1 if profile in GPU_PROFILES else min(cores(), 4)), max(1, len(notebooks)))
     since = time.time() if force else False  # one moment for all, so that a result they share is computed once
     options = dict(profile=profile, force=since, redraw=redraw, progress=progress, say=say)
 

@@ -19,7 +19,7 @@ from nullpaper.outputs import CODE, MANIFEST, read_entries
 from nullpaper.provenance import project_root
 from nullpaper.staleness import GONE, STALE, UNJUDGED, WELL, Runs, unfinished
 
-__all__ = ["WORDS", "Finding", "verify"]
+__all__ = ["WORDS", "Finding", "to_redraw", "verify"]
 
 EDITED, MISSING, STRAY, DAMAGED = "edited", "missing", "stray", "damaged"
 WORDS = (EDITED, DAMAGED, MISSING, STRAY, GONE, STALE, UNJUDGED, WELL)
@@ -64,6 +64,21 @@ def verify(
             known = nearest(path.name, {Path(check[0]).name for check in checks})
             raise InputError(f"there is nothing to verify at {path}: name a figure, table, result or folder.{known}")
     return [finding for _, check in bar(wanted) if (finding := check()) is not None]
+
+
+def to_redraw(notebooks: Iterable[Path], label: str) -> list[Path]:
+    """Those of the notebooks whose figures and tables under a label are stale, edited, missing or not all there."""
+    root = project_root()
+    try:
+        entries = {file: entry for file, entry in read_entries(root).items() if entry.get("label") == label}
+    except (OSError, ValueError):
+        entries = {}  # damaged: nothing is known to be well
+    judged = _Files(root, entries)
+    words: dict[str, set[str]] = {}
+    for file, entry in entries.items():
+        there = (root / file).is_file() and not unfinished(root, entry, {str(entry.get("run"))})
+        words.setdefault(str(entry.get("notebook")), set()).add(judged.known(file).word if there else MISSING)
+    return [notebook for notebook in notebooks if not words.get(notebook.name, {MISSING}) <= {WELL, UNJUDGED, GONE}]
 
 
 Check = tuple[str, Callable[[], Finding | None]]

@@ -18,7 +18,7 @@ from nullpaper.errors import InputError
 from nullpaper.files import sha256
 from nullpaper.identity import dumps, loads
 from nullpaper.plots import files_of, manifest, read_stamp
-from nullpaper.runner import run_notebook
+from nullpaper.runner import paper, run_notebook
 from nullpaper.store import stored
 from nullpaper.verdicts import judge, save
 from nullpaper.verify import Finding, verify
@@ -194,10 +194,13 @@ def test_only_what_looks_different_is_drawn_anew(root: Path) -> None:
     shutil.rmtree(root / "figures" / "mine")
     shutil.rmtree(root / "results" / "mine")
     assert set(words().values()) == {"not judged"}, "a label without any files, as in a fresh clone"
+    shutil.rmtree(root / "build" / "smoke")
+    assert paper("smoke", stale=True) == [], "the manifest tells a fresh clone that nothing has to be drawn"
     before, old = state(), read_stamp(root / FIGURES[0])["run"]
     edit(root / "lib" / "helper.py", "[3, 1, 2]", "[3, 1, 4]")
-    new = run(root)
-    after = state()
+    (report,) = paper("smoke", stale=True, progress=False)
+    new, after = report.run, state()
+    assert paper("smoke", stale=True) == []
     assert {file for file in before if before[file] != after[file]} == set(FIGURES[2:])
     assert words() == {} and set(files_of(new)) == {*FIGURES, *TABLES}
     assert read_stamp(root / FIGURES[0])["run"] == old != read_stamp(root / FIGURES[2])["run"] == new
