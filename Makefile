@@ -1,7 +1,7 @@
 # nullpaper: `make paper` runs everything, `make test` checks everything, `make help` lists the rest.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup lock data paper figures book verify sweep report run checkpoint test kills lint bench doctor clean
+.PHONY: help setup lock data paper figures book verify sweep report run checkpoint test test-more lint bench doctor clean
 
 # The profile that fits the machine unless one is given: smoke, cpu, gpu or imagenet.
 PROFILE ?=
@@ -15,10 +15,11 @@ BIN := $(ENV)/bin
 READY := $(ENV)/.nullpaper-ready
 UV := $(shell command -v uv 2>/dev/null || echo build/uv/bin/uv)
 NULLPAPER := $(BIN)/nullpaper
+LONG_TESTS := tests/test_book.py tests/test_dask.py tests/test_kills.py
 PROFILE_FLAG = $(if $(PROFILE),--profile $(PROFILE))
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | awk -F'\t' '{printf "  make %-12s%s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | awk -F'\t' '{printf "  make %-12s%s\n", $$1, $$2}'
 
 setup: $(READY) ## build .venv from requirements.lock (nothing to do when it is up to date)
 
@@ -69,10 +70,11 @@ checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on 
 
 test: $(READY) ## run the tests
 	@# the notebooks first: they take longest, and the rest fills what is left of the workers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder tests/test_notebooks*.py tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder \
+		tests/test_notebooks*.py tests $(addprefix --ignore=,$(LONG_TESTS))
 
-kills: $(READY) ## kill jobs, drivers and Dask workers of sweeps at 50 random moments, and see that nothing is lost
-	OMP_NUM_THREADS=1 NULLPAPER_KILLS=50 $(BIN)/python -m pytest -q -s tests/test_kills.py
+test-more: $(READY) ## test the book in a browser, sweeps on Dask clusters, and 50 kills at random moments
+	OMP_NUM_THREADS=1 NULLPAPER_KILLS=50 $(BIN)/python -m pytest -q -rP $(LONG_TESTS)
 
 lint: $(READY) ## check style
 	$(BIN)/ruff check .

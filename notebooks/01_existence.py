@@ -44,7 +44,7 @@ from nullpaper.store import records, stored
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
 sizes = {
-    "smoke": dict(images=40, square_images=256, random_matrices=4),
+    "smoke": dict(images=24, square_images=128, random_matrices=4),
     "cpu": dict(images=1_000, square_images=20_000, random_matrices=200),
     "gpu": dict(images=10_000, square_images=45_000, random_matrices=500),
     "imagenet": dict(images=10_000, square_images=45_000, random_matrices=500),

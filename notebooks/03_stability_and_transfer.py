@@ -74,7 +74,7 @@ plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
 everything = dict(images=8_000, held_out=10_000, steps=300, seeds=3)
 sizes = {
-    "smoke": dict(images=64, held_out=60, steps=4, seeds=1),
+    "smoke": dict(images=32, held_out=32, steps=2, seeds=1),
     "cpu": dict(images=2_000, held_out=500, steps=60, seeds=1),
     "gpu": everything,
     "imagenet": everything,

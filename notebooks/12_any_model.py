@@ -34,7 +34,6 @@ images: int | None = None  # test images; None: the profile's
 seed: int = 0
 
 # %%
-import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
@@ -132,11 +131,11 @@ effect.style.hide(axis="index").format(precision=3) if len(
 # %%
 if len(effect):
     figure, axis = plots.subplots(height=1.6)
-    colors = dict(zip(effect["noise"], sns.color_palette(), strict=False))
-    spread = np.abs(effect[["change_low", "change_high"]].T.to_numpy() - effect["change"].to_numpy())
-    axis.barh(effect["noise"], effect["change"], xerr=spread, color=[*colors.values()], log=True, error_kw={"lw": 1})
+    for (_, row), color in zip(effect.iterrows(), sns.color_palette(), strict=False):
+        axis.plot([row["change_low"], row["change_high"]], [row["noise"]] * 2, color=color, linewidth=2)
+        axis.plot(row["change"], row["noise"], "o", color=color)
     axis.invert_yaxis()
-    axis.set(xlabel="relative change of the logits", title=f"{net.name}, {origin} weights, n = {images}")
+    axis.set(xscale="log", xlabel="relative change of the logits", title=f"{net.name}, {origin} weights, n = {images}")
     _ = plots.save_figure(figure, "12_effect", sources=[measured])
 
 # %% [markdown]

@@ -16,6 +16,7 @@ import pytest
 import requests
 import torch
 from PIL import Image
+from slow_fetching import fetch_slowly
 
 from nullpaper import data, fetching
 from nullpaper.errors import InputError
@@ -192,22 +193,6 @@ def test_an_interrupted_download_ends_with_the_right_bytes(tmp_path) -> None:
             fetching._download(address + "nothing.tgz", part, progress=False)
     finally:
         server.kill()
-
-
-def slow_source(name: str, staging: Path, progress: bool) -> None:
-    arrays = np.zeros(3, dtype=np.uint8)
-    (staging / "half-written").write_bytes(b"x" * 1_000)
-    time.sleep(1.0)
-    with (fetching.cache_home() / "count").open("a") as file:
-        file.write("x")
-    (staging / "done").mkdir()
-    np.save(staging / "done" / "train_images.npy", arrays)
-
-
-def fetch_slowly(home: str) -> None:
-    os.environ["NULLPAPER_HOME"] = home
-    fetching.SOURCES["cifar10"] = (slow_source,)
-    fetching.fetch("cifar10", progress=False)
 
 
 def test_two_processes_fetch_once_and_a_killed_one_leaves_nothing_finished(home: Path) -> None:

@@ -1,6 +1,6 @@
 """Sweeps whose jobs, kernels, drivers and Dask workers are killed at random moments, for real.
 
-NULLPAPER_KILLS says how many times (``make kills``: 50); one of a driver and one of a worker by default.
+NULLPAPER_KILLS says how many times (``make test-more``: 50); one of a driver and one of a worker by default.
 """
 
 from __future__ import annotations

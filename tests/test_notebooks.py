@@ -20,7 +20,7 @@ GROUPS = (
     *(test_notebooks_nullspace, test_notebooks_fooling, test_notebooks_finetuning),
     *(test_notebooks_fulllora, test_notebooks_ablations, test_notebooks_joined),
 )
-ELSEWHERE = [notebook for group in GROUPS for notebook in group.NOTEBOOKS]
+ELSEWHERE = [test_notebooks_nullspace.CHECKPOINT, *(notebook for group in GROUPS for notebook in group.NOTEBOOKS)]
 NOTEBOOKS = [notebook for notebook in ALL if notebook not in ELSEWHERE]
 
 
