@@ -122,7 +122,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root, folder = Path(name), Path(name, "build", "sweeps")
         copies(one_job(root), folder, args.jobs, args.seeds)
-        report = [sys.executable, "-c", "from nullpaper.cli_report import report; report()", "many"]
+        report = [sys.executable, "-m", "nullpaper", "report", "many"]
         for question, options in QUESTIONS.items():
             wall, cpu = map(min, zip(*(timed(root, *report, *options) for _ in range(args.repeats)), strict=True))
             found[question] = {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2)}
