@@ -15,7 +15,6 @@ BIN := $(ENV)/bin
 READY := $(ENV)/.nullpaper-ready
 UV := $(shell command -v uv 2>/dev/null || echo build/uv/bin/uv)
 NULLPAPER := $(BIN)/nullpaper
-LONG_TESTS := tests/test_book.py tests/test_dask.py tests/test_kills.py
 PROFILE_FLAG = $(if $(PROFILE),--profile $(PROFILE))
 
 help: ## list the targets
@@ -71,10 +70,10 @@ checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on 
 test: $(READY) ## run the tests
 	@# the notebooks first: they take longest, and the rest fills what is left of the workers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder \
-		tests/test_notebooks*.py tests $(addprefix --ignore=,$(LONG_TESTS))
+		-m "not long" tests/test_notebooks*.py tests
 
-test-more: $(READY) ## test the book in a browser, sweeps on Dask clusters, and 50 kills at random moments
-	OMP_NUM_THREADS=1 NULLPAPER_KILLS=50 $(BIN)/python -m pytest -q -rP $(LONG_TESTS)
+test-more: $(READY) ## run the long tests: the book in a browser, sweeps on Dask clusters, 50 kills at random moments
+	OMP_NUM_THREADS=1 NULLPAPER_KILLS=50 $(BIN)/python -m pytest -q -rsP -m long tests
 
 lint: $(READY) ## check style
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ from nullpaper.files import sha256
 from nullpaper.identity import loads
 from nullpaper.runner import paper
 
+pytestmark = pytest.mark.long
 REPOSITORY = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(

@@ -24,6 +24,7 @@ from nullpaper.evaluation import evaluate
 from nullpaper.vit import SHIPPED, ViT, fingerprint, load_vit, save_vit
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_it_takes_pixels_and_is_far_better_than_chance(name: str) -> None:
     model = load_classifier(name)

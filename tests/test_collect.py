@@ -206,6 +206,7 @@ def test_without_a_sweep_the_verdicts_are_written(folder: Path, tmp_path: Path) 
     assert (tmp_path / "results" / "cpu" / "verdicts.csv").is_file()
 
 
+@pytest.mark.long
 def test_a_real_sweep_is_read(tmp_path: Path) -> None:
     text = sweeping.NOTEBOOK + (
         "\n# %%\nimport pandas as pd\nfrom nullpaper.plots import save_table\n"

@@ -22,6 +22,7 @@ import nullpaper
 from nullpaper.errors import InputError
 from nullpaper.executors import dask_pool
 
+pytestmark = pytest.mark.long
 EXAMPLE = str(Path(__file__).parents[1] / "sweeps" / "cluster.py")
 QUICK = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}
 

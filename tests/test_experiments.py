@@ -132,6 +132,7 @@ def test_other_classes_get_a_head_of_their_own(tmp_path, monkeypatch) -> None:
     assert model_of(run).num_classes == 100 and len(run.frame["correct"][0]) == 20
 
 
+@pytest.mark.long
 def test_imagenette_and_a_model_of_timm(tmp_path, monkeypatch) -> None:
     """Paper B's larger setting on a stand-in: two photographs a class, random weights, 224 pixels."""
     folder, rng = tmp_path / "data/imagenette/imagenette2-320", np.random.default_rng(0)
@@ -220,6 +221,7 @@ def test_pieces_run_in_processes_of_their_own_and_in_order() -> None:
         each(math.sqrt, [4.0, -1.0], workers=2)
 
 
+@pytest.mark.long
 def test_a_killed_caller_leaves_no_process_behind(tmp_path) -> None:
     code = "import time; from nullpaper.parallel import each; each(time.sleep, [300.0, 300.5], workers=2)"
     caller = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)

@@ -87,6 +87,7 @@ def resumable(send: Callable[[str], None], folder: Path) -> None:
     finetune(start(), few(), measure=lambda vit: send("round") or {}, **options)
 
 
+@pytest.mark.long
 def test_a_killed_run_continues_to_the_same_weights(tmp_path) -> None:
     child, rounds = started(resumable, tmp_path)
     assert [rounds.recv() for _ in range(2)] == ["round"] * 2  # the start and the first of three rounds

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from sweeping import command, environment, executions, grid, project, results
 
+pytestmark = pytest.mark.long
 KILLS = int(os.environ.get("NULLPAPER_KILLS", "2"))
 TARGETS = {"job": "nullpaper.job", "kernel": "ipykernel_launcher", "worker": "multiprocessing.spawn", "driver": ""}
 

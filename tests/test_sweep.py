@@ -60,6 +60,7 @@ def test_a_failed_job_keeps_its_notebook_and_stops_no_other(tmp_path: Path) -> N
     assert "1 done now, 2 found done" in mended.stdout and len(results(folder)) == 3
 
 
+@pytest.mark.long
 def test_two_sweeps_that_share_jobs_do_each_once(tmp_path: Path) -> None:
     root, folder = project(tmp_path), tmp_path.joinpath(*BUILD)
     files = [

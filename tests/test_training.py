@@ -48,6 +48,7 @@ def epochs(send: Callable[[int], None], folder: Path) -> None:
     training.train(fresh(), few(), QUICK, folder=folder, progress=False, on_epoch=lambda history: send(len(history)))
 
 
+@pytest.mark.long
 def test_a_killed_run_continues_to_the_same_weights(whole: training.Training, tmp_path) -> None:
     child, history = started(epochs, tmp_path / "killed")
     assert history.recv() == 1
