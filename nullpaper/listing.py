@@ -47,7 +47,7 @@ def cells(frame: pd.DataFrame) -> list[Column]:
                 for text, (low, high) in zip(texts, bounds, strict=True)
             ]
         columns.append(Column(str(name), texts, not is_words(frame[name]) and name not in bounded))
-    return [*columns, Column("n", _texts(frame[counts[0]]), True)] if same else columns
+    return [*columns, Column("n", _texts(frame[counts].bfill(axis=1).iloc[:, 0]), True)] if same else columns
 
 
 def lines(columns: Sequence[Column]) -> Iterator[str]:
