@@ -104,12 +104,10 @@ def build_book(profile: str, out: Path | None = None, *, stale: bool = False) ->
 
 def _executed(root: Path, profile: str, stale: bool) -> list[Path]:
     """The executed notebooks of all numbered sources, in order, each up to date."""
-    from nullpaper.planning import plan_run
+    from nullpaper.planning import paper_notebooks, plan_run
     from nullpaper.runner import up_to_date
 
-    sources = sorted((root / "notebooks").glob("[0-9]*.py"))
-    if not sources:
-        raise InputError(f"{root / 'notebooks'} holds no numbered notebook: run this inside the repository")
+    sources = paper_notebooks()
     found = [root / "build" / profile / f"{source.stem}.ipynb" for source in sources]
     if stale:
         found = [path for path in found if path.is_file()]

@@ -184,9 +184,9 @@ def _compared(name: str, asked: Asked) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _folder(asked: Asked) -> Path:
-    from nullpaper.provenance import project_root
+    from nullpaper.collect import default_folder
 
-    return asked.folder or project_root() / "build" / "sweeps"
+    return asked.folder or default_folder()
 
 
 def _keys(table: Tidy, asked: Asked) -> list[str]:

@@ -48,10 +48,11 @@ def sweep(
     A failed job keeps its notebook and stops no other. Exits with 1 if a job failed, 2 for bad input, 130 if
     interrupted.
     """
+    from nullpaper.collect import default_folder
     from nullpaper.errors import InputError
     from nullpaper.grid import read_grid
     from nullpaper.profiles import check_profile, default_profile
-    from nullpaper.sweep import Progress, default_folder, drive, finished, plan_sweep, register
+    from nullpaper.sweep import drive, plan_sweep, register
     from nullpaper.watching import listing, summary, watched
 
     read = read_grid(grid, many=yes)
@@ -62,7 +63,7 @@ def sweep(
     for sentence in planned.damaged():
         click.echo(f"{sentence.rpartition(':')[0]}: it is done again", err=True)
     if dry_run:
-        progress = Progress(planned.jobs, states={j.name: "found" if finished(j) else "waiting" for j in planned.jobs})
+        progress = planned.progress()
         click.echo("\n".join(listing(planned, progress)))
         return click.echo(f"{len(planned.jobs)} jobs, {progress.count('found')} of them finished", err=True)
     register(planned)

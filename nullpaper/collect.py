@@ -16,8 +16,9 @@ from typing import Any
 
 from nullpaper.errors import InputError, nearest
 from nullpaper.identity import NONFINITE, loads
+from nullpaper.provenance import project_root
 
-__all__ = ["JobResult", "SweepResults", "collect", "damaged", "listed", "read_files"]
+__all__ = ["JobResult", "SweepResults", "collect", "damaged", "default_folder", "listed", "read_files"]
 
 DIGITS = 10  # of a commit
 READERS = 8
@@ -60,6 +61,11 @@ class SweepResults:
             if group
         ]
         return f"{missing} of {missing + len(self.jobs)} jobs of '{self.name}' are not finished: {', '.join(named)}"
+
+
+def default_folder() -> Path:
+    """``build/sweeps`` in the project, where sweeps leave their results."""
+    return project_root() / "build" / "sweeps"
 
 
 def collect(folder: Path, reference: str, commit: str | None = None) -> SweepResults:

@@ -212,7 +212,6 @@ def _checked_workers(client: Any, address: str | None, jobs: Sequence[Job], say:
 def inspect(job: Job) -> str | None:
     """What keeps this machine from doing a sweep's jobs, in words; None if nothing does. Called on each Dask worker."""
     from nullpaper.fetching import cache_home, folder_of
-    from nullpaper.identity import identity
     from nullpaper.planning import read_source
 
     if not Path(job.folder).is_dir():
@@ -221,7 +220,7 @@ def inspect(job: Job) -> str | None:
         source = read_source(Path(job.notebook))
     except InputError as error:
         return f"cannot read the notebook ({error})"
-    if identity(source.code)[:16] != job.code:
+    if source.version != job.code:
         python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
         return f"has another version of nullpaper or of Python (it has {python}): install the same there"
     missing = [name for name in job.data if not folder_of(name).is_dir()]

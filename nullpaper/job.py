@@ -23,9 +23,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from nullpaper.collect import damaged
 from nullpaper.errors import InputError
 from nullpaper.files import sha256, storable, temporary_sibling, write_atomic
-from nullpaper.identity import dumps, identity, loads
+from nullpaper.identity import dumps, loads
 from nullpaper.provenance import ROOT_VARIABLE
 
 __all__ = ["Job", "Outcome", "finished", "record_of", "remove_leftovers", "run_job"]
@@ -105,7 +106,7 @@ def record_of(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__} in {RECORD}" if not isinstance(error, OSError) else f"{error.strerror}"
     if reason is not None:
-        raise InputError(f"the result {folder} is damaged ({reason}): delete it and run the sweep again")
+        raise damaged(str(folder), reason)
     return record
 
 
@@ -200,8 +201,8 @@ def _perform(job: Job, wait: bool, since: float) -> Outcome:
 
     source = read_source(Path(job.notebook))
     plan = plan_run(source, job.given, profile=job.profile)
-    if plan.digest[:20] != job.key:
-        same_code = identity(source.code)[:16] == job.code
+    if plan.key != job.key:
+        same_code = source.version == job.code
         what = (
             "other data or weights, or another text of the notebook," if same_code else "another version of the package"
         )
@@ -236,7 +237,7 @@ def _execute(job: Job, plan: Any, begun: float) -> Outcome:
     with _status(job, plan) as on_cell, storable(temporary.parent):
         error = execute(plan.into(temporary), temporary / NOTEBOOK, on_cell=on_cell)
     seconds = round(time.time() - begun, 3)
-    facts = _facts(job, plan, begun, seconds)
+    facts = plan.record(begun, seconds) | {"key": job.key, "given": dict(job.given), "code": job.code}
     with storable(temporary.parent):
         if error is not None:
             write_atomic(temporary / ERROR, dumps(facts | {"error": error}))
@@ -250,17 +251,6 @@ def _execute(job: Job, plan: Any, begun: float) -> Outcome:
         _rename(temporary, job.result)
         shutil.rmtree(job.failure, ignore_errors=True)
     return Outcome("done", None, seconds)
-
-
-def _facts(job: Job, plan: Any, begun: float, seconds: float) -> dict[str, Any]:
-    from nullpaper.provenance import device_name, versions
-
-    context = plan.context
-    facts = {"key": job.key, "notebook": context.notebook, "profile": context.profile, "label": context.label}
-    facts |= {"parameters": dict(context.parameters), "given": dict(job.given), "run": context.run}
-    facts |= {"commit": context.commit, "dirty": context.dirty, "versions": versions(), "device": device_name()}
-    facts |= {"code": job.code, "data": dict(context.data), "seconds": seconds}
-    return facts | {"started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))}
 
 
 def _rename(temporary: Path, target: Path) -> None:

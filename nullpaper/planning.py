@@ -7,6 +7,7 @@ the weights. Two runs of one name are the same run, whoever starts them and wher
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +18,9 @@ from nullpaper.identity import code_identity, identity
 from nullpaper.inputs import Inputs
 from nullpaper.parameters import Parameter, check_parameters, parameters, read_notebook
 from nullpaper.profiles import check_profile
-from nullpaper.provenance import RunContext, commit_of, project_root
+from nullpaper.provenance import RunContext, commit_of, device_name, project_root, versions
 
-__all__ = ["Plan", "Source", "plan_run", "read_source"]
+__all__ = ["Plan", "Source", "paper_notebooks", "plan_run", "read_source"]
 
 LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -37,6 +38,11 @@ class Source:
     commit: str | None
     dirty: bool
 
+    @property
+    def version(self) -> str:
+        """16 digits for the notebook's code and all that it imports."""
+        return identity(self.code)[:16]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -46,6 +52,11 @@ class Plan:
     context: RunContext
     digest: str
     injected: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The digits of the identity that name a job's folder."""
+        return self.digest[:20]
 
     @property
     def notebook(self) -> Path:
@@ -59,9 +70,29 @@ class Plan:
         """Where ``nullpaper run`` keeps a file of this run: ``build/<label>/<notebook><suffix>``."""
         return self.root / "build" / str(self.context.label) / f"{self.notebook.stem}{suffix}"
 
+    def record(self, begun: float, seconds: float) -> dict[str, Any]:
+        """What is kept of this run beside its files; ``begun`` is a Unix time."""
+        context = self.context
+        names = ("run", "notebook", "profile", "label", "parameters", "commit", "dirty", "data")
+        facts = {name: getattr(context, name) for name in names}
+        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))
+        return facts | {"versions": versions(), "device": device_name(), "seconds": seconds, "started": started}
+
     def into(self, folder: Path) -> Plan:
         """The same run with its figures and tables in ``folder``."""
         return replace(self, context=replace(self.context, out=str(folder)))
+
+
+def paper_notebooks() -> list[Path]:
+    """The numbered notebooks of the project, in order: those that make the paper.
+
+    Raises:
+        InputError: there are none.
+    """
+    folder = project_root() / "notebooks"
+    if not (notebooks := sorted(folder.glob("[0-9]*.py"))):
+        raise InputError(f"{folder} holds no numbered notebook: run this inside the repository, or set NULLPAPER_ROOT")
+    return notebooks
 
 
 def read_source(notebook: Path) -> Source:

@@ -19,10 +19,10 @@ from nullpaper.files import locked, sha256, storable, write_atomic
 from nullpaper.identity import dumps, loads
 from nullpaper.kernels import execute, page
 from nullpaper.parameters import parameters
-from nullpaper.planning import Plan, plan_run
+from nullpaper.planning import Plan, paper_notebooks, plan_run
 from nullpaper.plots import files_of
 from nullpaper.profiles import GPU_PROFILES, cores
-from nullpaper.provenance import device_name, project_root, versions
+from nullpaper.provenance import project_root
 
 __all__ = ["RunReport", "paper", "run_notebook", "summary", "up_to_date"]
 
@@ -102,10 +102,7 @@ def paper(
         InputError: the project has no numbered notebook, one of them is unreadable, or jobs is below 1; nothing has
             run then.
     """
-    folder = project_root() / "notebooks"
-    notebooks = sorted(folder.glob("[0-9]*.py"))
-    if not notebooks:
-        raise InputError(f"{folder} holds no numbered notebook: run this inside the repository, or set NULLPAPER_ROOT")
+    notebooks = paper_notebooks()
     for notebook in notebooks:
         parameters(notebook)
     if stale and not force:
@@ -187,7 +184,6 @@ def _report(plan: Plan, seconds: float, files: Iterable[str]) -> RunReport:
 
 def _execute(plan: Plan, progress: bool, threads: int | None) -> RunReport:
     """Execute under a temporary name, then put notebook, HTML and run record in place, the record last."""
-    context = plan.context
     ipynb, html, failed = plan.output(".ipynb"), plan.output(".html"), plan.output(".failed.ipynb")
     begun = time.time()
     with storable(ipynb.parent):
@@ -206,11 +202,7 @@ def _execute(plan: Plan, progress: bool, threads: int | None) -> RunReport:
         os.replace(running, ipynb)
         failed.unlink(missing_ok=True)
     write_atomic(html, html_text)
-    files = [path.relative_to(plan.root).as_posix() for path in (ipynb, html)] + files_of(context.run, plan.root)
-    record = {"run": context.run, "notebook": context.notebook, "profile": context.profile, "label": context.label}
-    record |= {"parameters": context.parameters, "commit": context.commit, "dirty": context.dirty}
-    record |= {"data": context.data, "versions": versions(), "device": device_name(), "seconds": seconds}
-    record["started"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun))
-    record["files"] = {file: sha256(plan.root / file) for file in files}
-    write_atomic(plan.output(".run.json"), dumps(record))
+    files = [path.relative_to(plan.root).as_posix() for path in (ipynb, html)] + files_of(plan.context.run, plan.root)
+    sums = {"files": {file: sha256(plan.root / file) for file in files}}
+    write_atomic(plan.output(".run.json"), dumps(plan.record(begun, seconds) | sums))
     return _report(plan, seconds, files)

@@ -18,12 +18,11 @@ from nullpaper.errors import InputError, first_line
 from nullpaper.executors import Pool
 from nullpaper.files import locked, storable, write_atomic
 from nullpaper.grid import Grid
-from nullpaper.identity import dumps, identity, loads
+from nullpaper.identity import dumps, loads
 from nullpaper.job import Job, Outcome, finished, record_of, remove_leftovers
 from nullpaper.planning import Source, plan_run, read_source
-from nullpaper.provenance import project_root
 
-__all__ = ["Progress", "Sweep", "default_folder", "drive", "plan_sweep", "read_sweep", "register"]
+__all__ = ["Progress", "Sweep", "drive", "plan_sweep", "read_sweep", "register"]
 
 REFRESH = 0.5  # seconds
 
@@ -37,6 +36,11 @@ class Sweep:
     profile: str
     source: Source
     jobs: tuple[Job, ...]
+
+    def progress(self, slots: int = 1) -> Progress:
+        """Where it stands before anything is started: each job is "found" or "waiting"."""
+        states = {job.name: "found" if finished(job) else "waiting" for job in self.jobs}
+        return Progress(self.jobs, slots, states)
 
     def damaged(self) -> list[str]:
         """A sentence for each job whose result is there and damaged; it is done again."""
@@ -70,11 +74,6 @@ class Progress:
         return left * sum(self.seconds) / len(self.seconds) / min(self.slots, max(left, 1)) if self.seconds else None
 
 
-def default_folder() -> Path:
-    """``build/sweeps`` in the project."""
-    return project_root() / "build" / "sweeps"
-
-
 def plan_sweep(grid: Grid, *, folder: Path, profile: str, threads: int | None = None) -> Sweep:
     """The jobs of a grid with their identities; equal points are one job. Nothing is run or written.
 
@@ -86,12 +85,12 @@ def plan_sweep(grid: Grid, *, folder: Path, profile: str, threads: int | None = 
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: name a folder for the results (--folder)")
     source, folder = read_source(grid.notebook.resolve()), folder.resolve()
-    code, jobs = identity(source.code)[:16], {}
+    code, jobs = source.version, {}
     for given in grid.given:
         plan = plan_run(source, given, profile=profile)
         data = tuple(name for name in source.inputs.datasets(plan.context.parameters) if folder_of(name).is_dir())
         place = (str(source.notebook), given, profile, str(source.root), str(folder))
-        jobs.setdefault(plan.digest[:20], Job(plan.digest[:20], *place, code, data, threads))
+        jobs.setdefault(plan.key, Job(plan.key, *place, code, data, threads))
     return Sweep(grid, folder, profile, source, tuple(jobs.values()))
 
 
@@ -152,8 +151,7 @@ def drive(
     Raises:
         InputError: no job can be done as things stand: a full disk, changed code, a scheduler that is gone.
     """
-    progress = Progress(sweep.jobs, pool.slots)
-    progress.states = {job.name: "found" if finished(job) else "waiting" for job in sweep.jobs}
+    progress = sweep.progress(pool.slots)
     todo = [job for job in sweep.jobs if progress.states[job.name] == "waiting"]
     pending: dict[Any, Job] = {pool.submit(job, False): job for job in todo}
     try:

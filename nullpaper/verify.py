@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nullpaper.collect import default_folder
 from nullpaper.errors import InputError, nearest
 from nullpaper.files import sha256
 from nullpaper.identity import identity, loads
@@ -201,7 +202,7 @@ def _key(folder: Path) -> str:
 
 def _jobs(root: Path, paths: Sequence[Path], label: str | None) -> Iterator[Check]:
     """Checks of the finished jobs of sweeps, in the project and in the folders named."""
-    folders = {path.resolve() for place in (root / "build" / "sweeps", *paths) for path in place.glob("jobs/[!.]*")}
+    folders = {path.resolve() for place in (default_folder(), *paths) for path in place.glob("jobs/[!.]*")}
     folders |= {path for path in paths if (path / "job.json").is_file()}
     for folder in sorted(path for path in folders if path.is_dir()):
         if label is None or _label(folder / "job.json") in (label, None):
