@@ -70,7 +70,7 @@ checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on 
 test: $(READY) ## run the tests
 	@# the notebooks first: they take longest, and the rest fills what is left of the workers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder \
-		-m "not long" tests/test_notebooks*.py tests
+		-m "not long" tests/notebooks tests
 
 test-more: $(READY) ## run the long tests: the book in a browser, sweeps on Dask clusters, 50 kills at random moments
 	OMP_NUM_THREADS=1 NULLPAPER_KILLS=50 $(BIN)/python -m pytest -q -rsP -m long tests

@@ -14,14 +14,14 @@ import json
 
 import torch
 
-from nullpaper.adapters import adapted_copy
-from nullpaper.costs import expected_ratio, memory, step_times, storage
-from nullpaper.data import load_data, to_pixels
-from nullpaper.design import ADAPTERS
+from nullpaper.adapters.inject import adapted_copy
+from nullpaper.data.datasets import load_data, to_pixels
 from nullpaper.errors import InputError
-from nullpaper.methods import FinetuneRecipe
+from nullpaper.finetuning.costs import expected_ratio, memory, step_times, storage
+from nullpaper.finetuning.methods import FinetuneRecipe
+from nullpaper.models.vit import SHIPPED, load_vit
 from nullpaper.statistics import Interval
-from nullpaper.vit import SHIPPED, load_vit
+from nullpaper.studies.design import ADAPTERS
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""PGD of `nullpaper.pgd` against PGD of torchattacks: accuracy that both leave, and what it costs.
+"""PGD of `nullpaper.robustness.pgd` against PGD of torchattacks: accuracy that both leave, and what it costs.
 
     python benchmarks/attacks.py --images 1000
 
@@ -17,10 +17,10 @@ import torch
 import torchattacks
 from torch import Tensor
 
-from nullpaper.data import load_data, to_pixels
-from nullpaper.pgd import REACH, frozen, pgd
+from nullpaper.data.datasets import load_data, to_pixels
+from nullpaper.models.vit import SHIPPED, ViT, load_vit
+from nullpaper.robustness.pgd import REACH, frozen, pgd
 from nullpaper.statistics import paired_difference, proportion
-from nullpaper.vit import SHIPPED, ViT, load_vit
 
 
 def library(vit: ViT, images: Tensor, labels: Tensor, eps: float, steps: int) -> Tensor:

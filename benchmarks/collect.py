@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nullpaper.files import sha256
-from nullpaper.identity import dumps, loads
+from nullpaper.workflow.code_identity import dumps, loads
 
 NOTEBOOK = """# %% tags=["parameters"]
 seed: int = 0
@@ -33,7 +33,7 @@ images: int | None = None
 import numpy as np
 import pandas as pd
 
-from nullpaper.plots import save_table
+from nullpaper.workflow.figures import save_table
 
 # %%
 random = np.random.default_rng(seed)

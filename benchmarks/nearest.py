@@ -17,10 +17,10 @@ import cvxpy
 import numpy as np
 import torch
 
-from nullpaper.data import load_data, to_pixels
+from nullpaper.data.datasets import load_data, to_pixels
 from nullpaper.errors import InputError
-from nullpaper.nullspace import PatchNullspace, patch_nullspace
-from nullpaper.vit import SHIPPED, load_vit, patchify
+from nullpaper.models.vit import SHIPPED, load_vit, patchify
+from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 
 
 def reference(space: PatchNullspace, x: np.ndarray, t: np.ndarray, solver: str) -> np.ndarray:

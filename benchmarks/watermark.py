@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nullpaper.data import load_data, to_pixels
+from nullpaper.data.datasets import load_data, to_pixels
 from nullpaper.errors import InputError
-from nullpaper.nullspace import patch_nullspace
-from nullpaper.vit import SHIPPED, load_vit, patchify
-from nullpaper.watermark import draw_logo, official_noise, watermark
+from nullpaper.fooling.watermark import draw_logo, official_noise, watermark
+from nullpaper.models.vit import SHIPPED, load_vit, patchify
+from nullpaper.nullspace.patch import patch_nullspace
 
 
 def timed(call: Callable[[], Any], device: torch.device) -> tuple[Any, float]:

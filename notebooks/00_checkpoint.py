@@ -41,11 +41,15 @@ import pandas as pd
 import seaborn as sns
 import torch
 
-from nullpaper import data, plots, statistics, training, vit
-from nullpaper.fetching import cache_home
+from nullpaper import statistics
+from nullpaper.data import datasets as data
+from nullpaper.data.fetch import cache_home
 from nullpaper.files import write_atomic
-from nullpaper.provenance import device_name, project_root, versions
-from nullpaper.store import stored
+from nullpaper.finetuning import trainer as training
+from nullpaper.models import vit
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.provenance import device_name, project_root, versions
+from nullpaper.workflow.store import stored
 
 plots.use_style()
 smoke = profile == "smoke"

@@ -38,8 +38,17 @@ import torch
 from matplotlib.ticker import PercentFormatter
 from timm.models.vision_transformer import VisionTransformer
 
-from nullpaper import box, data, invariance, nullspace, perturbation, plots, statistics, training, vit, zoo
-from nullpaper.store import records, stored
+from nullpaper import statistics
+from nullpaper.data import datasets as data
+from nullpaper.finetuning import trainer as training
+from nullpaper.models import vit
+from nullpaper.nullspace import box_qp as box
+from nullpaper.nullspace import layernorm as invariance
+from nullpaper.nullspace import patch as nullspace
+from nullpaper.nullspace import zoo
+from nullpaper.robustness import perturbation
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.store import records, stored
 
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"

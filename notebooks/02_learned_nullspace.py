@@ -51,8 +51,13 @@ import seaborn as sns
 import torch
 from matplotlib.ticker import PercentFormatter
 
-from nullpaper import ascent, data, influence, linearised, plots, statistics, synthesis, vit
-from nullpaper.store import stored
+from nullpaper import statistics
+from nullpaper.data import datasets as data
+from nullpaper.models import vit
+from nullpaper.synthesis import ascent, influence, linearised
+from nullpaper.synthesis import noise as synthesis
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.store import stored
 
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"

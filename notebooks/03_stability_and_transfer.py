@@ -52,23 +52,20 @@ import torch
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor, nn
 
-from nullpaper import (
-    ascent,
-    classifiers,
-    data,
-    influence,
-    nullspace,
-    perturbation,
-    plots,
-    statistics,
-    synthesis,
-    training,
-    vit,
-)
-from nullpaper.fetching import cache_home
+from nullpaper import statistics
+from nullpaper.data import datasets as data
+from nullpaper.data.fetch import cache_home
 from nullpaper.files import write_atomic
-from nullpaper.provenance import device_name, project_root
-from nullpaper.store import stored
+from nullpaper.finetuning import trainer as training
+from nullpaper.models import checkpoints as classifiers
+from nullpaper.models import vit
+from nullpaper.nullspace import patch as nullspace
+from nullpaper.robustness import perturbation
+from nullpaper.synthesis import ascent, influence
+from nullpaper.synthesis import noise as synthesis
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.provenance import device_name, project_root
+from nullpaper.workflow.store import stored
 
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -37,20 +37,17 @@ import seaborn as sns
 import torch
 from matplotlib.ticker import PercentFormatter
 
-from nullpaper import (
-    classifiers,
-    data,
-    descent,
-    fooling,
-    influence,
-    nullspace,
-    perturbation,
-    plots,
-    similarity,
-    statistics,
-    vit,
-)
-from nullpaper.store import records, stored
+from nullpaper import statistics
+from nullpaper.data import datasets as data
+from nullpaper.fooling import descent, similarity
+from nullpaper.fooling import lookalike as fooling
+from nullpaper.models import checkpoints as classifiers
+from nullpaper.models import vit
+from nullpaper.nullspace import patch as nullspace
+from nullpaper.robustness import perturbation
+from nullpaper.synthesis import influence
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.store import records, stored
 
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -47,21 +47,17 @@ import pandas as pd
 import seaborn as sns
 import torch
 
-from nullpaper import (
-    attribution,
-    data,
-    faithfulness,
-    influence,
-    manipulation,
-    nullspace,
-    perturbation,
-    plots,
-    similarity,
-    statistics,
-    vit,
-)
-from nullpaper.attribution import METHODS, attribute, patch_values
-from nullpaper.store import stored
+from nullpaper import statistics
+from nullpaper.data import datasets as data
+from nullpaper.fooling import explanations as attribution
+from nullpaper.fooling import faithfulness, manipulation, similarity
+from nullpaper.fooling.explanations import METHODS, attribute, patch_values
+from nullpaper.models import vit
+from nullpaper.nullspace import patch as nullspace
+from nullpaper.robustness import perturbation
+from nullpaper.synthesis import influence
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.store import stored
 
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"

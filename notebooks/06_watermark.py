@@ -38,8 +38,16 @@ import seaborn as sns
 import torch
 from matplotlib.ticker import PercentFormatter
 
-from nullpaper import box, data, l1, nullspace, perturbation, plots, similarity, statistics, vit, watermark
-from nullpaper.store import Result, stored
+from nullpaper import statistics
+from nullpaper.data import datasets as data
+from nullpaper.fooling import similarity, watermark
+from nullpaper.models import vit
+from nullpaper.nullspace import box_qp as box
+from nullpaper.nullspace import l1_lp as l1
+from nullpaper.nullspace import patch as nullspace
+from nullpaper.robustness import perturbation
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.store import Result, stored
 
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -72,27 +72,22 @@ import seaborn as sns
 import torch
 from matplotlib.ticker import MaxNLocator
 
-from nullpaper import (
-    attacks,
-    classifiers,
-    comparison,
-    contrasts,
-    data,
-    design,
-    diagnosis,
-    evaluation,
-    experiments,
-    finetuning,
-    plots,
-    statistics,
-    vit,
-)
-from nullpaper.evaluation import Threat
-from nullpaper.experiments import Protocol, Trial
-from nullpaper.fetching import cache_home
+from nullpaper import statistics
+from nullpaper.data import datasets as data
+from nullpaper.data.fetch import cache_home
 from nullpaper.files import write_atomic
-from nullpaper.provenance import device_name, project_root
-from nullpaper.store import stored
+from nullpaper.finetuning import finetune as finetuning
+from nullpaper.models import checkpoints as classifiers
+from nullpaper.models import vit
+from nullpaper.robustness import attacks, comparison, evaluation
+from nullpaper.robustness import gradient_masking as diagnosis
+from nullpaper.robustness.evaluation import Threat
+from nullpaper.studies import contrasts, design
+from nullpaper.studies import trials as experiments
+from nullpaper.studies.trials import Protocol, Trial
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.provenance import device_name, project_root
+from nullpaper.workflow.store import stored
 
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"

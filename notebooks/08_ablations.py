@@ -59,12 +59,16 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from nullpaper import contrasts, data, design, experiments, plots, statistics
-from nullpaper import methods as methods_module
+from nullpaper import statistics
+from nullpaper.data import datasets as data
 from nullpaper.errors import InputError
-from nullpaper.experiments import Trial
-from nullpaper.store import Result, stored
-from nullpaper.vit import fingerprint
+from nullpaper.finetuning import methods as methods_module
+from nullpaper.models.vit import fingerprint
+from nullpaper.studies import contrasts, design
+from nullpaper.studies import trials as experiments
+from nullpaper.studies.trials import Trial
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.store import Result, stored
 
 plots.use_style()
 own = {

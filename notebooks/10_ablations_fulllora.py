@@ -61,13 +61,16 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from nullpaper import contrasts, design, experiments, plots, statistics
-from nullpaper.adapters import expected_parameters
-from nullpaper.data import load_data
+from nullpaper import statistics
+from nullpaper.adapters.inject import expected_parameters
+from nullpaper.data.datasets import load_data
 from nullpaper.errors import InputError, nearest
-from nullpaper.experiments import Protocol, Through, Trial, Trialled
-from nullpaper.store import Result
-from nullpaper.vit import patchify
+from nullpaper.models.vit import patchify
+from nullpaper.studies import contrasts, design
+from nullpaper.studies import trials as experiments
+from nullpaper.studies.trials import Protocol, Through, Trial, Trialled
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.store import Result
 
 plots.use_style()
 LAYERS = {"all but patch_embed": ("qkv", "proj", "fc1", "fc2"), "attention": ("qkv", "proj"), "MLP": ("fc1", "fc2")}

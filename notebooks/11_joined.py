@@ -58,12 +58,17 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from nullpaper import contrasts, data, design, experiments, nullspace, plots, statistics
+from nullpaper import statistics
+from nullpaper.data import datasets as data
 from nullpaper.errors import InputError
-from nullpaper.evaluation import Threat
-from nullpaper.experiments import Protocol, Through, Trial, Trialled
-from nullpaper.store import Result, stored
-from nullpaper.vit import ViT, fingerprint
+from nullpaper.models.vit import ViT, fingerprint
+from nullpaper.nullspace import patch as nullspace
+from nullpaper.robustness.evaluation import Threat
+from nullpaper.studies import contrasts, design
+from nullpaper.studies import trials as experiments
+from nullpaper.studies.trials import Protocol, Through, Trial, Trialled
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.store import Result, stored
 
 plots.use_style()
 own = {

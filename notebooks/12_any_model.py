@@ -38,8 +38,15 @@ import pandas as pd
 import seaborn as sns
 import torch
 
-from nullpaper import box, data, invariance, nullspace, perturbation, plots, statistics, vit
-from nullpaper.store import records, stored
+from nullpaper import statistics
+from nullpaper.data import datasets as data
+from nullpaper.models import vit
+from nullpaper.nullspace import box_qp as box
+from nullpaper.nullspace import layernorm as invariance
+from nullpaper.nullspace import patch as nullspace
+from nullpaper.robustness import perturbation
+from nullpaper.workflow import figures as plots
+from nullpaper.workflow.store import records, stored
 
 plots.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,7 +13,7 @@ from nullpaper.cli_provenance import show, verify
 from nullpaper.cli_report import report, verdict_table
 from nullpaper.cli_sweep import sweep
 from nullpaper.errors import InputError
-from nullpaper.profiles import PROFILES, check_profile, default_profile
+from nullpaper.workflow.profiles import PROFILES, check_profile, default_profile
 
 __all__ = ["main"]
 
@@ -70,9 +70,9 @@ def run(
 
     An equal run that is finished is not repeated. Exits with 1 if the notebook fails.
     """
-    from nullpaper.grid import notebook_path
-    from nullpaper.parameters import parameters
-    from nullpaper.runner import run_notebook, summary
+    from nullpaper.workflow.grid import notebook_path
+    from nullpaper.workflow.parameters import parameters
+    from nullpaper.workflow.runs import run_notebook, summary
 
     path = notebook_path(notebook)
     if listing:
@@ -97,8 +97,8 @@ def paper(jobs: int | None, stale: bool, profile: str | None, force: bool, redra
 
     What is up to date is skipped. Exits with 1 if a notebook fails; the others still run.
     """
-    from nullpaper.runner import paper as run_all
-    from nullpaper.runner import summary
+    from nullpaper.workflow.runs import paper as run_all
+    from nullpaper.workflow.runs import summary
 
     chosen = check_profile(profile) if profile else default_profile()
     reports = run_all(chosen, force=force, redraw=redraw, stale=stale, jobs=jobs, say=_say)
@@ -121,7 +121,7 @@ def data() -> None:
 @click.option("--force", is_flag=True, help="Fetch again even if it is there.")
 def fetch(name: str, force: bool) -> None:
     """Fetch the data set NAME, unless it is in the cache."""
-    from nullpaper.fetching import fetch as fetch_data
+    from nullpaper.data.fetch import fetch as fetch_data
 
     click.echo(f"{name} is in {fetch_data(name, force=force, progress=True)}")
 
@@ -129,7 +129,7 @@ def fetch(name: str, force: bool) -> None:
 @data.command(name="list")
 def list_data() -> None:
     """List the known data sets and which are in the cache."""
-    from nullpaper.fetching import DATASETS, folder_of
+    from nullpaper.data.fetch import DATASETS, folder_of
 
     for name, dataset in DATASETS.items():
         folder = folder_of(name)
@@ -140,7 +140,7 @@ def list_data() -> None:
 @main.command()
 def doctor() -> None:
     """Say what this machine has, and what needs a remedy."""
-    from nullpaper.doctor import diagnose
+    from nullpaper.workflow.doctor import diagnose
 
     for well, subject, found in diagnose():
         click.echo(f"{'ok  ' if well else 'LOOK'} {subject:<12} {found}")

@@ -20,8 +20,8 @@ def book(profile: str | None, out: Path | None, stale: bool) -> None:
 
     A static site with search that needs no network. Run `nullpaper paper` first; nothing is executed here.
     """
-    from nullpaper.book import build_book
-    from nullpaper.profiles import check_profile, default_profile
+    from nullpaper.workflow.book import build_book
+    from nullpaper.workflow.profiles import check_profile, default_profile
 
     site = build_book(check_profile(profile) if profile else default_profile(), out, stale=stale)
     click.echo(f"the book is {site / 'index.html'}: open it in a browser")

@@ -13,7 +13,7 @@ import click
 from nullpaper.errors import InputError
 
 if TYPE_CHECKING:
-    from nullpaper.verify import Finding
+    from nullpaper.workflow.verify import Finding
 
 __all__ = ["show", "verify"]
 
@@ -33,7 +33,7 @@ def show(files: Sequence[Path], as_json: bool) -> None:
     A figure (PNG, PDF) and a LaTeX table tell it themselves, wherever they are; a CSV table is looked up in the
     manifest. An executed notebook, a sweep's job and a stored result are told by the record beside them.
     """
-    from nullpaper.identity import dumps
+    from nullpaper.workflow.code_identity import dumps
 
     told = {str(file): _facts(file) for file in files}
     if as_json:
@@ -58,8 +58,8 @@ def verify(paths: Sequence[Path], label: str | None) -> None:
     """
     from tqdm import tqdm
 
-    from nullpaper.staleness import UNJUDGED, WELL
-    from nullpaper.verify import verify as look
+    from nullpaper.workflow.staleness import UNJUDGED, WELL
+    from nullpaper.workflow.verify import verify as look
 
     found = look(paths, label, bar=lambda items: tqdm(items, "verify", delay=3, leave=False, disable=None))
     amiss = [finding for finding in found if finding.word not in (WELL, UNJUDGED)]
@@ -76,7 +76,7 @@ def verify(paths: Sequence[Path], label: str | None) -> None:
 
 
 def _counts(found: Sequence[Finding]) -> str:
-    from nullpaper.verify import WORDS
+    from nullpaper.workflow.verify import WORDS
 
     words = Counter(finding.word for finding in found)
     kinds = Counter(finding.kind for finding in found)
@@ -86,8 +86,8 @@ def _counts(found: Sequence[Finding]) -> str:
 
 def _facts(path: Path) -> dict[str, Any]:
     """The stamp of a figure or table, with who confirmed it since; or the record that lies beside another file."""
-    from nullpaper.identity import loads
-    from nullpaper.outputs import confirmation, read_stamp
+    from nullpaper.workflow.code_identity import loads
+    from nullpaper.workflow.outputs import confirmation, read_stamp
 
     record = _record(path)
     if record is None:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nullpaper.errors import InputError
-from nullpaper.profiles import check_profile, default_profile
+from nullpaper.workflow.profiles import check_profile, default_profile
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nullpaper.tidy import Tidy
+    from nullpaper.workflow.tables import Tidy
 
 __all__ = ["report", "verdict_table"]
 
@@ -81,9 +81,9 @@ def report(sweep: str | None, profile: str | None, file: Path | None, **options:
 
 def verdict_table(profile: str) -> str:
     """Judge all claims by the tables of a profile, store the verdicts beside them, and return the table."""
-    from nullpaper.claims import CLAIMS
-    from nullpaper.provenance import project_root
-    from nullpaper.verdicts import judge, save, section
+    from nullpaper.studies.claims import CLAIMS
+    from nullpaper.studies.verdicts import judge, save, section
+    from nullpaper.workflow.provenance import project_root
 
     folder = project_root() / "results" / profile
     verdicts = judge(folder, CLAIMS)
@@ -92,7 +92,7 @@ def verdict_table(profile: str) -> str:
 
 
 def _report_verdicts(profile: str | None, file: Path | None) -> None:
-    from nullpaper.verdicts import replace_section
+    from nullpaper.studies.verdicts import replace_section
 
     chosen = check_profile(profile) if profile else default_profile()
     if file is not None:
@@ -104,8 +104,8 @@ def _report_verdicts(profile: str | None, file: Path | None) -> None:
 
 
 def _report_sweep(sweep: str, asked: Asked) -> None:
-    from nullpaper.aggregate import pivot
-    from nullpaper.columns import split_names
+    from nullpaper.workflow.aggregate import pivot
+    from nullpaper.workflow.columns import split_names
 
     for path in (asked.csv, asked.parquet):
         if path and path.is_dir():
@@ -125,10 +125,10 @@ def _report_sweep(sweep: str, asked: Asked) -> None:
 
 def _single(name: str, asked: Asked) -> tuple[pd.DataFrame, list[str]]:
     """The table of one sweep, and the columns that identify a row."""
-    from nullpaper.aggregate import left_out, over
-    from nullpaper.collect import collect
-    from nullpaper.columns import BOUNDS, check_columns, where
-    from nullpaper.tidy import choose_table, read_tables
+    from nullpaper.workflow.aggregate import left_out, over
+    from nullpaper.workflow.collect import collect
+    from nullpaper.workflow.columns import BOUNDS, check_columns, where
+    from nullpaper.workflow.tables import choose_table, read_tables
 
     sweep = collect(_folder(asked), name, asked.commit)
     _note(sweep.unfinished())
@@ -152,10 +152,10 @@ def _single(name: str, asked: Asked) -> tuple[pd.DataFrame, list[str]]:
 
 def _compared(name: str, asked: Asked) -> tuple[pd.DataFrame, list[str]]:
     """The differences of two sweeps, or of a sweep at two commits, and the columns that identify a row."""
-    from nullpaper.aggregate import differences, over
-    from nullpaper.collect import collect
-    from nullpaper.columns import measured_columns, where
-    from nullpaper.tidy import choose_table, read_tables
+    from nullpaper.workflow.aggregate import differences, over
+    from nullpaper.workflow.collect import collect
+    from nullpaper.workflow.columns import measured_columns, where
+    from nullpaper.workflow.tables import choose_table, read_tables
 
     other = f"{name.partition('@')[0]}{asked.compare}" if asked.compare.startswith("@") else asked.compare
     sweeps = [collect(_folder(asked), name, asked.commit), collect(_folder(asked), other)]
@@ -184,13 +184,13 @@ def _compared(name: str, asked: Asked) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _folder(asked: Asked) -> Path:
-    from nullpaper.collect import default_folder
+    from nullpaper.workflow.collect import default_folder
 
     return asked.folder or default_folder()
 
 
 def _keys(table: Tidy, asked: Asked) -> list[str]:
-    from nullpaper.columns import check_columns, key_columns
+    from nullpaper.workflow.columns import check_columns, key_columns
 
     for name in asked.value:
         if name in table.parameters.values():
@@ -202,13 +202,13 @@ def _keys(table: Tidy, asked: Asked) -> list[str]:
 
 
 def _check_over(table: Tidy, asked: Asked) -> None:
-    from nullpaper.columns import check_columns
+    from nullpaper.workflow.columns import check_columns
 
     check_columns(table.frame, [name for name in asked.over if name not in table.fixed], "--over", also=table.fixed)
 
 
 def _sorted(frame: pd.DataFrame, column: str) -> pd.DataFrame:
-    from nullpaper.columns import check_columns
+    from nullpaper.workflow.columns import check_columns
 
     down = column.startswith("-") and column not in frame
     name = column[1:] if down else column
@@ -218,7 +218,7 @@ def _sorted(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 
 def _show(frame: pd.DataFrame, keys: Sequence[str]) -> None:
     """Print a table with nothing cut off; on a terminal in parts that fit its width, each with the keys in front."""
-    from nullpaper.listing import cells, lines, parts
+    from nullpaper.workflow.listing import cells, lines, parts
 
     columns = cells(frame)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

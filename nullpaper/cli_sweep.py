@@ -48,12 +48,12 @@ def sweep(
     A failed job keeps its notebook and stops no other. Exits with 1 if a job failed, 2 for bad input, 130 if
     interrupted.
     """
-    from nullpaper.collect import default_folder
     from nullpaper.errors import InputError
-    from nullpaper.grid import read_grid
-    from nullpaper.profiles import check_profile, default_profile
-    from nullpaper.sweep import drive, plan_sweep, register
-    from nullpaper.watching import listing, summary, watched
+    from nullpaper.workflow.collect import default_folder
+    from nullpaper.workflow.grid import read_grid
+    from nullpaper.workflow.profiles import check_profile, default_profile
+    from nullpaper.workflow.sweep import drive, plan_sweep, register
+    from nullpaper.workflow.watching import listing, summary, watched
 
     read = read_grid(grid, many=yes)
     chosen = check_profile(profile or read.profile) if profile or read.profile else default_profile()
@@ -87,7 +87,7 @@ def _leave(status: int, message: str) -> NoReturn:
 
 
 def _gpus(pool: dict[str, Any]) -> list[str]:
-    from nullpaper.executors import visible_gpus
+    from nullpaper.workflow.executors import visible_gpus
 
     if pool["gpus"] is not None:
         return [gpu.strip() for gpu in pool["gpus"].split(",") if gpu.strip()]
@@ -96,8 +96,8 @@ def _gpus(pool: dict[str, Any]) -> list[str]:
 
 def _pool(pool: dict[str, Any], gpus: list[str], threads: int | None, planned: Any) -> AbstractContextManager[Any]:
     from nullpaper.errors import InputError
-    from nullpaper.executors import Tls, dask_pool, local_pool
-    from nullpaper.profiles import cores
+    from nullpaper.workflow.executors import Tls, dask_pool, local_pool
+    from nullpaper.workflow.profiles import cores
 
     workers = pool["workers"] or max(1, cores() // (threads or 1))
     if pool["executor"] == "local" and pool["scheduler"]:

@@ -7,8 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from nullpaper.data import load_data, to_pixels
-from nullpaper.vit import SHIPPED, ViT, load_vit
+from nullpaper.data.datasets import load_data, to_pixels
+from nullpaper.models.vit import SHIPPED, ViT, load_vit
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Sweeps on disk for tests, in the format of nullpaper.job and nullpaper.sweep, and the real ``report`` on them."""
+"""Sweeps on disk for tests, in the format of nullpaper.workflow.job and nullpaper.workflow.sweep, and the real ``report`` on them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 
 from nullpaper.cli import OneSentence
 from nullpaper.cli_report import report
-from nullpaper.collect import collect
 from nullpaper.files import sha256
-from nullpaper.identity import dumps, identity
-from nullpaper.tidy import choose_table, read_tables
+from nullpaper.workflow.code_identity import dumps, identity
+from nullpaper.workflow.collect import collect
+from nullpaper.workflow.tables import choose_table, read_tables
 
 NOISES = ("learned", "random, eps", "permuted")
 EPS, SEEDS = (8 / 255, 0.1), (0, 1, 2)
@@ -39,7 +39,7 @@ def noises(given: dict[str, Any]) -> pd.DataFrame:
 def write_job(
     folder: Path, given: dict[str, Any], tables: dict[str, str], commit: str = NEW, fixed: dict[str, Any] | None = None
 ) -> str:
-    """A finished job in the format of nullpaper.job; its key."""
+    """A finished job in the format of nullpaper.workflow.job; its key."""
     parameters = {"seed": 0, "eps": 0.5, "images": None, "methods": ["a", "b"], **(fixed or {}), **given}
     key = identity(parameters, commit)[:20]
     place = folder / "jobs" / f"02_noises-{key}"

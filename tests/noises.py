@@ -8,10 +8,10 @@ import timm
 import torch
 from torch import nn
 
-from nullpaper.data import load_data
-from nullpaper.influence import Pool, read_pool
-from nullpaper.synthesis import encoder_noise
-from nullpaper.vit import SHIPPED, load_vit
+from nullpaper.data.datasets import load_data
+from nullpaper.models.vit import SHIPPED, load_vit
+from nullpaper.synthesis.influence import Pool, read_pool
+from nullpaper.synthesis.noise import encoder_noise
 
 EPS, STEPS = 0.2, 12  # generous and short: small pools have wide intervals
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nullpaper.runner import RunReport, run_notebook
+from nullpaper.workflow.runs import RunReport, run_notebook
 
 ALL = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.py"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nullpaper import fetching
+from nullpaper.data import fetch as fetching
 
 
 def slow_source(name: str, staging: Path, progress: bool) -> None:

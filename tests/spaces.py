@@ -9,9 +9,9 @@ import scipy.fft
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from nullpaper.data import load_data, to_pixels
-from nullpaper.nullspace import PatchNullspace, patch_nullspace
-from nullpaper.vit import ViT
+from nullpaper.data.datasets import load_data, to_pixels
+from nullpaper.models.vit import ViT
+from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 
 KINDS = ("random", "smooth")
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from nullpaper.files import sha256
-from nullpaper.identity import loads
+from nullpaper.workflow.code_identity import loads
 
 NOTEBOOK = """# %% tags=["parameters"]
 seed: int = 0

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 from nullpaper.cli import main
 from nullpaper.errors import InputError
-from nullpaper.plots import save_table
-from nullpaper.profiles import default_profile
+from nullpaper.workflow.figures import save_table
+from nullpaper.workflow.profiles import default_profile
 
 TINY = Path(__file__).parent / "notebooks" / "00_tiny.py"
 

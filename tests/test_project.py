@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nullpaper.vit import SHIPPED, fingerprint, load_vit, shipped_weights
+from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, shipped_weights
 
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "requirements.lock").read_text()

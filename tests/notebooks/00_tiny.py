@@ -8,8 +8,8 @@ import sys
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from nullpaper.plots import save_figure, save_table
-from nullpaper.store import stored
+from nullpaper.workflow.figures import save_figure, save_table
+from nullpaper.workflow.store import stored
 
 # %% tags=["parameters"]
 profile: str = "cpu"

@@ -1,0 +1,118 @@
+"""The layers of `adapters.py`: a frozen linear map or patch embedding beside low-rank branches.
+
+y = W0 x + b + (alpha / r) B A norm(x), with the names of the PEFT package for the parts of a branch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from nullpaper.models.vit import patchify
+
+__all__ = [
+    "ADAPTED",
+    "NORMS",
+    "NORM_PARAMETERS",
+    "THIRDS",
+    "AdaptedConv2d",
+    "AdaptedLinear",
+    "Adapter",
+    "Branch",
+    "ThirdsBranch",
+]
+
+THIRDS = ("q", "k", "v")
+NORM_EPS = 1e-5
+NORMS = {
+    "affine": partial(nn.LayerNorm, eps=NORM_EPS),
+    "plain": partial(nn.LayerNorm, eps=NORM_EPS, elementwise_affine=False),
+    "rms": partial(nn.RMSNorm, eps=NORM_EPS),
+    "none": nn.Identity,
+}
+"""What stands in front of A in LNLoRA; ``affine`` is paper B's, the others are its ablation."""
+NORM_PARAMETERS = {"affine": 2, "plain": 0, "rms": 1, "none": 0}  # per input of the layer
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was injected; ``base`` is the fingerprint of the weights below it, without the head.
+
+    Kinds without a LoRA branch have r = 0, alpha = 0, no targets and norm "none"; so has "lora" as to its norm.
+    """
+
+    kind: str
+    r: int
+    alpha: float
+    targets: tuple[str, ...]
+    norm: str
+    base: str
+
+
+class Branch(nn.Module):
+    """(alpha / r) B A norm(x): tokens (..., d_in) to (..., d_out)."""
+
+    def __init__(self, layer: nn.Module, d_in: int, d_out: int, adapter: Adapter, generator: torch.Generator) -> None:
+        super().__init__()
+        place = {"device": layer.weight.device, "dtype": layer.weight.dtype}
+        self.scale = adapter.alpha / adapter.r
+        self.lora_norm = NORMS[adapter.norm](d_in).to(**place)
+        self.lora_A = skip_init(nn.Linear, d_in, adapter.r, bias=False, **place)  # spares the global generator
+        self.lora_B = skip_init(nn.Linear, adapter.r, d_out, bias=False, **place)
+        drawn = torch.empty(adapter.r, d_in)
+        nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+        with torch.no_grad():
+            self.lora_A.weight.copy_(drawn)
+        nn.init.zeros_(self.lora_B.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lora_B(self.lora_A(self.lora_norm(x))) * self.scale
+
+    def update(self) -> Tensor:
+        """(alpha / r) B A as a float64 matrix (d_out, d_in); what is folded where nothing normalises."""
+        return self.scale * self.lora_B.weight.detach().double() @ self.lora_A.weight.detach().double()
+
+
+class ThirdsBranch(nn.Module):
+    """Branches of their own for some of q, k and v, each on its third of the fused outputs."""
+
+    def __init__(self, layer: nn.Linear, thirds: Iterable[str], adapter: Adapter, generator: torch.Generator) -> None:
+        super().__init__()
+        self.width = layer.out_features // 3
+        for third in thirds:
+            self.add_module(third, Branch(layer, layer.in_features, self.width, adapter, generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = {name: branch(x) for name, branch in self.named_children()}
+        zeros = torch.zeros_like(next(iter(parts.values())))
+        return torch.cat([parts.get(third, zeros) for third in THIRDS], dim=-1)
+
+    def update(self) -> Tensor:
+        """The update of the fused matrix, (3 d, d_in)."""
+        parts = {name: branch.update() for name, branch in self.named_children()}
+        zeros = torch.zeros_like(next(iter(parts.values())))
+        return torch.cat([parts.get(third, zeros) for third in THIRDS])
+
+
+class AdaptedLinear(nn.Linear):
+    """A frozen linear map beside a branch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.adapter(x)
+
+
+class AdaptedConv2d(nn.Conv2d):
+    """A frozen patch embedding beside a branch that acts on the flattened patches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y + self.adapter(patchify(x, self.kernel_size)).transpose(1, 2).reshape(y.shape)
+
+
+ADAPTED = {nn.Linear: AdaptedLinear, nn.Conv2d: AdaptedConv2d}

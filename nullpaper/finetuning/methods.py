@@ -1,0 +1,189 @@
+"""What tells the finetuning methods apart: the batch they build, the loss on it, and the noise they renew.
+
+Paper A's loss is CE(f(u), y) + CE(f(u + v), y) with one universal noise v behind the patch embedding, made anew against
+the current weights once a round (section 1.5 of its code's reading: 20 noises, 40 steps each). Every control differs
+from it in v alone. Losses over two branches are means, so that clipping treats all methods alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, kl_div
+
+from nullpaper.data.datasets import Split
+from nullpaper.errors import InputError, nearest
+from nullpaper.models.vit import ViT, evaluating
+from nullpaper.robustness.pgd import pgd
+from nullpaper.synthesis.influence import EncoderNoise, Pool, read_pool
+from nullpaper.synthesis.linearised import linearise
+from nullpaper.synthesis.noise import CONTROLS, encoder_noise
+
+__all__ = ["METHODS", "Batch", "FinetuneRecipe", "Method", "check_method", "make_noise"]
+
+
+@dataclass(frozen=True)
+class FinetuneRecipe:
+    """Everything but method, steps and seed that decides a finetuning run; the same for all methods."""
+
+    batch_size: int = 128
+    # optimiser: AdamW, cosine from the full rate to a share of it
+    learning_rate: float = 5e-4
+    final_share: float = 0.1
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.1  # as the shipped checkpoint was trained, or its confidence would change
+    ema: float = 0.98  # decay per step; 0: off
+    amp: bool = True  # bfloat16 autocast of both branches, on CUDA alone
+    # rounds: a noise, its steps, a look at dev
+    steps_per_noise: int = 40
+    dev_images: int | None = 1_000  # that select the best round; None: all that the noise does not use
+    # noise
+    noise_eps: float = 0.03
+    noise_images: int = 1_000  # of dev, and not used for the selection
+    noise_steps: int = 40
+    noise_lim: float = 1.0
+    spread: bool = True  # every token the same norm: without it the largest noise has no answer (notebook 02)
+    official: bool = False  # the published synthesis instead of ours
+    early_stop: bool = True  # official only: False runs all steps, as in the authors' reply to reviewers
+    # adversarial training
+    attack_eps: float = 8 / 255
+    attack_steps: int = 10
+    beta: float = 6.0  # TRADES' weight, Zhang et al. 2019
+
+    @property
+    def identity(self) -> str:
+        """A short name for exactly this recipe."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a loss sees: images (B, C, H, W) in [0, 1], labels (B,), the round's noise (1, N, d) or None."""
+
+    images: Tensor
+    labels: Tensor
+    noise: Tensor | None
+    recipe: FinetuneRecipe
+    generator: torch.Generator  # of the attack's start
+
+
+@dataclass(frozen=True)
+class Method:
+    """A finetuning method.
+
+    ``noise`` is "learned", the name of a control in `synthesis.CONTROLS`, or None; ``robust`` says that the best round
+    is the one with the highest dev accuracy under PGD rather than on clean images.
+    """
+
+    loss: Callable[[ViT, Batch], Tensor]
+    source: str
+    noise: str | None = None
+    robust: bool = False
+
+
+def _clean(vit: ViT, batch: Batch) -> Tensor:
+    return _cross_entropy(vit(batch.images), batch.labels, batch.recipe)
+
+
+def _noisy(vit: ViT, batch: Batch) -> Tensor:
+    """Paper A: clean and noisy branch, one embedding and one forward pass for both."""
+    tokens = vit.embed(batch.images)
+    logits = vit.encode(torch.cat([tokens, tokens + batch.noise]))
+    return _cross_entropy(logits, batch.labels.repeat(2), batch.recipe)
+
+
+def _madry(vit: ViT, batch: Batch) -> Tensor:
+    """Madry et al. 2018: the loss at the attacked images alone."""
+    return _cross_entropy(vit(_attacked(vit, batch, "ce")), batch.labels, batch.recipe)
+
+
+def _madry_noisy(vit: ViT, batch: Batch) -> Tensor:
+    """Papers A and B together: both branches of `_noisy` at the attacked images."""
+    return _noisy(vit, replace(batch, images=_attacked(vit, batch, "ce")))
+
+
+def _madry_clean(vit: ViT, batch: Batch) -> Tensor:
+    """Paper A's code keeps the clean loss beside Madry's."""
+    both = torch.cat([batch.images, _attacked(vit, batch, "ce")])
+    return _cross_entropy(vit(both), batch.labels.repeat(2), batch.recipe)
+
+
+def _trades(vit: ViT, batch: Batch) -> Tensor:
+    """Zhang et al. 2019: clean loss + beta KL(f(x) || f(x'))."""
+    clean, attacked = vit(torch.cat([batch.images, _attacked(vit, batch, "kl")])).float().chunk(2)
+    gap = kl_div(attacked.log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True)
+    return _cross_entropy(clean, batch.labels, batch.recipe) + batch.recipe.beta * gap
+
+
+def _attacked(vit: ViT, batch: Batch, loss: str) -> Tensor:
+    """PGD against the model in evaluation mode: dropout would move the target of the attack from step to step."""
+    recipe = batch.recipe
+    options = {"eps": recipe.attack_eps, "steps": recipe.attack_steps, "generator": batch.generator}
+    with evaluating(vit):
+        return pgd(vit, batch.images, batch.labels, loss=loss, **options)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, recipe: FinetuneRecipe) -> Tensor:
+    return cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+
+
+METHODS: dict[str, Method] = {
+    "standard": Method(_clean, "plain finetuning"),
+    "nullspace": Method(_noisy, "paper A, algorithm 1", "learned"),
+    "zero": Method(_noisy, "paper A's recipe with v = 0", "zero"),
+    "random": Method(_noisy, "Gaussian noise at the same eps, paper A's ablation", "random"),
+    "random_norm": Method(_noisy, "Gaussian noise of the learned noise's norm", "random_norm"),
+    "permuted": Method(_noisy, "the learned noise's entries in another order", "permuted"),
+    "pgd_at": Method(_madry, "Madry et al. 2018", robust=True),
+    "pgd_at_clean": Method(_madry_clean, "the same beside the clean loss, paper A's code", robust=True),
+    "pgd_at_nullspace": Method(_madry_noisy, "paper A's noise at Madry's attacked images", "learned", robust=True),
+    "pgd_at_random": Method(_madry_noisy, "the same with Gaussian noise at the same eps", "random", robust=True),
+    "trades": Method(_trades, "Zhang et al. 2019", robust=True),
+}
+"""Finetuning methods by name."""
+
+
+def check_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        InputError: there is none; the nearest name is suggested.
+    """
+    if name not in METHODS:
+        raise InputError(f"method '{name}' is unknown.{nearest(str(name), METHODS)} Choose from {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed: int) -> EncoderNoise:
+    """The noise of one round against the present weights, with its influence on images that it was not made from.
+
+    Args:
+        images: learned from, scaled and verified on, in disjoint parts.
+        kind: "learned", or a name in `synthesis.CONTROLS`.
+    """
+    batches = images.batches(250, image_size=vit.image_size, device=next(vit.parameters()).device)
+    with evaluating(vit):
+        pool = read_pool(vit, batches)
+        learned = None if kind in ("zero", "random") else _learned(vit, pool, recipe, seed)
+        if kind == "learned":
+            return learned
+        return CONTROLS[kind](vit, pool, like=learned, eps=recipe.noise_eps, seed=seed, margin=False)
+
+
+def _learned(vit: ViT, pool: Pool, recipe: FinetuneRecipe, seed: int) -> EncoderNoise:
+    """Our noise from a linearised start, or the published one: AdamW until a batch falls below eps."""
+    options = {"lim": recipe.noise_lim, "steps": recipe.noise_steps, "seed": seed}
+    if recipe.official:
+        eps = recipe.noise_eps if recipe.early_stop else 1e-9  # below what a batch reaches: all steps are taken
+        return encoder_noise(vit, pool, eps=eps, official=True, **options)
+    first_half = pool.take(torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[: len(pool) // 2])
+    linear = linearise(vit, first_half, seed=seed)
+    given = {"spread": recipe.spread, "margin": False, "linear": linear}
+    return encoder_noise(vit, pool, eps=recipe.noise_eps, **given, **options)

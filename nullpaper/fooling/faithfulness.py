@@ -1,0 +1,132 @@
+"""How alike two attribution maps are, and how well a map explains: ranks, shared top patches, deletion and insertion.
+
+Deletion and insertion are those of Petsiuk et al. (2018, RISE), on patches, not pixels: remove the patches that a map
+ranks highest first and watch the probability fall, or start from nothing and put them back. A good map has a small area
+under the deletion curve and a large one under the insertion curve.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import ConstantInputWarning, spearmanr
+from torch import Tensor
+
+from nullpaper.errors import InputError
+from nullpaper.fooling.explanations import check_request
+from nullpaper.models.vit import ViT
+
+__all__ = ["Curves", "deletion_insertion", "rank_correlation", "top_overlap"]
+
+
+CHUNK = 32  # images whose steps go through the model at once
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Probability of the target (B, S) as a growing ``share`` (S,) of the patches is deleted, or inserted."""
+
+    share: Tensor
+    deletion: Tensor
+    insertion: Tensor
+
+    @property
+    def deletion_area(self) -> Tensor:
+        """Area under each deletion curve, (B,), in [0, 1]; smaller is better."""
+        return torch.trapezoid(self.deletion, self.share, dim=1)
+
+    @property
+    def insertion_area(self) -> Tensor:
+        """Area under each insertion curve, (B,), in [0, 1]; larger is better."""
+        return torch.trapezoid(self.insertion, self.share, dim=1)
+
+
+def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Spearman's rank correlation of each pair of maps (B, ...): (B,), float64 on the CPU, NaN for a constant map.
+
+    Raises:
+        InputError: the maps differ in shape.
+    """
+    pairs = zip(*_flat_pair(first, second), strict=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        return torch.tensor([spearmanr(a.numpy(), b.numpy()).statistic for a, b in pairs], dtype=torch.float64)
+
+
+def top_overlap(first: Tensor, second: Tensor, share: float = 0.25) -> Tensor:
+    """Share of the top entries that two maps (B, ...) have in common, (B,), float64 on the CPU.
+
+    The top is the nearest whole number of entries to ``share`` of them, at least 1. Unrelated maps share about
+    ``share``, equal ones 1.
+
+    Raises:
+        InputError: the maps differ in shape, or ``share`` is outside (0, 1).
+    """
+    if not 0 < share < 1:
+        raise InputError(f"share={share} must lie in (0, 1): it is the part of a map that counts as its top.")
+    first, second = _flat_pair(first, second)
+    count = max(1, round(share * first.shape[1]))
+    marks = [torch.zeros_like(maps).scatter_(1, maps.topk(count, dim=1).indices, 1) for maps in (first, second)]
+    return (marks[0] * marks[1]).sum(1) / count
+
+
+@torch.no_grad()
+def deletion_insertion(
+    vit: ViT,
+    images: Tensor,
+    scores: Tensor,
+    *,
+    target: int | Tensor | None = None,
+    block: int = 4,
+    colour: Tensor | None = None,
+) -> Curves:
+    """Delete, and insert, the patches of images (B, C, H, W) from the highest of ``scores`` (B, N) downwards.
+
+    The embedding reads every patch alone, so that a patch painted in one colour is a token replaced by that colour's.
+
+    Args:
+        target: the class whose probability is followed, one or (B,); None: the one that the model predicts.
+        block: patches a step.
+        colour: (C,), in [0, 1], of a deleted patch; None: the model's mean pixel.
+
+    Raises:
+        InputError: as `attribute`, scores that are not finite or not one a patch, a ``block`` outside 1 to N.
+    """
+    images, target = check_request(vit, images, "rollout", target)
+    patches = math.prod(vit.grid_size)
+    if tuple(scores.shape) != (len(images), patches) or not scores.isfinite().all():
+        raise InputError(f"scores have shape {tuple(scores.shape)}; pass finite ones, ({len(images)}, {patches}).")
+    if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= patches:
+        raise InputError(f"block={block} must be a whole number between 1 and {patches}, the number of patches.")
+    painted = vit.mean if colour is None else colour.to(images).view(1, -1, 1, 1)
+    counts = torch.tensor([*range(0, patches, block), patches], device=images.device)
+    rank = scores.to(images.device).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    absent = vit.embed(painted.expand_as(images[:1]))
+    parts = zip(*(values.split(CHUNK) for values in (images, rank, target)), strict=True)
+    curves = [_curves(vit, vit.embed(part), absent, order, classes, counts) for part, order, classes in parts]
+    deletion, insertion = (torch.cat(values).double().cpu() for values in zip(*curves, strict=True))
+    return Curves(counts.double().cpu() / patches, deletion, insertion)
+
+
+def _curves(
+    vit: ViT, present: Tensor, absent: Tensor, rank: Tensor, target: Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Probabilities (B, S) of the target after the ``counts`` (S,) foremost tokens were deleted, and inserted."""
+
+    def probability(tokens: Tensor) -> Tensor:
+        logits = vit.encode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        return logits.softmax(2)[:, torch.arange(len(target)), target].T
+
+    foremost = (rank < counts.view(-1, 1, 1)).unsqueeze(3)
+    deletion = probability(torch.where(foremost, absent, present))
+    between = probability(torch.where(foremost[1:-1], present, absent))
+    return deletion, torch.cat([deletion[:, -1:], between, deletion[:, :1]], dim=1)
+
+
+def _flat_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    if first.shape != second.shape or first.ndim < 2:
+        raise InputError(f"maps have shapes {tuple(first.shape)} and {tuple(second.shape)}; pass two of (B, ...).")
+    return first.detach().double().cpu().flatten(1), second.detach().double().cpu().flatten(1)

@@ -1,0 +1,250 @@
+"""Network fooling: pairs that look different and are the same to a network, and the reverse (paper C).
+
+Exact nullspace noise moves an image towards another while the logits stay (`PatchNullspace.nearest`). `lookalike` goes
+further at a stated influence, `adversarial` asks for the reverse: the shortest noise that changes the answer. The last
+two are one problem, the image nearest to an anchor that the network answers in a given way (`descent.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from nullpaper.errors import InputError, check_count, first_line, nearest
+from nullpaper.fooling.descent import Feasible, answers, descend, per_image, towards
+from nullpaper.models.vit import ViT, check_evaluating, check_images
+from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
+from nullpaper.robustness.perturbation import in_box, norms, permuted_in_patches
+from nullpaper.synthesis.influence import probability_gap
+
+__all__ = [
+    "Adversarial",
+    "Lookalike",
+    "adversarial",
+    "equal_norm_controls",
+    "farthest_along",
+    "library_attack",
+    "lookalike",
+    "other_class",
+    "without_nullspace",
+]
+
+MARGIN = 1e-3  # of logits, so that rounding in float32 cannot undo a changed answer
+SLACK = 1e-3  # relative, kept from eps for the same reason
+REACHES = (2.0, 8.0, 32.0)  # how far random exact noise is asked to go until the legal part is long enough
+
+
+@dataclass(frozen=True)
+class Lookalike:
+    """Noise (B, C, H, W) that brings images as near to targets as was found, at a stated influence.
+
+    Attributes:
+        noise: images + noise lie in [0, 1].
+        influence: |softmax f(x + v) - softmax f(x)|^2 of each image, summed over classes, (B,): at most eps.
+        distance: |x + v - t| / |x - t|, (B,); 0 for an image that equals its target.
+        from_start: where the descent from ``start`` was kept, (B,) bool; elsewhere it is that from the segment's point.
+    """
+
+    noise: Tensor
+    influence: Tensor
+    distance: Tensor
+    from_start: Tensor
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """Noise (B, C, H, W), images + noise in [0, 1], and whether it changes the answer as asked, (B,) bool.
+
+    Noise is 0 where it was not found, and where the model gives the class already.
+    """
+
+    noise: Tensor
+    found: Tensor
+
+
+def other_class(labels: Tensor, seed: int = 0) -> Tensor:
+    """For each of the labels (B,) the index of a random one that differs from it, (B,) int64.
+
+    Raises:
+        InputError: all labels are the same, so that no pair exists.
+    """
+    if labels.ndim != 1 or len(labels.unique()) < 2:
+        raise InputError("labels must be one axis with at least two classes; pass more images.")
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.rand(len(labels), len(labels), generator=generator).to(labels.device)
+    return scores.masked_fill(labels[:, None] == labels, -1).argmax(1)
+
+
+def lookalike(
+    vit: ViT,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    eps: float,
+    steps: int = 40,
+    start: Tensor | None = None,
+    exact: Tensor | None = None,
+    progress: bool = False,
+) -> Lookalike:
+    """Noise v that minimises |x + v - t| while |softmax f(x + v) - softmax f(x)|^2 <= eps and x + v stays in [0, 1].
+
+    The constraint is the quantity that paper A's equation 7 bounds in the mean, here for every image by itself. The
+    problem is not convex; the result is feasible and a local optimum at best. `descent.descend` goes from ``start``.
+    Where it meets nothing feasible, or ends too far away, it goes from a feasible point on the segment from the exact
+    solution, whose influence is 0, to the target; such a point always exists.
+
+    Args:
+        images, targets: (B, C, H, W) in [0, 1], of the model's size, on its device.
+        eps: in (0, 2).
+        steps: of the descent; each costs a forward and a backward pass.
+        start: images (B, C, H, W) in [0, 1] to descend from, never left for worse if feasible; None: the targets.
+        exact: noise (B, C, H, W) of the exact solution; None: `PatchNullspace.nearest` in W's nullspace.
+
+    Raises:
+        InputError: eps or steps out of range, another shape, images outside [0, 1], a model in training mode.
+    """
+    for name, given in {"images": images, "targets": targets, "start": start, "exact": exact}.items():
+        if given is not None and given.shape != images.shape:
+            raise InputError(f"{name} have shape {tuple(given.shape)}, images {tuple(images.shape)}; match them.")
+        if given is not None and name != "exact":
+            check_images(given, vit)
+    check_count("steps", steps)
+    feasible, clean = _within(vit, images, eps), answers(vit, images)
+    exact = patch_nullspace(vit).nearest(images, targets)[0] if exact is None else exact
+    inside = (images + exact).clamp(0, 1)
+    if not feasible(answers(vit, inside)).all():
+        raise InputError(
+            f"exact changes the answer by more than eps={eps}: pass noise of the nullspace, or a larger eps."
+        )
+    straight = towards(vit, feasible, inside, targets)
+    begin = targets if start is None else start
+    point, found = descend(vit, targets, begin, clean.softmax(1), feasible, steps, progress)
+    late = ~found | (norms(point - targets) > norms(straight - targets))
+    if late.any():
+        part = targets[late], straight[late], clean.softmax(1)[late], _within(vit, images[late], eps)
+        again, found = descend(vit, *part, steps, progress)
+        point[late] = torch.where(per_image(found), again, straight[late])
+    noise = point - images
+    away = norms(images - targets)
+    distance = norms(images + noise - targets) / away.clamp_min(torch.finfo(images.dtype).tiny)
+    influence = probability_gap(answers(vit, (images + noise).clamp(0, 1)), clean)
+    return Lookalike(noise, influence, distance, ~late)
+
+
+def farthest_along(vit: ViT, images: Tensor, begin: Tensor, end: Tensor, *, eps: float) -> Tensor:
+    """Images on the segments from ``begin`` to ``end``, all (B, C, H, W): as far as influence eps was found to allow.
+
+    The control of `lookalike` that optimises nothing. Bisection finds a crossing, not always the first or last one. The
+    bound holds if it does at ``begin``.
+
+    Raises:
+        InputError: eps out of range, or a model in training mode.
+    """
+    return towards(vit, _within(vit, images, eps), begin, end)
+
+
+def adversarial(vit: ViT, images: Tensor, classes: Tensor, *, steps: int = 40, progress: bool = False) -> Adversarial:
+    """Short L2 noise (B, C, H, W) that makes the model say ``classes`` (B,), with images + noise in [0, 1].
+
+    The same descent as `lookalike`, from the image itself and towards the class alone. It finds an upper bound on the
+    shortest such noise.
+
+    Raises:
+        InputError: classes that the head lacks or of another shape, steps below 1, bad images, training mode.
+    """
+    _check_attacked(vit, images, classes)
+    check_count("steps", steps)
+    wanted = one_hot(classes.to(images.device), vit.num_classes).to(images)
+
+    def feasible(logits: Tensor) -> Tensor:
+        own = (logits * wanted).sum(1)
+        return own - logits.masked_fill(wanted.bool(), -torch.inf).amax(1) >= MARGIN
+
+    point, found = descend(vit, images, images, wanted, feasible, steps, progress)
+    return Adversarial(torch.where(per_image(found), point - images, 0.0), found)
+
+
+def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **options: float) -> Adversarial:
+    """A targeted attack of torchattacks, e.g. ``"CW"`` (Carlini & Wagner 2017) or ``"PGD"``, as `adversarial`.
+
+    The library's draws are seeded, and the global generator is left as it was.
+
+    Raises:
+        InputError: no such targeted attack, options that it does not take, and as `adversarial`.
+    """
+    import torchattacks  # slow to load, and only this function needs it
+
+    known = torchattacks.__all__
+    if name not in known:
+        raise InputError(f"torchattacks has no attack {name!r}.{nearest(name, known)}")
+    _check_attacked(vit, images, classes)
+    try:
+        attack = getattr(torchattacks, name)(vit, **options)
+        attack.set_mode_targeted_by_label(quiet=True)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} with {options} is no targeted attack: {first_line(error)}.") from error
+    inside = images.clamp(1e-4, 1 - 1e-4) if name == "CW" else images  # its atanh is infinite at the ends of the box
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        points = attack(inside, classes.to(images.device)).detach().clamp(0, 1)
+    found = answers(vit, points).argmax(1) == classes.to(images.device)
+    return Adversarial(torch.where(per_image(found), points - images, 0.0), found)
+
+
+def without_nullspace(space: PatchNullspace, images: Tensor, noise: Tensor) -> Tensor:
+    """The shortest noise (B, C, H, W) that has the embedding of ``noise`` and keeps images + noise in [0, 1].
+
+    Projecting ``noise`` on the complement would do if there were no box: what is left could leave [0, 1]. So the
+    nearest legal image to ``images`` among those with the noisy image's embedding is taken.
+
+    Raises:
+        InputError: as `PatchNullspace.nearest`.
+    """
+    noisy = (images + noise).clamp(0, 1)
+    return noisy + space.nearest(noisy, images)[0] - images
+
+
+def equal_norm_controls(
+    space: PatchNullspace, images: Tensor, targets: Tensor, noise: Tensor, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Legal noise (B, C, H, W) by name, each with the L2 norm of ``noise``, image by image.
+
+    ``straight step`` goes from images towards targets. ``random exact`` lies in the nullspace: the part of an isotropic
+    draw that the box admits, shrunk (shorter only where the box admits no more). ``permuted`` is the noise with the
+    pixels of each patch in another order, cut to the box and scaled.
+    """
+    norm = norms(noise)
+    draw = space.sample(images.shape, norm=norm.cpu(), generator=generator).to(images)
+    random = torch.zeros_like(images)
+    for reach in REACHES:
+        short = norms(random) < norm
+        if not short.any():
+            break
+        random[short] = space.nearest(images[short], images[short] + reach * draw[short])[0]
+    shrink = norm / torch.maximum(norms(random), norm).clamp_min(torch.finfo(images.dtype).tiny)
+    return {
+        "straight step": in_box(images, targets - images, norm),
+        "random exact": random * per_image(shrink),
+        "permuted": in_box(images, permuted_in_patches(noise, space.patch_size, generator), norm),
+    }
+
+
+def _within(vit: ViT, images: Tensor, eps: float) -> Feasible:
+    """Which logits (B, K) are within influence eps of those of the images."""
+    check_evaluating(vit)
+    if not 0 < eps < 2:
+        raise InputError(f"eps={eps} must lie in (0, 2): it bounds a squared distance between softmax vectors.")
+    clean = answers(vit, images)
+    return lambda logits: probability_gap(logits, clean) <= eps * (1 - SLACK)
+
+
+def _check_attacked(vit: ViT, images: Tensor, classes: Tensor) -> None:
+    check_evaluating(vit)
+    check_images(images, vit)
+    if classes.shape != images.shape[:1] or classes.is_floating_point():
+        raise InputError(f"classes have shape {tuple(classes.shape)}; pass one whole number for each image.")
+    if not ((classes >= 0) & (classes < vit.num_classes)).all():
+        raise InputError(f"classes must lie in 0 to {vit.num_classes - 1}, the classes of {vit.name}.")

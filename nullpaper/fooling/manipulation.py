@@ -1,0 +1,138 @@
+"""Small noise that keeps a prediction and moves its explanation (Ghorbani et al. 2019, Dombrowski et al. 2019).
+
+Projected sign descent on the correlation between the map of the noisy image and that of the clean one, inside an
+L-infinity ball and the pixel box, with a penalty on the change of the softmax. Every image keeps the best of its
+iterates that meet the constraint; where none does, it keeps no noise at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import trange
+
+from nullpaper.errors import InputError, check_count
+from nullpaper.fooling.explanations import METHODS, attribute, check_request, explicit_attention, patch_values
+from nullpaper.models.vit import ViT
+from nullpaper.synthesis.influence import probability_gap
+
+__all__ = ["Manipulation", "correlation", "manipulate"]
+
+STEPS = 40
+FIRST_STEP = 0.25  # of the radius
+LAST_STEP = 0.1
+PENALTY = 1.0  # on the excess over half of eps, in units of eps
+MARGIN = 0.999  # of eps: the fused kernel, which has the last word, rounds otherwise
+
+
+@dataclass(frozen=True)
+class Manipulation:
+    """Noise (B, C, H, W) and what the model's ordinary forward pass says of it, per image (B,).
+
+    Attributes:
+        correlation: Pearson's, between the noisy image's map and the clean one, over patches.
+        gap: squared L2 distance between the softmax vectors, at most ``eps``.
+        kept: the target is the predicted class still.
+    """
+
+    noise: Tensor
+    correlation: Tensor
+    gap: Tensor
+    kept: Tensor
+
+
+def correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson's correlation (B,) of maps (B, N), differentiable; 0 where one is constant."""
+    first, second = (maps - maps.mean(1, keepdim=True) for maps in (first, second))
+    tiny = torch.finfo(first.dtype).tiny
+    return (first * second).sum(1) / (first.norm(dim=1) * second.norm(dim=1)).clamp_min(tiny)
+
+
+def manipulate(
+    vit: ViT,
+    images: Tensor,
+    name: str,
+    *,
+    radius: float = 8 / 255,
+    eps: float = 0.01,
+    steps: int = STEPS,
+    seed: int = 0,
+    progress: bool = False,
+) -> Manipulation:
+    """Noise that moves the map of method ``name``, summed over each patch, as far as it can from that of the image.
+
+    min_v corr(map(x + v), map(x)) subject to |v|_inf <= radius, x + v in [0, 1], |softmax(x + v) - softmax(x)|^2 <= eps
+    and the same predicted class, which both maps explain.
+
+    Args:
+        vit: in evaluation mode; its flags, hooks and gradients are left as they were.
+        images: (B, C, H, W) in [0, 1], all optimised at once, each for itself.
+        radius: in pixel units.
+        eps: in (0, 2), bounds the squared L2 distance between softmax vectors, for each image.
+
+    Raises:
+        InputError: as `attribute`, or radius, eps or steps out of range.
+    """
+    if not 0 < radius <= 1 or not 0 < eps < 2:
+        raise InputError(f"radius={radius} must lie in (0, 1] and eps={eps} in (0, 2).")
+    check_count("steps", steps)
+    with torch.inference_mode(False):
+        images, target = check_request(vit, images, name)
+        with torch.enable_grad(), explicit_attention(vit):
+            noise = _descend(vit, images, target, name, radius, eps, steps, seed, progress)
+        with torch.no_grad():
+            clean, noisy = vit(images), vit(images + noise)
+        moved = (attribute(vit, x.clamp(0, 1), name, target=target) for x in (images + noise, images))
+        similarity = correlation(*(patch_values(maps, vit) for maps in moved))
+    return Manipulation(noise, similarity, probability_gap(noisy, clean), noisy.argmax(1) == target)
+
+
+def _descend(
+    vit: ViT,
+    images: Tensor,
+    target: Tensor,
+    name: str,
+    radius: float,
+    eps: float,
+    steps: int,
+    seed: int,
+    progress: bool,
+) -> Tensor:
+    """The best iterate of each image that meets the constraint, or zero."""
+    low, high = (images - radius).clamp(0, 1) - images, (images + radius).clamp(0, 1) - images
+    generator = torch.Generator().manual_seed(seed)
+    # not from zero, where the correlation is at its maximum and its gradient vanishes
+    noise = (torch.rand(images.shape, generator=generator).to(images) * 2 - 1) * radius * FIRST_STEP
+    noise = noise.clamp(low, high)
+    with torch.no_grad():
+        probabilities = vit(images).softmax(1)
+    clean = patch_values(METHODS[name].compute(vit, images.clone().requires_grad_(), target, False), vit).detach()
+    best, least = torch.zeros_like(images), torch.ones_like(images[:, 0, 0, 0])
+    for step in trange(steps + 1, desc=name, disable=not progress):
+        noise.requires_grad_()
+        maps, logits = _map_and_logits(vit, images + noise, target, name)
+        similarity = correlation(patch_values(maps, vit), clean)
+        gap = (logits.softmax(1) - probabilities).square().sum(1)
+        better = (similarity < least) & (gap <= MARGIN * eps) & (logits.argmax(1) == target)
+        best = torch.where(better.view(-1, 1, 1, 1), noise.detach(), best)
+        least = torch.where(better, similarity.detach(), least)
+        if step == steps:
+            break
+        loss = similarity + PENALTY * (gap / eps - 0.5).clamp_min(0)
+        (gradient,) = torch.autograd.grad(loss.sum(), noise)
+        length = radius * FIRST_STEP * LAST_STEP ** (step / steps)
+        noise = (noise.detach() - length * gradient.sign()).clamp(low, high)
+    return best
+
+
+def _map_and_logits(vit: ViT, images: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """The differentiable map, and the logits from the forward pass that it makes anyway (but for methods on a path)."""
+    seen: list[Tensor] = []
+    handle = vit.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    try:
+        maps = METHODS[name].compute(vit, images, target, True)
+    finally:
+        handle.remove()
+    return maps, seen[0] if len(seen) == 1 and len(seen[0]) == len(images) else vit(images)

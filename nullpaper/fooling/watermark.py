@@ -1,0 +1,296 @@
+"""A visible logo, or a hidden message, in the exact nullspace: paper C, watermarking.
+
+`watermark` superposes a logo (the problem of section 2.4 of its code, jointly over channels, whose per-channel basis is
+empty wherever p*p <= d). `encode_message` hides bits by spread spectrum (Cox et al. 1997) with the host's interference
+removed in advance (Malvar and Florencio 2003), here as a convex problem: the smallest noise in the nullspace that keeps
+the image legal and gives every bit its margin. `decode_message` needs the model and the key, not the original image.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from scipy.fft import dctn
+from scipy.ndimage import map_coordinates
+from scipy.optimize import LinearConstraint, minimize
+from torch import Tensor
+
+from nullpaper.errors import InputError, nearest
+from nullpaper.models.vit import check_images, patchify, unpatchify
+from nullpaper.nullspace.box_qp import Patches
+from nullpaper.nullspace.l1_lp import nearest_l1
+from nullpaper.nullspace.patch import PatchNullspace
+
+__all__ = [
+    "HiddenMessage",
+    "capacity",
+    "decode_message",
+    "draw_logo",
+    "encode_message",
+    "message_bits",
+    "message_keys",
+    "official_noise",
+    "watermark",
+]
+
+NORMS = ("l2", "l1")
+GAP_FLOOR = 1e-6  # as in `nullspace`: a distance below this, per pixel, counts as none
+STEPS = 500  # of the dual ascent; an image without saturated pixels takes one
+TOLERANCE = 3e-4  # of the margin: steps this short end it
+LIMIT = 16.0  # price of a missing margin: what the box cannot hold is given up in part rather than forced
+LUMA_CHROMA = np.array([[0.299, 0.587, 0.114], [-0.1687, -0.3313, 0.5], [0.5, -0.4187, -0.0813]])  # JFIF, RGB to YCbCr
+
+
+@dataclass(frozen=True)
+class HiddenMessage:
+    """``noise`` (B, C, H, W) and, per image (B,): the least ``margin`` of any bit, and the relative optimality ``gap``.
+
+    A margin well below the one asked for says that this image has no room for it within [0, 1]; a negative one, that a
+    bit is lost.
+    """
+
+    noise: Tensor
+    margin: Tensor
+    gap: Tensor
+
+
+def draw_logo(size: tuple[int, int], channels: int = 3) -> Tensor:
+    """A slashed circle, the empty set, black on white: (C, H, W) in [0, 1]."""
+    height, width = (8 * side for side in size)  # drawn large, since Pillow's lines are not smoothed
+    sheet = Image.new("L", (width, height), "white")
+    pen, line = ImageDraw.Draw(sheet), min(size)
+    pen.ellipse((0.14 * width, 0.14 * height, 0.86 * width, 0.86 * height), outline="black", width=line)
+    pen.line((0.85 * width, 0.06 * height, 0.15 * width, 0.94 * height), fill="black", width=line)
+    small = np.array(sheet.resize(size[::-1], Image.Resampling.BOX), dtype=np.float32) / 255
+    return torch.from_numpy(small).expand(channels, *size).clone()
+
+
+def watermark(space: PatchNullspace, images: Tensor, logo: Tensor, *, norm: str = "l2") -> tuple[Tensor, Tensor]:
+    """Noise v (B, C, H, W) in the nullspace that brings images + v, kept in [0, 1], as close to the logo as it can be.
+
+    Args:
+        logo: (C, H, W) for all images or one each (B, C, H, W), in [0, 1]; the images with a logo painted over them
+            (``images.lerp(logo, opacity)``) for one with a transparent ground.
+        norm: ``"l1"`` minimises sum |x + v - logo| as paper C does, ``"l2"`` the Euclidean distance.
+
+    Returns:
+        ``(noise, gap)``: in the images' dtype, box kept to 1e-6; the gap (B,) is (primal - dual) / primal, float64.
+
+    Raises:
+        InputError: an unknown norm, a logo of another shape or outside [0, 1], an empty nullspace, images as in
+            `PatchNullspace.nearest`.
+    """
+    if norm not in NORMS:
+        raise InputError(f"norm={norm!r} is unknown; pass one of {NORMS}.{nearest(str(norm).lower(), NORMS)}")
+    _check_space(space)
+    check_images(images, space)
+    if logo.shape not in (images.shape, images.shape[1:]):
+        raise InputError(
+            f"logo has shape {tuple(logo.shape)}, the images {tuple(images.shape)}: pass {tuple(images.shape[1:])}, or "
+            "one for each image."
+        )
+    if not logo.is_floating_point() or not ((logo >= 0) & (logo <= 1)).all():
+        raise InputError("logo must be floats in [0, 1] without NaN: pass pixels, not normalised values.")
+    targets = logo.to(images).expand(images.shape)
+    if norm == "l2":
+        return space.nearest(images, targets)
+    x, t = (patchify(batch.double(), space.patch_size).flatten(0, 1) for batch in (images, targets))
+    null, row = space.basis.to(images.device), space.row_basis.to(images.device)
+    found = nearest_l1(Patches(x, t, null, row, 0.0, 1.0))
+    primal, dual = (value.view(len(images), -1).sum(1) for value in (found.primal, found.dual))
+    noise = unpatchify(found.v.view(len(images), -1, x.shape[1]), space.image_size, space.patch_size)
+    return noise.to(images.dtype), (primal - dual).abs() / primal.clamp_min(GAP_FLOOR * images[0].numel())
+
+
+def official_noise(
+    space: PatchNullspace, patch: Tensor, logo: Tensor, *, norm: str = "l1", gradient: bool = False
+) -> Tensor:
+    """Noise (D,) for one patch (D,) and its part of the logo (D,) by the original's solver, to compare with.
+
+    SciPy's SLSQP over the coefficients of the basis, from all ones, at most 5000 iterations, in pixel units. The
+    original left the gradient to finite differences; ``gradient`` gives SLSQP the exact one (a subgradient for L1).
+    """
+    basis, x, difference = (value.cpu().double().numpy() for value in (space.basis, patch, logo - patch))
+
+    def objective(a: np.ndarray) -> float:
+        rest = difference - basis @ a
+        return np.abs(rest).sum() if norm == "l1" else np.square(rest).sum()
+
+    def slope(a: np.ndarray) -> np.ndarray:
+        rest = difference - basis @ a
+        return -basis.T @ (np.sign(rest) if norm == "l1" else 2 * rest)
+
+    legal = LinearConstraint(basis, -x, 1 - x)
+    options = dict(method="SLSQP", constraints=[legal], jac=slope if gradient else None, options={"maxiter": 5000})
+    return torch.from_numpy(basis @ minimize(objective, np.ones(space.dim), **options).x)
+
+
+def encode_message(
+    space: PatchNullspace,
+    images: Tensor,
+    message: bytes | str | Tensor,
+    *,
+    key: int,
+    margin: float = 0.1,
+    share: float = 1.0,
+) -> HiddenMessage:
+    """The smallest noise v in the nullspace with x + v in [0, 1] and m_b <x + v, k_b> >= margin, all bits m_b = +-1.
+
+    The keys k_b are those of `message_keys`. Where the box does not bind, v is the sum of max(0, margin - m_b <x, k_b>)
+    m_b k_b: a bit that the image happens to say already costs nothing. A margin that the box cannot hold is missed at
+    the price `LIMIT` |miss|, so the problem solved minimises |v|^2 / 2 + LIMIT sum_b max(0, margin - m_b <x + v, k_b>).
+
+    Args:
+        message: bytes, a string (as UTF-8), or bits (L,) or (B, L); see `message_bits`.
+        key: the secret, any integer from 0 to 2^63 - 1; a seed, not cryptography.
+        margin: in pixel units, as unit vectors measure them: noise of sd s per pixel moves <x, k_b> by s.
+        share: of the nullspace that carries bits, the part that JPEG rounds least; 1 for all of it.
+
+    Raises:
+        InputError: a message that is empty, too long, or of another type; a bad key, margin or share; an empty
+            nullspace; images that `check_images` refuses.
+    """
+    if not (isinstance(margin, int | float) and 0 < margin < math.inf):
+        raise InputError(f"margin={margin!r} must be a positive number, in pixel units.")
+    _check_space(space)
+    check_images(images, space)
+    bits = message_bits(message)
+    if bits.ndim == 2 and len(bits) != len(images):
+        raise InputError(f"the message has {len(bits)} rows for {len(images)} images; pass one each, or one for all.")
+    keys = message_keys(space, bits.shape[-1], key=key, share=share).to(images.device).flatten(1)
+    signs = (2.0 * bits.to(images.device) - 1).expand(len(images), -1)
+    force = _multipliers(space, images, keys, signs, margin)
+    targets = images.double() + ((signs * force) @ keys).view(images.shape)
+    noise, _ = space.nearest(images.double(), targets)
+    slack = margin - signs * ((images.double() + noise).flatten(1) @ keys.T)
+    primal = noise.flatten(1).square().sum(1) / 2 + LIMIT * slack.clamp_min(0).sum(1)
+    dual = primal - (LIMIT * slack.clamp_min(0) - force * slack).sum(1)
+    gap = (primal - dual) / primal.clamp_min(GAP_FLOOR**2 * images[0].numel())
+    return HiddenMessage(noise.to(images.dtype), margin - slack.amax(1), gap)
+
+
+def decode_message(space: PatchNullspace, images: Tensor, *, key: int, length: int, share: float = 1.0) -> Tensor:
+    """Bits (B, length), bool, that images (B, C, H, W) carry under this key: whether <x, k_b> > 0. No original needed.
+
+    Raises:
+        InputError: as `encode_message`.
+    """
+    _check_space(space)
+    check_images(images, space)
+    keys = message_keys(space, length, key=key, share=share).to(images.device)
+    return images.double().flatten(1) @ keys.flatten(1).T > 0
+
+
+def message_bits(message: bytes | str | Tensor) -> Tensor:
+    """A message as bits, bool: bytes and strings (UTF-8) from the highest bit of each byte on, tensors of 0 and 1.
+
+    Raises:
+        InputError: another type, an empty message, or a tensor of other values or not of shape (L,) or (B, L).
+    """
+    if isinstance(message, str | bytes):
+        data = message.encode() if isinstance(message, str) else message
+        bits = torch.from_numpy(np.unpackbits(np.frombuffer(data, dtype=np.uint8))).bool()
+    elif isinstance(message, Tensor):
+        if message.ndim not in (1, 2) or not ((message == 0) | (message == 1)).all():
+            raise InputError(f"a message of bits holds 0 and 1, in shape (L,) or (B, L), not {tuple(message.shape)}.")
+        bits = message.bool()
+    else:
+        raise InputError(f"a message is bytes, a string or a tensor of bits, not {type(message).__name__}.")
+    if bits.numel() == 0:
+        raise InputError("the message is empty; give at least one bit.")
+    return bits
+
+
+def capacity(space: PatchNullspace, share: float = 1.0) -> int:
+    """Bits that fit an image: the dimensions of the ``share`` of its nullspace that carries them."""
+    return space.image_dim // max(space.dim, 1) * _carried(space, share)
+
+
+def message_keys(space: PatchNullspace, length: int, *, key: int, share: float = 1.0) -> Tensor:
+    """``length`` orthonormal directions (length, C, H, W), float64, random within a share of the image's nullspace.
+
+    Raises:
+        InputError: a length that does not fit, a bad key or share, an empty nullspace.
+    """
+    _check_space(space)
+    if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key < 2**63:
+        raise InputError(f"key={key!r} must be an integer from 0 to 2^63 - 1.")
+    bits = capacity(space, share)
+    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= bits:
+        raise InputError(
+            f"a message of {length} bits does not fit: share {share:g} of the nullspace of {space.name} holds 1 to "
+            f"{bits} bits an image."
+        )
+    draws = torch.randn(bits, length, generator=torch.Generator().manual_seed(key), dtype=torch.float64)
+    weights = torch.linalg.qr(draws).Q.T.reshape(length, -1, _carried(space, share))
+    return unpatchify(weights @ _carriers(space, share).T, space.image_size, space.patch_size)
+
+
+def _multipliers(space: PatchNullspace, images: Tensor, keys: Tensor, signs: Tensor, margin: float) -> Tensor:
+    """Multipliers (B, L) of the margins: accelerated projected ascent on the dual, images leaving when solved.
+
+    With u in the row space, z = clip(x + sum_b f_b m_b k_b - u) and gradients P_row (z - x) and margin - m_b <z, k_b>.
+    Keys and row space are orthonormal, so the dual's gradient is 1-Lipschitz: steps of length 1 are safe.
+    """
+    row = space.row_basis.to(images.device, torch.float32)
+    lines = patchify(keys.float().view(-1, *images.shape[1:]), space.patch_size).flatten(1)
+    x, signs = patchify(images.float(), space.patch_size), signs.float()
+    result, left = torch.zeros_like(signs), torch.arange(len(images), device=images.device)
+    state = [torch.zeros_like(signs), torch.zeros_like(x)]
+    ahead = state
+    for step in range(1, STEPS + 1):
+        force, pull = ahead
+        z = (x + ((signs * force) @ lines).view(x.shape) - pull).clamp(0, 1)
+        missing, outside = margin - signs * (z.flatten(1) @ lines.T), ((z - x) @ row) @ row.T
+        new = [(force + missing).clamp(0, LIMIT), pull + outside]
+        moved = torch.cat([new[0] - force, outside.flatten(1)], 1).abs().amax(1)
+        result[left] = new[0]
+        keep = (moved > TOLERANCE * margin).nonzero()[:, 0]
+        if len(keep) == 0:
+            break
+        ahead = [(value + (step - 1) / (step + 2) * (value - old))[keep] for value, old in zip(new, state, strict=True)]
+        state, left, x, signs = [value[keep] for value in new], left[keep], x[keep], signs[keep]
+    return result.double()
+
+
+def _carried(space: PatchNullspace, share: float) -> int:
+    if not (isinstance(share, int | float) and 0 < share <= 1):
+        raise InputError(f"share={share!r} must lie in (0, 1].")
+    return max(1, round(share * space.dim))
+
+
+def _carriers(space: PatchNullspace, share: float) -> Tensor:
+    """Orthonormal directions (C*p*p, r) of the nullspace, on the CPU: the ``share`` whose JPEG steps are smallest."""
+    basis = space.basis.cpu()
+    step = torch.from_numpy(_jpeg_steps(space.patch_size, space.channels))
+    return basis @ torch.linalg.eigh(basis.T @ step @ basis).eigenvectors[:, : _carried(space, share)]
+
+
+def _jpeg_steps(patch_size: tuple[int, int], channels: int) -> np.ndarray:
+    """A quadratic form (C*p*p, C*p*p): squared DCT coefficients, each weighted by its squared step at quality 50.
+
+    The DCT is that of a patch, its steps those of JPEG's 8 x 8 tables at the same spatial frequency. Chroma is stored
+    at half the resolution, so that it has twice the frequency and is lost beyond the table.
+    """
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG", quality=50)
+    luma, chroma = (np.reshape(Image.open(buffer).quantization[i], (8, 8)).astype(float) for i in (0, 1))
+    frequency = np.stack(np.meshgrid(*(np.arange(side) * 8 / side for side in patch_size), indexing="ij"))
+    luma = map_coordinates(luma, frequency, order=1, mode="nearest").ravel()
+    chroma = map_coordinates(chroma, 2 * frequency, order=1, mode="constant", cval=255).ravel()
+    size = math.prod(patch_size)
+    dct = dctn(np.eye(size).reshape(size, *patch_size), axes=(1, 2), norm="ortho").reshape(size, size).T
+    colours = LUMA_CHROMA if channels == 3 else np.eye(channels)
+    steps = np.concatenate([luma, *[chroma if channels == 3 else luma] * (channels - 1)])
+    transform = np.kron(colours, dct)
+    return transform.T * steps**2 @ transform
+
+
+def _check_space(space: PatchNullspace) -> None:
+    if space.dim == 0:
+        raise InputError(f"the nullspace of {space.name} through the {space.through} is empty: nothing hides there.")

@@ -1,0 +1,4 @@
+"""Vision Transformers as pixels -> embed -> encode -> logits: loading, saving, predictions, shipped checkpoints.
+
+Imports the ground and data.
+"""

@@ -1,0 +1,294 @@
+"""A timm Vision Transformer as the papers see it: pixels in [0, 1] -> normalise -> embed -> encode -> logits.
+
+Everything outside this module works in pixel units. The mean and standard deviation that a checkpoint was trained with
+live inside `ViT`, so that a perturbation budget means the same for every model (paper A's pipeline put ImageNet
+statistics in front of all of them).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import save
+from timm.layers import PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from nullpaper.errors import InputError, first_line, nearest
+from nullpaper.files import write_atomic
+from nullpaper.models.skeleton import skeleton
+from nullpaper.models.weights import load_weights
+
+__all__ = [
+    "SHIPPED",
+    "ViT",
+    "build_shipped",
+    "check_evaluating",
+    "check_images",
+    "evaluating",
+    "fingerprint",
+    "load_vit",
+    "patchify",
+    "save_vit",
+    "shipped_weights",
+    "unpatchify",
+]
+
+SHIPPED = "nullpaper_vit_cifar10"
+SHIPPED_ARCHITECTURE = dict(img_size=48, patch_size=8, embed_dim=96, depth=6, num_heads=3, num_classes=10)
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+class TokenPatchEmbed(PatchEmbed):
+    """timm's patch embedding that lets patch tokens (B, N, d) pass, so that a model can be entered behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 3:
+            return x if self.flatten else x.unflatten(1, self.grid_size)  # models of dynamic size keep the grid
+        return super().forward(x)
+
+
+class ViT(nn.Module):
+    """A timm ViT with its normalisation inside and a door between patch embedding and encoder.
+
+    ``vit(x)`` maps images ``(B, C, H, W)`` in [0, 1] to logits ``(B, num_classes)`` and equals
+    ``vit.encode(vit.embed(x))`` bit for bit, since that is how it is computed.
+
+    Args:
+        net: a timm model whose ``patch_embed`` is one linear, non-overlapping convolution.
+        mean, std: per-channel statistics, in pixel units, that the checkpoint was trained with.
+        name: what to call the model in results.
+
+    Raises:
+        InputError: the model has no such patch embedding; the sentence says why.
+    """
+
+    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], name: str = "vit") -> None:
+        super().__init__()
+        _require_linear_patch_embedding(net, name)
+        net.patch_embed.__class__ = TokenPatchEmbed  # keeps timm's parameter names, which a wrapper would change
+        self.net, self.name = net, name
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, C, H, W) in [0, 1]."""
+        return self.encode(self.embed(images))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Patch tokens (B, N, d), before class token and position embedding: ``u`` of paper A, section 3."""
+        tokens = self.net.patch_embed((images - self.mean) / self.std)
+        return tokens if tokens.ndim == 3 else tokens.flatten(1, 2)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Logits (B, num_classes) of patch tokens (B, N, d): position embedding, blocks, norm, head."""
+        return self.net(tokens)
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """What the head reads, (B, d): the class token or the pooled tokens after the last norm."""
+        return self.net.forward_head(self.net.forward_features(tokens), pre_logits=True)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return tuple(self.net.patch_embed.img_size)
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """(height, width) of a patch in pixels."""
+        return tuple(self.net.patch_embed.patch_size)
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Patches (down, across); their product is N."""
+        return tuple(self.net.patch_embed.grid_size)
+
+    @property
+    def channels(self) -> int:
+        return self.net.patch_embed.proj.in_channels
+
+    @property
+    def embed_dim(self) -> int:
+        return self.net.patch_embed.proj.out_channels
+
+    @property
+    def num_classes(self) -> int:
+        return self.net.num_classes
+
+    @property
+    def patch_matrix(self) -> Tensor:
+        """The patch embedding as a float64 matrix (d, C*p*p) that acts on pixels in [0, 1]: the std is folded in."""
+        weight = self.net.patch_embed.proj.weight.detach().double()  # folding in float32 would round it once more
+        return (weight / self.std.double()).flatten(1)
+
+
+def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """Cut images (B, C, H, W) into patches (B, N, C*p*p), in the order of the patch embedding's rows and columns."""
+    return nn.functional.unfold(images, patch_size, stride=patch_size).transpose(1, 2)
+
+
+def unpatchify(patches: Tensor, image_size: tuple[int, int], patch_size: tuple[int, int]) -> Tensor:
+    """Put patches (B, N, C*p*p) back into images (B, C, H, W); the inverse of `patchify`."""
+    return nn.functional.fold(patches.transpose(1, 2), image_size, patch_size, stride=patch_size)
+
+
+def check_images(images: Tensor, vit: ViT) -> None:
+    """Refuse images that the model would misread.
+
+    Raises:
+        InputError: wrong number of axes or channels, another size, NaN, or values outside [0, 1].
+    """
+    if images.ndim != 4 or images.shape[1] != vit.channels:
+        raise InputError(f"images have shape {tuple(images.shape)}, but {vit.name} takes (B, {vit.channels}, H, W).")
+    if tuple(images.shape[-2:]) != vit.image_size:
+        raise InputError(
+            f"images are {tuple(images.shape[-2:])} pixels, but {vit.name} takes {vit.image_size}: resize."
+        )
+    if not images.is_floating_point():
+        raise InputError(f"images are {images.dtype}; divide by 255 to get floats in [0, 1].")
+    if torch.isnan(images).any():
+        raise InputError("images contain NaN; clean them first.")
+    low, high = images.min().item(), images.max().item()
+    if low < 0 or high > 1:
+        raise InputError(f"images span [{low:.4g}, {high:.4g}], not [0, 1]: pass pixels, not normalised values.")
+
+
+def check_evaluating(model: nn.Module) -> None:
+    """Refuse a model of which any part is in training mode.
+
+    Raises:
+        InputError: it is.
+    """
+    if any(module.training for module in model.modules()):
+        raise InputError("the model is in training mode, so its answers may be random; call model.eval() first.")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is in evaluation mode; after, every module has its own mode again, whatever happened."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def build_shipped() -> VisionTransformer:
+    """The shipped architecture with fresh weights: 36 tokens of width 96, so 96 invisible dimensions a patch."""
+    return VisionTransformer(**SHIPPED_ARCHITECTURE)
+
+
+def load_vit(
+    name: str,
+    *,
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    img_size: int | None = None,
+    device: str | torch.device | None = None,
+) -> ViT:
+    """Load a plain timm ViT, or the checkpoint that ships with this package, in evaluation mode.
+
+    Args:
+        name: any timm model with a linear patch embedding, or ``nullpaper_vit_cifar10``.
+        pretrained: take trained weights, from timm's hub or from the package.
+        weights: a local ``.safetensors`` file with timm's parameter names; implies that no hub is asked.
+        num_classes: a fresh head of that many classes if it differs from the checkpoint's.
+        img_size: side of the images in pixels; position embeddings are resampled by timm.
+        device: where to put the model.
+
+    Raises:
+        InputError: unknown name, no linear patch embedding, a hub that cannot be reached, weights that do not fit.
+    """
+    if name == SHIPPED:
+        vit = _load_shipped(pretrained and weights is None, num_classes, img_size)
+    else:
+        vit = _load_timm(name, pretrained and weights is None, num_classes, img_size)
+    if weights is not None:
+        load_weights(vit.net, Path(weights), name)
+    return vit.eval().to(device)
+
+
+def save_vit(vit: ViT, path: str | Path) -> None:
+    """Write the weights to ``path`` in one step: safetensors, timm's parameter names, mean and std as metadata."""
+    state = {key: value.detach().cpu().contiguous() for key, value in vit.net.state_dict().items()}
+    statistics = {"mean": json.dumps(vit.mean.flatten().tolist()), "std": json.dumps(vit.std.flatten().tolist())}
+    write_atomic(Path(path), save(state, metadata={"name": vit.name, **statistics}))
+
+
+def fingerprint(vit: ViT) -> str:
+    """A short name for exactly these weights and this normalisation, for the identity of results."""
+    digest = hashlib.sha256()
+    for key, value in {**vit.net.state_dict(), "mean": vit.mean, "std": vit.std}.items():
+        digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    if adapter := getattr(vit, "adapter", None):  # its scale and the kind of its norm are in no tensor
+        digest.update(repr(adapter).encode())
+    return digest.hexdigest()[:16]
+
+
+def shipped_weights() -> Path:
+    """Where the package keeps the weights of the shipped checkpoint."""
+    return Path(str(resources.files("nullpaper.models") / "shipped" / f"{SHIPPED}.safetensors"))
+
+
+def _load_shipped(pretrained: bool, num_classes: int | None, img_size: int | None) -> ViT:
+    vit = ViT(build_shipped(), CIFAR10_MEAN, CIFAR10_STD, SHIPPED)
+    if pretrained:
+        if not shipped_weights().exists():
+            raise InputError(f"the weights of {SHIPPED} are missing from the package; `make checkpoint` trains them.")
+        load_weights(vit.net, shipped_weights(), SHIPPED)
+    if num_classes not in (None, vit.num_classes):
+        vit.net.reset_classifier(num_classes)
+    if img_size is not None:
+        vit.net.set_input_size(img_size)
+    return vit
+
+
+def _load_timm(name: str, pretrained: bool, num_classes: int | None, img_size: int | None) -> ViT:
+    if not timm.is_model(name):
+        known = [SHIPPED, *timm.list_models()]
+        raise InputError(f"'{name}' is no model of timm {timm.__version__} nor '{SHIPPED}'.{nearest(name, known)}")
+    sizes = {"num_classes": num_classes, "img_size": img_size}
+    options = {key: value for key, value in sizes.items() if value is not None}
+    _require_linear_patch_embedding(skeleton(name), name)  # the refusal must come before a download
+    if pretrained:
+        try:
+            net = timm.create_model(name, pretrained=True, **options)
+        except Exception as error:  # the hub's client, the network and timm each raise their own kinds
+            raise InputError(
+                f"the weights of '{name}' could not be had from timm's hub ({first_line(error)}); give a local file "
+                "as weights=..., or pretrained=False for random weights."
+            ) from error
+    else:
+        net = _create(name, options)
+    return ViT(net, net.pretrained_cfg["mean"], net.pretrained_cfg["std"], name)
+
+
+def _create(name: str, options: dict[str, int]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=False, **options)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"timm cannot build '{name}' with {options}: {first_line(error)}.") from error
+
+
+def _require_linear_patch_embedding(net: nn.Module, name: str) -> None:
+    """Refuse what paper A's section on the exact nullspace does not cover."""
+    stem = getattr(net, "patch_embed", None)
+    if not isinstance(stem, PatchEmbed):
+        raise InputError(f"{name} has no plain patch embedding (its stem is {type(stem).__name__}); take a plain ViT.")
+    if not isinstance(stem.proj, nn.Conv2d) or stem.proj.kernel_size != stem.proj.stride or any(stem.proj.padding):
+        raise InputError(f"{name} embeds overlapping patches or not by one convolution; take a plain ViT.")
+    if not isinstance(stem.norm, nn.Identity):
+        raise InputError(f"{name} normalises inside its patch embedding, which is then not linear; take a plain ViT.")
+    if not hasattr(net, "forward_head") or not hasattr(net, "cls_token"):
+        raise InputError(f"{name} ({type(net).__name__}) is not a ViT with one sequence of tokens; take a plain ViT.")

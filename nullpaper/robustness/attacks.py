@@ -1,0 +1,266 @@
+"""Adversarial attacks by name in one call: torchattacks behind one contract, with what it leaves open settled.
+
+What torchattacks 3.5.1 does not do is done here: modes of all modules, flags and random states come back as they were,
+results lie in the ball and the box, only still-correct images are attacked, and the best attempt is kept. Its own
+AutoAttack gives APGD and FAB 10 iterations, and as many targets as there are wrong classes; here its four parts run as
+published, with 100 and 9.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from nullpaper.errors import InputError, check_count, nearest
+from nullpaper.fooling.descent import answers, per_image
+from nullpaper.models.vit import ViT, check_images, evaluating
+from nullpaper.robustness.patch_attack import patch_attack
+from nullpaper.robustness.perturbation import norms
+from nullpaper.robustness.pgd import REACH, check_eps, frozen, margin, pgd
+
+__all__ = ["ATTACKS", "Attack", "attack", "forked_rng"]
+
+Stage = Callable[[nn.Module, Tensor, Tensor, float, int, int], Tensor]
+"""(model, images, labels, eps, steps, seed) -> images that may leave ball and box by rounding."""
+
+TARGETS = 9  # of APGD-T and FAB-T in the standard AutoAttack
+QUERIES = 50  # of Square for each iteration of AutoAttack's other parts: 5,000 for 100
+EDGE = 1e-4  # kept from the ends of the box where atanh is infinite
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What an attack does, in which ball, for how long, and who published it.
+
+    Attributes:
+        stages: run one after the other, each on the images that are still correct.
+        norm: "Linf", "L2", or "patch": one patch differs, in each pixel by at most eps.
+        steps: the default; for "square" queries, for "autoattack" iterations of APGD and FAB (Square: 50 times that).
+        draws: whether it draws random numbers, so that a restart is another attempt.
+    """
+
+    stages: tuple[Stage, ...]
+    label: str
+    norm: str
+    steps: int
+    source: str
+    draws: bool = True
+
+
+def attack(
+    vit: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    name: str,
+    *,
+    eps: float,
+    steps: int | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    batch_size: int = 250,
+    progress: bool = False,
+) -> Tensor:
+    """Adversarial images of the shape of ``images`` (B, C, H, W), in [0, 1] and within eps of them.
+
+    The model is attacked in evaluation mode. An image that it gets wrong anyway is returned as it is. Of all attempts
+    on an image the one with the largest margin of a wrong class is kept, the clean image included, so that no restart
+    makes the attack weaker; attempts end when the image is fooled.
+
+    Args:
+        vit: a `ViT`, or another classifier with ``image_size`` and ``num_classes`` that takes images in [0, 1].
+        images: (B, C, H, W) in [0, 1], on the model's device.
+        labels: (B,) whole numbers.
+        name: one of `ATTACKS`; a suffix sets the steps, as in "pgd-100".
+        eps: radius in pixel units, of the attack's norm; 0 gives the images back.
+        steps: None: the attack's default.
+        restarts: attempts on an image; an attack that draws nothing runs once.
+        seed: of all draws. The batches share no draws, so that ``batch_size`` changes the numbers slightly.
+
+    Raises:
+        InputError: unknown attack, eps that is no radius in pixel units, labels or images that do not fit the model,
+            steps, restarts or batch size below 1, a negative seed, or an attack that the model does not admit.
+    """
+    chosen, steps = _chosen(name, steps)
+    _check(vit, images, labels, chosen, name, eps)
+    check_count("restarts", restarts)
+    check_count("batch_size", batch_size)
+    check_count("seed", seed, least=0)
+    labels = labels.to(images.device).long()
+    if eps == 0:
+        return images.detach().clone()
+    result = []
+    pairs = list(zip(images.detach().split(batch_size), labels.split(batch_size), strict=True))
+    with torch.inference_mode(False), forked_rng(), evaluating(vit), frozen(vit):
+        for number, pair in enumerate(tqdm(pairs, name, disable=not progress)):
+            seeds = np.random.SeedSequence([seed, number])
+            result.append(_strongest(vit, *pair, chosen, eps, steps, restarts if chosen.draws else 1, seeds))
+    return torch.cat(result)
+
+
+@contextmanager
+def forked_rng() -> Iterator[None]:
+    """Inside, the global generators may be seeded; after, they go on as if nothing had been drawn, on every device."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        yield
+
+
+def _strongest(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    chosen: Attack,
+    eps: float,
+    steps: int,
+    restarts: int,
+    seeds: np.random.SeedSequence,
+) -> Tensor:
+    """The best of all attempts on one batch, by the margin; each attempt only on what is still correct."""
+    images = images.clone(memory_format=torch.contiguous_format)  # FAB views the gradient, which has these strides
+    labels = labels.clone()  # from inference mode, as the images may be, it could not be kept for a gradient
+    logits, best = answers(model, images), images.clone()
+    score, right = margin(logits, labels), logits.argmax(1) == labels
+    for seed in seeds.generate_state(restarts):
+        for stage in chosen.stages:
+            left = right.nonzero().squeeze(1)
+            if len(left) == 0:
+                return best
+            torch.manual_seed(int(seed))
+            with torch.enable_grad():
+                tried = stage(model, images[left], labels[left], eps, steps, int(seed))
+            tried = _legal(tried.detach().to(images), images[left], eps, chosen.norm)
+            logits = answers(model, tried)
+            gained, still = margin(logits, labels[left]), logits.argmax(1) == labels[left]
+            better = (gained > score[left]) | ~still
+            best[left[better]], score[left[better]] = tried[better], gained[better]
+            right[left] = still
+    return best
+
+
+def _legal(points: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
+    """Points in the ball and the box, to rounding."""
+    noise = points - images
+    if norm == "L2":
+        noise = noise * per_image((eps / norms(noise).clamp_min(torch.finfo(noise.dtype).tiny)).clamp_max(1))
+    else:
+        noise = noise.clamp(-eps, eps)
+    return (images + noise).clamp(0, 1)
+
+
+def _chosen(name: str, steps: int | None) -> tuple[Attack, int]:
+    """The attack and its steps, from a name that may end in them."""
+    stem, dash, number = str(name).rpartition("-")
+    suffixed = bool(dash) and number.isascii() and number.isdigit()
+    stem = stem if suffixed else str(name)
+    if stem not in ATTACKS:
+        raise InputError(f"attack '{name}' is unknown.{nearest(stem, ATTACKS)} Choose from {', '.join(ATTACKS)}.")
+    if suffixed and steps not in (None, int(number)):
+        raise InputError(f"attack '{name}' and steps={steps} contradict each other; give one of them.")
+    steps = int(number) if suffixed else ATTACKS[stem].steps if steps is None else steps
+    check_count("steps", steps)
+    if stem == "fgsm" and steps != 1:
+        raise InputError(f"'fgsm' takes one step, not {steps}; choose 'pgd' for more.")
+    return ATTACKS[stem], steps
+
+
+def _check(model: nn.Module, images: Tensor, labels: Tensor, chosen: Attack, name: str, eps: float) -> None:
+    if images.ndim == 0 or len(images) == 0:
+        raise InputError("there are no images to attack; pass at least one.")
+    if isinstance(model, ViT):
+        check_images(images, model)
+    else:  # the same check, for what a plain classifier tells of itself
+        known = SimpleNamespace(channels=3, image_size=tuple(model.image_size), name=type(model).__name__)
+        check_images(images, known)
+    check_eps(eps, math.sqrt(images[0].numel()) if chosen.norm == "L2" else 1.0)
+    if labels.ndim != 1 or len(labels) != len(images):
+        raise InputError(f"labels have shape {tuple(labels.shape)}; pass one for each of the {len(images)} images.")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise InputError(f"labels are {labels.dtype}; pass class indices as whole numbers.")
+    low, high, classes = int(labels.min()), int(labels.max()), model.num_classes
+    if low < 0 or high >= classes:
+        raise InputError(f"labels span {low} to {high}, but the model's classes are 0 to {classes - 1}; relabel them.")
+    if chosen.norm == "patch" and not isinstance(model, ViT):
+        raise InputError(f"'{name}' chooses a patch by attention, so it needs a ViT, not {type(model).__name__}.")
+    if _apgd_t in chosen.stages and classes < 4:
+        raise InputError(f"'{name}' needs 4 classes, as its targeted loss reads 4 logits; take 'pgd' for {classes}.")
+
+
+def _library(name: str) -> Callable[..., Any]:
+    import torchattacks  # slow to load, and only attacks need it
+
+    return getattr(torchattacks, name)
+
+
+def _fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    return _library("FGSM")(model, eps=eps)(images, labels)
+
+
+def _pgd(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    return _library("PGD")(model, eps=eps, alpha=REACH * eps / steps, steps=steps)(images, labels)
+
+
+def _mim(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    return _library("MIFGSM")(model, eps=eps, alpha=eps / steps, steps=steps, decay=1.0)(images, labels)
+
+
+def _cw_l2(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    return _library("CW")(model, c=1, steps=steps, lr=0.01)(images.clamp(EDGE, 1 - EDGE), labels)
+
+
+def _apgd_ce(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    return _library("APGD")(model, eps=eps, steps=steps, seed=seed)(images, labels)
+
+
+def _apgd_t(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    classes = min(model.num_classes, TARGETS + 1)
+    return _library("APGDT")(model, eps=eps, steps=steps, seed=seed, n_classes=classes)(images, labels)
+
+
+def _fab_t(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    options = dict(multi_targeted=True, n_classes=min(model.num_classes, TARGETS + 1))
+    return _library("FAB")(model, eps=eps, steps=steps, seed=seed, **options)(images, labels)
+
+
+def _square(
+    model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int, queries: int = 1
+) -> Tensor:
+    return _library("Square")(model, eps=eps, n_queries=queries * steps, seed=seed)(images, labels)
+
+
+def _own(
+    model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int, loss: str = "ce"
+) -> Tensor:
+    draws = torch.Generator().manual_seed(seed)
+    return pgd(model, images, labels, eps=eps, steps=steps, loss=loss, generator=draws, stop_when_fooled=True)
+
+
+def _patch(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    draws = torch.Generator().manual_seed(seed)
+    return patch_attack(model, images, labels, eps=eps, steps=steps, generator=draws)
+
+
+AUTOATTACK = (_apgd_ce, _apgd_t, _fab_t, partial(_square, queries=QUERIES))
+
+ATTACKS: dict[str, Attack] = {
+    "fgsm": Attack((_fgsm,), "one sign step", "Linf", 1, "Goodfellow et al. 2015", draws=False),
+    "pgd": Attack((_pgd,), "sign steps on the cross-entropy", "Linf", 20, "Madry et al. 2018"),
+    "fast_pgd": Attack((_own,), "the same, ended when fooled", "Linf", 20, "Madry et al. 2018; pgd.py"),
+    "cw": Attack((partial(_own, loss="margin"),), "sign steps on the margin", "Linf", 20, "Carlini & Wagner 2017, f_6"),
+    "cw_l2": Attack((_cw_l2,), "short L2 noise, cut to the ball", "L2", 50, "Carlini & Wagner 2017", draws=False),
+    "mim": Attack((_mim,), "sign steps with momentum", "Linf", 10, "Dong et al. 2018", draws=False),
+    "apgd": Attack((_apgd_ce, _apgd_t), "sign steps of adapted length", "Linf", 100, "Croce & Hein 2020"),
+    "square": Attack((_square,), "random squares, no gradients", "Linf", 5000, "Andriushchenko et al. 2020"),
+    "autoattack": Attack(AUTOATTACK, "APGD-CE, APGD-T, FAB-T, Square", "Linf", 100, "Croce & Hein 2020, standard"),
+    "patch": Attack((_patch,), "all pixels of the most attended patch", "patch", 40, "Fu et al. 2022"),
+}
+"""The attacks by name. Where steps have one length it is 2.5 eps / steps for PGD and "cw", eps / steps for "mim"."""

@@ -1,0 +1,121 @@
+"""Methods side by side: what each is worth over seeds, and what one is worth over another on the same images.
+
+A measure is a number in [0, 1] for every image: right or wrong when clean and under an attack, the share of conditions
+in which it is right under a family of corruptions, and the ``average`` over `AVERAGED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nullpaper.errors import InputError
+from nullpaper.robustness.comparison import bootstrap, by_family
+from nullpaper.statistics import over_seeds
+from nullpaper.studies.trials import Trialled
+
+__all__ = ["AVERAGED", "Groups", "contrast", "contrast_of", "measures", "tabulate"]
+
+AVERAGED = ("clean", "fgsm", "pgd", "cw", "patch", "corruptions")
+"""The columns of paper A's "Average" that there are: corruptions as a mean accuracy, since 100 - mCE needs AlexNet."""
+
+Groups = Mapping[str, Sequence[Trialled]]
+"""Finished trials by method, one a seed, in one order of seeds; a single one stands for all seeds."""
+
+
+def measures(frame: pd.DataFrame, eps: float) -> pd.DataFrame:
+    """Measures (columns) of every image (rows) of a table of `evaluation.evaluate`.
+
+    Args:
+        eps: the radius of the attacks that go by their bare name; another radius is named, as in "pgd 8/255".
+    """
+    names, right = by_family(frame)
+    table = pd.DataFrame(right, columns=names)
+    plain = frame[frame["kind"] != "corruption"].to_dict("records")  # they come first
+    table = table.rename(columns={key: _short(row, eps) for key, row in zip(names[: len(plain)], plain, strict=True)})
+    return table.assign(average=table[[name for name in AVERAGED if name in table]].mean(axis=1))
+
+
+def _short(row: Mapping[str, Any], eps: float) -> str:
+    """An attack without its steps, and with its radius if that is another than ``eps``."""
+    name = row["name"].partition("-")[0].removeprefix("fast_")
+    bare = row["kind"] == "clean" or name == "patch" or abs(row["eps"] - eps) < 1e-9
+    return name if bare else f"{name} {255 * row['eps']:.3g}/255"
+
+
+def tabulate(groups: Groups, eps: float) -> pd.DataFrame:
+    """Rows (method, measure): value with Student's t interval over seeds and their number n, and over images.
+
+    Columns value, value_low, value_high, n; images_low, images_high (bootstrap of the mean over seeds), images.
+    """
+    rows = []
+    for method, trials in groups.items():
+        rows += [{"method": method, **row} for row in _rows(*_stacked(trials, eps), "value")]
+    return pd.DataFrame(rows)
+
+
+def contrast(groups: Groups, pairs: Sequence[tuple[str, str]], eps: float) -> pd.DataFrame:
+    """Rows (method, against, measure): the paired difference in accuracy, method minus against.
+
+    Columns difference, difference_low, difference_high (Student's t over the n seeds); images_low, images_high
+    (bootstrap over images of the mean over seeds), images; and ``resolved``: both intervals exclude 0.
+
+    Raises:
+        InputError: the two were judged on other images or conditions, or have other numbers of seeds.
+    """
+    rows = []
+    for method, against in pairs:
+        names, differences = _paired(groups, method, against, eps)
+        rows += [{"method": method, "against": against, **row} for row in _resolved(names, differences)]
+    return pd.DataFrame(rows)
+
+
+def contrast_of(groups: Groups, first: tuple[str, str], second: tuple[str, str], eps: float) -> pd.DataFrame:
+    """Rows (measure): the difference of the first pair minus that of the second, both paired as in `contrast`.
+
+    Raises:
+        InputError: as `contrast`; the pairs have other measures, images or numbers of seeds.
+    """
+    (names, one), (others, two) = (_paired(groups, *pair, eps) for pair in (first, second))
+    if names != others or one.shape != two.shape:
+        raise InputError(
+            f"'{first[0]}' and '{second[0]}' were not judged alike, so nothing pairs them; judge them anew."
+        )
+    return pd.DataFrame(_resolved(names, one - two))
+
+
+def _paired(groups: Groups, method: str, against: str, eps: float) -> tuple[list[str], np.ndarray]:
+    """Names of the measures, and the differences of two groups in them (seeds, images, measures)."""
+    (names, first), (others, second) = (_stacked(groups[name], eps) for name in (method, against))
+    fits = {len(first), len(second)} <= {1, max(len(first), len(second))}
+    if names != others or first.shape[1:] != second.shape[1:] or not fits:
+        raise _unlike(method, against)
+    return names, first - second  # a single trial stands for all seeds
+
+
+def _unlike(first: str, second: str) -> InputError:
+    return InputError(f"'{first}' and '{second}' were not judged alike, so nothing pairs them; judge them anew.")
+
+
+def _resolved(names: Sequence[str], differences: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Rows of differences that say whether both intervals exclude 0."""
+    for row in _rows(names, differences, "difference"):
+        bounds = [(row["difference_low"], row["difference_high"]), (row["images_low"], row["images_high"])]
+        same_sign = all(low > 0 for low, _ in bounds) or all(high < 0 for _, high in bounds)
+        yield {**row, "resolved": row["n"] > 1 and same_sign}
+
+
+def _rows(names: Sequence[str], stacked: np.ndarray, column: str) -> Iterator[dict[str, Any]]:
+    """A measure's mean of values (seeds, images, measures), with its interval over seeds and that over images."""
+    for name, by_seed, images in zip(names, stacked.mean(1).T, bootstrap(stacked.mean(0)), strict=True):
+        bounds = {"images_low": images.low, "images_high": images.high, "images": images.n}
+        yield {"measure": name, **over_seeds(by_seed).columns(column), **bounds}
+
+
+def _stacked(trials: Sequence[Trialled], eps: float) -> tuple[list[str], np.ndarray]:
+    """Names of the measures, and their values (seeds, images, measures)."""
+    tables = [measures(trial.frame, eps) for trial in trials]
+    return list(tables[0].columns), np.stack([table.to_numpy() for table in tables])

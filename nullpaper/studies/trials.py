@@ -1,0 +1,259 @@
+"""Finetuning trials: a start, a method, a recipe and a seed, finetuned and judged once, and shared between notebooks.
+
+Each trial is two stored results, the finetuned weights and what every test image was answered under every attack and
+corruption, so that any two trials can be compared image by image.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache, lru_cache
+from typing import Any
+
+import pandas as pd
+import torch
+
+from nullpaper.adapters.inject import AdaptedViT, adapted_copy, remove
+from nullpaper.data.datasets import Data, Split, load_data
+from nullpaper.errors import InputError
+from nullpaper.finetuning import finetune as finetuning
+from nullpaper.finetuning.finetune import FinetuneRecipe, finetune
+from nullpaper.models import checkpoints as classifiers
+from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
+from nullpaper.robustness import evaluation
+from nullpaper.robustness.corruptions import SEVERITIES
+from nullpaper.robustness.evaluation import Threat, corrupted_splits, evaluate, from_masks, masks
+from nullpaper.synthesis.influence import read_pool
+from nullpaper.synthesis.linearised import linearise
+from nullpaper.synthesis.noise import CONTROLS, encoder_noise
+from nullpaper.workflow.code_identity import identity
+from nullpaper.workflow.parallel import each
+from nullpaper.workflow.store import Result, store_root, stored
+
+__all__ = [
+    *("Boundary", "Protocol", "Through", "Trial", "Trialled"),
+    *("boundary_norm", "model_of", "run_trials", "start_of"),
+]
+
+HEAD_STD = 0.02  # of a new head's weights, as timm draws those of a ViT
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """How the largest noise within eps is measured over a run: one protocol and one noise seed for all weights."""
+
+    eps: float = 0.03
+    images: int = 1_000  # of dev: directions and scale
+    held_out: int = 1_000  # of test: verification
+    steps: int = 40
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Through:
+    """What a trial trains instead of all weights: the arguments of `adapters.inject`."""
+
+    kind: str
+    r: int = 16
+    alpha: float | None = None  # None: r, so that branches are not scaled
+    targets: tuple[str, ...] | None = None
+    norm: str = "affine"
+
+    def options(self) -> dict[str, Any]:
+        """For `adapters.adapted_copy` and `finetune`."""
+        return asdict(self) | {"alpha": self.r if self.alpha is None else self.alpha}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One finetuning run; ``method`` "start" stands for the model as it comes."""
+
+    method: str
+    seed: int = 0
+    steps: int = 0
+    recipe: FinetuneRecipe = field(default_factory=FinetuneRecipe)
+    start: str | Trial = SHIPPED  # a ViT of `classifiers` or of timm, or what another trial ended with
+    weights: str | None = None  # a safetensors file for a start by name; None: what comes with it
+    input_scale: str = "own"  # "mismatched": paper A's wrong mean and standard deviation, see `start_of`
+    boundary: Boundary | None = None  # measured after every round
+    adapter: Through | None = None  # None: all weights
+    head: str = "kept"  # "new": drawn from the seed, as it must be where the classes are others
+    data: str = "cifar10"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What a trial is judged on: a number of test images, and the attacks and corruptions of all of them."""
+
+    images: int
+    threats: tuple[Threat, ...] = ()
+    corruptions: tuple[str, ...] = ()
+    severities: tuple[int, ...] = SEVERITIES
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trialled:
+    """A finished trial: the history of its run (empty for the start) and its answers as `evaluation` keeps them."""
+
+    trial: Trial
+    history: list[dict[str, float]]
+    best_step: int
+    frame: pd.DataFrame
+    sources: tuple[Result, ...]
+
+
+def run_trials(
+    trials: Sequence[Trial], protocol: Protocol, *, workers: int | None = None, progress: str | None = "trials"
+) -> list[Trialled]:
+    """Run what is not stored yet, side by side; a killed call continues within the trials that it was at.
+
+    Raises:
+        InputError: as `finetune` and `evaluate`.
+    """
+    done = each(_run, [(trial, protocol) for trial in trials], workers=workers, progress=progress)
+    finished = []
+    for trial, (run, judged) in zip(trials, done, strict=True):
+        found = run.metrics if run else {"history": [], "best_step": 0}
+        frame = from_masks(judged.arrays())
+        finished.append(Trialled(trial, **found, frame=frame, sources=(judged,) if run is None else (run, judged)))
+    return finished
+
+
+def _run(item: tuple[Trial, Protocol]) -> tuple[Result | None, Result]:
+    trial, protocol = item
+    run = None if trial.method == "start" else _finetuned(trial)
+    model = start_of(trial) if run is None else _loaded(trial, run)
+
+    def judge() -> tuple[dict[str, Any], dict[str, Any]]:
+        split = _data(trial.data).test.subset(protocol.images, protocol.seed)
+        prepared = _corrupted(protocol, trial.data)
+        options = {"attacks": protocol.threats, "corruptions": prepared, "seed": protocol.seed}
+        return {"images": len(split)}, masks(evaluate(model, split, **options))
+
+    given = asdict(protocol) | {"weights": fingerprint(model)}
+    return run, stored("judged", given, judge, code=[evaluation], data=_data(trial.data).identity)
+
+
+@lru_cache(maxsize=1)
+def _corrupted(protocol: Protocol, data: str) -> dict[str, Split]:
+    """The corrupted images, made once a process and shared by its trials."""
+    split = _data(data).test.subset(protocol.images, protocol.seed)
+    return corrupted_splits(split, protocol.corruptions, protocol.severities, protocol.seed)
+
+
+def _finetuned(trial: Trial) -> Result:
+    start, described = start_of(trial), asdict(trial)
+
+    def run() -> tuple[dict[str, Any], dict[str, Any]]:
+        recipe, data = trial.recipe, _data(trial.data)
+        measure = None if trial.boundary is None else lambda vit: boundary_norm(vit, data, trial.boundary)
+        adapter = trial.adapter and trial.adapter.options()
+        options = {"steps": trial.steps, "seed": trial.seed, "recipe": recipe, "measure": measure, "adapter": adapter}
+        done = finetune(start, data, method=trial.method, folder=states, progress=False, **options)
+        return {"history": done.history, "best_step": done.best_step}, done.vit.net.state_dict()
+
+    origin = _data(trial.data).identity | {"start": fingerprint(start)}
+    states = store_root().parent / "finetuning" / identity(described, origin)[:20]
+    done = stored("finetuned", described, run, code=[finetuning], data=origin)
+    shutil.rmtree(states, ignore_errors=True)  # the result holds what is wanted of it
+    return done
+
+
+def model_of(trialled: Trialled) -> ViT:
+    """The model that a trial ended with, with its adapter."""
+    run = trialled.sources[0] if len(trialled.sources) > 1 else None
+    return start_of(trialled.trial) if run is None else _loaded(trialled.trial, run)
+
+
+def _loaded(trial: Trial, run: Result) -> ViT:
+    model = start_of(trial)
+    if trial.adapter is not None:
+        model = adapted_copy(model, trial.adapter.options(), trial.seed)
+    model.net.load_state_dict(run.tensors(_device()))
+    return model
+
+
+def start_of(trial: Trial) -> ViT:
+    """The model that a trial starts from.
+
+    ``input_scale`` "mismatched" repeats the published pipeline's fault: weights that expect mean = std = 0.5 were given
+    ImageNet's statistics, so that what the embedding sees is stretched by 0.5 / 0.226 and shifted. Here the same affine
+    map acts on what the checkpoint was trained with.
+
+    Raises:
+        InputError: an unknown input scale, head or start, or a start that is no ViT.
+    """
+    for name, known in (("input_scale", ("own", "mismatched")), ("head", ("kept", "new"))):
+        if getattr(trial, name) not in known:
+            raise InputError(f"{name} '{getattr(trial, name)}' is unknown: '{known[0]}' or '{known[1]}'.")
+    model = _named(trial.start, trial.weights) if isinstance(trial.start, str) else _ended(trial.start)
+    classes = len(_data(trial.data).classes)
+    if trial.head == "new" or model.num_classes != classes:
+        _renew_head(model, classes, trial.seed)
+    return model if trial.input_scale == "own" else _mismatched(model)
+
+
+def _named(name: str, weights: str | None) -> ViT:
+    """A model of this package or of timm, in evaluation mode."""
+    if name not in (*classifiers.ARCHITECTURES, *classifiers.FINETUNED):
+        return load_vit(name, weights=weights, device=_device())
+    model = classifiers.load_classifier(name, weights=weights, device=_device())
+    if not isinstance(model, ViT):
+        raise InputError(f"start '{name}' is no ViT; choose one of the ViTs in classifiers.ARCHITECTURES.")
+    return model
+
+
+def _ended(trial: Trial) -> ViT:
+    """What a trial ended with, as a plain ViT where its adapter left no branches, so that another can be put on."""
+    model = _loaded(trial, _finetuned(trial))
+    return remove(model) if isinstance(model, AdaptedViT) and not model.adapter.targets else model
+
+
+def _renew_head(model: ViT, classes: int, seed: int) -> None:
+    with torch.random.fork_rng():
+        model.net.reset_classifier(classes)
+    drawn = torch.randn(model.net.head.weight.shape, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        model.net.head.weight.copy_(HEAD_STD * drawn)
+        model.net.head.bias.zero_()
+    model.to(_device())
+
+
+def _mismatched(model: ViT) -> ViT:
+    stretch = torch.tensor([0.5 / std for std in IMAGENET_STD]).view_as(model.std).to(model.std)
+    shift = torch.tensor([(0.5 - m) / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)])
+    model.mean -= shift.view_as(model.mean).to(model.mean) * model.std / stretch
+    model.std /= stretch
+    return model
+
+
+def boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
+    """Norms of the learned and of random noise that are verified to stay within eps, every token of one norm."""
+    pools = [
+        read_pool(vit, split.batches(250, image_size=vit.image_size, device=next(vit.parameters()).device))
+        for split in (data.dev.subset(boundary.images, 1), data.test.subset(boundary.held_out, 1))
+    ]
+    given = {"held_out": pools[1], "eps": boundary.eps, "seed": boundary.seed}
+    learned = encoder_noise(
+        vit, pools[0], steps=boundary.steps, spread=True, linear=linearise(vit, pools[0], seed=boundary.seed), **given
+    )
+    random = CONTROLS["random"](vit, pools[0], **given)
+    return {
+        "norm": learned.norm,
+        "norm_reached": float(learned.reached),
+        "norm_random": random.norm,
+        "norm_random_reached": float(random.reached),
+    }
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@cache
+def _data(name: str) -> Data:
+    return load_data(name, progress=False)

@@ -1,0 +1,298 @@
+"""What an additive noise does to a frozen model: paper A's "noise influence", its eps constraint, and their intervals.
+
+A pool is a fixed set of images with what the frozen model says of them, so that the clean pass is paid for once. Noise
+enters either behind the patch embedding (encoder level, (1, N, d), paper A) or at the pixels (input level,
+(1, C, H, W), paper C). The quantity that eps bounds is the mean squared L2 distance between softmax vectors, summed
+over classes (range 0 to 2), as in the official code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from scipy.optimize import brentq
+from scipy.stats import norm as normal
+from torch import Tensor, nn
+
+from nullpaper.errors import InputError
+from nullpaper.models.vit import ViT, check_evaluating, check_images
+from nullpaper.statistics import Interval, mean, proportion
+
+__all__ = [
+    "EncoderNoise",
+    "InputNoise",
+    "Noise",
+    "Pool",
+    "at_boundary",
+    "centred",
+    "influence_of",
+    "noise_influence",
+    "read_pool",
+    "spread",
+]
+
+Model = Callable[[Tensor], Tensor]
+Batches = Iterable[Tensor | Sequence[Tensor]]
+
+PROBE = 4  # images on which a pool is compared with the model it is used with
+LARGEST_FACTOR = 2.0**20  # where the search for the boundary gives up: the model ignores this direction
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Images read once, as a model's frozen weights see them.
+
+    ``inputs`` are patch tokens (n, N, d) at level "encoder" and images (n, C, H, W) at level "input"; ``logits`` are
+    the clean ones, (n, K); ``features`` (n, D) is what the head reads, or None if the model is not a `ViT`.
+    """
+
+    inputs: Tensor
+    logits: Tensor
+    features: Tensor | None
+    batch_size: int
+    level: str
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        return (1, *self.inputs.shape[1:])
+
+    def take(self, indices: Tensor) -> Pool:
+        """The images at ``indices`` (m,), in that order."""
+        features = None if self.features is None else self.features[indices]
+        return Pool(self.inputs[indices], self.logits[indices], features, self.batch_size, self.level)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A universal noise and what was verified of it.
+
+    Attributes:
+        value: the noise, shared by all images, in pixel units (input level) or token units (encoder level).
+        influence: mean of sum_k (softmax(z)_k - softmax(z')_k)^2 over the held-out images, with its 95 % interval.
+        reached: the upper end of that interval is at most ``eps``; None in the lambda form, which has no eps.
+        eps, lam: the form that was asked for; the other one is None.
+        history: one record a step: ``step``, ``norm``, ``influence`` (of the mini-batch), ``loss``.
+    """
+
+    value: Tensor = field(repr=False)
+    influence: Interval
+    reached: bool | None
+    eps: float | None = None
+    lam: float | None = None
+    history: list[dict[str, float]] = field(default_factory=list, repr=False)
+
+    @property
+    def norm(self) -> float:
+        """L2 norm that can be compared: of the token-centred part at encoder level, of the whole at input level."""
+        return (centred(self.value) if self.value.ndim == 3 else self.value).norm().item()
+
+
+class EncoderNoise(Noise):
+    """Noise (1, N, d) behind the patch embedding; the class token is never touched."""
+
+
+class InputNoise(Noise):
+    """Noise (1, C, H, W) at the pixels, in units of [0, 1]; images + noise may leave [0, 1], as in paper C."""
+
+
+def centred(noise: Tensor) -> Tensor:
+    """Noise (1, N, d) without its mean over the width, token by token.
+
+    A LayerNorm encoder ignores that mean at any norm (`invariance.py`), so "the largest noise" has no answer before it
+    is taken out.
+    """
+    return noise - noise.mean(-1, keepdim=True)
+
+
+def spread(noise: Tensor) -> Tensor:
+    """Noise (1, N, d) of the same L2 norm with every token's share of it equal."""
+    share = noise.norm() / math.sqrt(noise.shape[1])
+    return noise / noise.norm(dim=-1, keepdim=True) * share
+
+
+def read_pool(model: Model, batches: Batches | Pool, *, level: str = "encoder") -> Pool:
+    """Read ``batches`` once and keep inputs, clean logits and features on the model's device.
+
+    Args:
+        model: a `ViT` in evaluation mode, or at level "input" any callable (B, C, H, W) -> logits.
+        batches: an iterable of images (B, C, H, W) in [0, 1] or of ``(images, labels)``; or a pool, which is checked.
+        level: ``"encoder"`` or ``"input"``.
+
+    Raises:
+        InputError: training mode, no images, images the model would misread, or a pool of other weights or level.
+    """
+    _check_model(model, level)
+    if isinstance(batches, Pool):
+        return _same_pool(model, batches, level)
+    parts = []
+    with torch.no_grad():
+        for batch in batches:
+            images = _images(batch, model)
+            inputs = model.embed(images) if level == "encoder" else images
+            parts.append((inputs, *_outputs(model, inputs, level)))
+    if not parts:
+        raise InputError("the batches hold no images; pass a loader that yields at least one batch.")
+    inputs, logits, features = zip(*parts, strict=True)
+    if not all(part.isfinite().all() for part in logits):
+        raise InputError("the model's logits of clean images are not finite; load other weights.")
+    kept = None if features[0] is None else torch.cat(features)
+    return Pool(torch.cat(inputs), torch.cat(logits), kept, len(inputs[0]), level)
+
+
+@torch.no_grad()
+def influence_of(model: Model, noise: Tensor, pool: Pool) -> Tensor:
+    """sum_k (softmax(z)_k - softmax(z')_k)^2 of each image of the pool, (n,): the metric that eps bounds."""
+    return torch.cat(
+        [
+            probability_gap(logits_at(model, pool.level, inputs + noise), logits)
+            for inputs, logits in zip(
+                pool.inputs.split(pool.batch_size), pool.logits.split(pool.batch_size), strict=True
+            )
+        ]
+    )
+
+
+def noise_influence(model: Model, noise: Noise | Tensor, batches: Batches | Pool) -> dict[str, Interval]:
+    """Paper A's noise-influence metrics, each a mean over images with its 95 % interval.
+
+    ``mse_features`` (`ViT` only), ``mse_logits`` and ``mse_probs`` are squared L2 distances, summed over dimensions or
+    classes in spite of the papers' name; ``abs_confidence`` and ``mse_confidence`` compare the probability of the clean
+    top class; ``match`` is the share of images whose top class stays. Labels are not used.
+
+    Args:
+        noise: (1, N, d), behind the patch embedding of a `ViT`, or (1, C, H, W), at the pixels of any classifier.
+
+    Raises:
+        InputError: as `read_pool`, or a noise of the wrong shape or not finite.
+    """
+    value = noise.value if isinstance(noise, Noise) else noise
+    if value.ndim not in (3, 4):
+        raise InputError(f"noise has shape {tuple(value.shape)}; pass (1, N, d) tokens or (1, C, H, W) pixels.")
+    pool = read_pool(model, batches, level="encoder" if value.ndim == 3 else "input")
+    value = check_noise(value, pool)
+    with torch.no_grad():
+        parts = [_outputs(model, inputs + value, pool.level) for inputs in pool.inputs.split(pool.batch_size)]
+    noisy = torch.cat([logits for logits, _ in parts])
+    top = pool.logits.argmax(-1, keepdim=True)
+    confidence = (noisy.softmax(-1).gather(1, top) - pool.logits.softmax(-1).gather(1, top)).squeeze(1)
+    values = {
+        "mse_logits": (noisy - pool.logits).square().sum(-1),
+        "mse_probs": probability_gap(noisy, pool.logits),
+        "abs_confidence": confidence.abs(),
+        "mse_confidence": confidence.square(),
+    }
+    if pool.features is not None:
+        values["mse_features"] = (torch.cat([f for _, f in parts]) - pool.features).square().sum(-1)
+    table = {name: mean(value.cpu().numpy()) for name, value in values.items()}
+    return {**table, "match": proportion((noisy.argmax(-1, keepdim=True) == top).cpu().numpy())}
+
+
+def at_boundary(
+    model: Model, direction: Tensor, calibration: Pool, eps: float, verified_on: int, *, margin: bool = True
+) -> Tensor:
+    """The multiple of ``direction`` that is expected to pass verification at ``eps`` by the smallest margin.
+
+    Root finding on the logarithm of the scale, on images that took no part in finding the direction. The margin is the
+    interval's own half width on ``verified_on`` images, plus a one-sided 99 % allowance for the difference of the two
+    samples: the influence has a heavy tail (few images change class), so less fails more often than it should. Without
+    ``margin`` the estimate itself is put at eps.
+    """
+    half_width, allowance = (normal.ppf(0.975), normal.ppf(0.99)) if margin else (0.0, 0.0)
+
+    @cache
+    def excess(log_scale: float) -> float:
+        gaps = influence_of(model, math.exp(log_scale) * direction, calibration).double()
+        if not gaps.isfinite().all():
+            return math.inf
+        spread = gaps.std().item() if len(gaps) > 1 else 0.0
+        widths = half_width / math.sqrt(verified_on) + allowance * math.sqrt(1 / verified_on + 1 / len(gaps))
+        return math.log(max(gaps.mean().item() + widths * spread, 1e-12) / eps)  # near linear in the log of the scale
+
+    low = high = 0.0
+    first = excess(0.0)
+    step = min(max(0.6 * abs(first), math.log(1.5)), math.log(5))  # small noise has influence ~ scale^2: usually enough
+    if first > 0:
+        while excess(low) > 0:
+            low, high = low - step, low
+    else:
+        while excess(high) <= 0:
+            low, high = high, high + step
+            if high > math.log(LARGEST_FACTOR):
+                return math.exp(low) * direction
+    root = brentq(lambda x: max(min(excess(x), 50.0), -50.0), low, high, xtol=5e-3)
+    return math.exp(root - 5e-3) * direction  # brentq may return the outer side of the root
+
+
+def verdict(model: Model, value: Tensor, held_out: Pool) -> Interval:
+    """The influence of ``value`` on the held-out pool, with its 95 % interval."""
+    return mean(influence_of(model, value, held_out).cpu().numpy())
+
+
+def logits_at(model: Model, level: str, inputs: Tensor) -> Tensor:
+    """Logits of patch tokens (level "encoder") or of images (level "input")."""
+    return model.encode(inputs) if level == "encoder" else model(inputs)
+
+
+def probability_gap(noisy: Tensor, clean: Tensor) -> Tensor:
+    """Squared L2 distance between the softmax vectors of two sets of logits (B, K), shape (B,)."""
+    return (noisy.softmax(-1) - clean.softmax(-1)).square().sum(-1)
+
+
+def check_noise(noise: Tensor, pool: Pool) -> Tensor:
+    """``noise`` on the pool's device, or an `InputError` if its shape does not fit or it is not finite."""
+    if tuple(noise.shape) != pool.noise_shape:
+        raise InputError(f"noise has shape {tuple(noise.shape)}, but the model needs {pool.noise_shape}.")
+    if not noise.is_floating_point() or not noise.isfinite().all():
+        raise InputError("noise must be floats without NaN or infinity; make it anew.")
+    return noise.detach().to(pool.inputs)
+
+
+def _outputs(model: Model, inputs: Tensor, level: str) -> tuple[Tensor, Tensor | None]:
+    """Logits, and features where the model has them, from one pass through the blocks."""
+    if not isinstance(model, ViT):
+        return model(inputs), None
+    states = model.net.forward_features(inputs if level == "encoder" else model.embed(inputs))
+    return model.net.forward_head(states), model.net.forward_head(states, pre_logits=True)
+
+
+def _check_model(model: Model, level: str) -> None:
+    if level not in ("encoder", "input"):
+        raise InputError(f"level={level!r} is unknown; pass 'encoder' or 'input'.")
+    if level == "encoder" and not isinstance(model, ViT):
+        raise InputError(f"encoder noise needs a ViT from load_vit, not {type(model).__name__}; input noise takes any.")
+    if isinstance(model, nn.Module):
+        check_evaluating(model)
+
+
+def _images(batch: Tensor | Sequence[Tensor], model: Model) -> Tensor:
+    images = batch if isinstance(batch, Tensor) else batch[0]
+    if isinstance(model, nn.Module):
+        parameter = next(model.parameters(), None)
+        images = images if parameter is None else images.to(parameter.device)
+    if isinstance(model, ViT):
+        check_images(images, model)
+    elif images.ndim != 4 or not images.is_floating_point():
+        raise InputError(f"images are {images.dtype} of shape {tuple(images.shape)}; pass floats (B, C, H, W).")
+    elif not (images.isfinite().all() and images.min() >= 0 and images.max() <= 1):
+        raise InputError("images leave [0, 1] or are not finite: pass pixels, not normalised values.")
+    return images
+
+
+def _same_pool(model: Model, pool: Pool, level: str) -> Pool:
+    if pool.level != level:
+        raise InputError(f"the pool was read at level '{pool.level}', but '{level}' is needed; read it again.")
+    expected = (math.prod(model.grid_size), model.embed_dim) if level == "encoder" else tuple(pool.inputs.shape[1:])
+    if tuple(pool.inputs.shape[1:]) != expected:
+        raise InputError(f"the pool holds tokens {tuple(pool.inputs.shape[1:])}, the model takes {expected}.")
+    with torch.no_grad():
+        now = logits_at(model, level, pool.inputs[:PROBE])
+    if now.shape != pool.logits[:PROBE].shape or not torch.allclose(now, pool.logits[:PROBE], rtol=1e-3, atol=1e-3):
+        raise InputError("the pool was read with another model or other weights; read it again with read_pool.")
+    return pool

@@ -1,0 +1,93 @@
+"""The encoder to first order: which small token noises do the logits ignore on average over images?
+
+With J the Jacobian of the logits with respect to the patch tokens, E ||z' - z||^2 = v^T M v + O(|v|^3), M = E[J^T J]
+(a Gauss-Newton matrix). Directions of small eigenvalue are an approximate nullspace in closed form, where papers A and
+C learn one noise at a time by gradient descent; its noises are the start for those that have to reach further.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from nullpaper.errors import InputError
+from nullpaper.models.vit import ViT
+from nullpaper.synthesis.influence import Batches, Pool, centred, read_pool
+
+__all__ = ["Linearised", "linearise"]
+
+
+@dataclass(frozen=True)
+class Linearised:
+    """Spectrum of M on token-centred noise: ``eigenvalues`` (r,) descending, ``eigenvectors`` (N*d, r) orthonormal.
+
+    ``r`` is the smaller of the dimension N (d - 1) and the number of images; directions beyond it were not sampled.
+    """
+
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+    dim: int
+
+    def filtered(self, noise: Tensor, *, ridge: float = 0.01, iterations: int = 2) -> Tensor:
+        """Noise (1, N, d) turned towards what the logits ignore, its norm kept: inverse iteration with M + rho I.
+
+        ``ridge`` is rho in units of the mean eigenvalue; each of the ``iterations`` multiplies by (M + rho I)^-1.
+        """
+        rho = ridge * self.eigenvalues.sum() / self.dim
+        kept = 1 - (rho / (self.eigenvalues + rho)) ** iterations
+        flat = centred(noise).flatten()
+        turned = flat - self.eigenvectors @ (kept * (self.eigenvectors.T @ flat))
+        return turned.view_as(noise) / turned.norm() * noise.norm()
+
+    def without(self, noise: Tensor, count: int) -> Tensor:
+        """Noise (1, N, d) without its components along the ``count`` directions that move the logits most.
+
+        Raises:
+            InputError: ``count`` is negative or exceeds the directions that were sampled.
+        """
+        if not 0 <= count <= len(self.eigenvalues):
+            raise InputError(f"count={count} must lie in 0 to {len(self.eigenvalues)}, the directions sampled.")
+        seen = self.eigenvectors[:, :count]
+        flat = centred(noise).flatten()
+        return (flat - seen @ (seen.T @ flat)).view_as(noise)
+
+
+def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0, progress: bool = False) -> Linearised:
+    """Estimate M from ``batches`` and diagonalise it.
+
+    One random sign vector s an image stands for its logits, as E[J^T s s^T J] = E[J^T J]: a backward pass an image
+    instead of one a class.
+
+    Args:
+        vit: in evaluation mode; its flags and gradients stay as they are.
+        batches: images, or a pool from `influence.read_pool`; more than N (d - 1) of them sample every direction.
+
+    Raises:
+        InputError: as `influence.read_pool`.
+    """
+    pool = read_pool(vit, batches)
+    generator = torch.Generator().manual_seed(seed)
+    parts = pool.inputs.split(pool.batch_size)
+    rows = torch.cat([_slopes(vit, part, generator) for part in tqdm(parts, "linearise", disable=not progress)])
+    rows = rows / math.sqrt(len(rows))
+    dim = pool.inputs.shape[1] * (pool.inputs.shape[2] - 1)
+    wide = rows.shape[0] < rows.shape[1]  # the smaller of the two Gram matrices has the same non-zero spectrum
+    values, vectors = torch.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    values, vectors = values.flip(0)[:dim].clamp_min(0), vectors.flip(1)[:, :dim]
+    if wide:
+        vectors = torch.linalg.qr(rows.T @ vectors).Q  # the columns are orthogonal up to rounding: only scaled
+    return Linearised(values, vectors.contiguous(), dim)
+
+
+def _slopes(vit: ViT, tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """J^T s of each image (B, N*d), token-centred, s random signs."""
+    with torch.enable_grad():
+        tokens = tokens.detach().requires_grad_()
+        logits = vit.encode(tokens)
+        signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
+        (slopes,) = torch.autograd.grad((logits * signs).sum(), tokens)
+    return centred(slopes).flatten(1)

@@ -1,0 +1,151 @@
+"""Adapters on disk: back to the bit, through the PEFT package and back, whole or refused."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_adapters import VARIANTS, adapted, base, images, named
+
+from nullpaper.adapters.files import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
+from nullpaper.adapters.inject import DEFAULT_TARGETS, AdaptedViT, expected_parameters, inject, merge, trainable
+from nullpaper.errors import InputError
+from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit, shipped_weights
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=named)
+def test_what_is_saved_comes_back_to_the_bit(options: dict, tmp_path) -> None:
+    vit = adapted(0.05, **options)
+    save_adapter(vit.requires_grad_(False), tmp_path / "adapter")
+    again = load_adapter(base(), tmp_path / "adapter")
+    assert again.adapter == vit.adapter and fingerprint(again) == fingerprint(vit)
+    assert torch.equal(again(images()), vit(images()))
+    assert trainable(again)[0] == expected_parameters(vit, **{k: v for k, v in options.items() if k != "alpha"})
+
+
+def test_an_adapter_of_five_percent_is_a_small_file(tmp_path) -> None:
+    vit = adapted(0.1, kind="lnlora", r=3)
+    save_adapter(vit, tmp_path)
+    assert 0.045 < trainable(vit)[1] < 0.055
+    stored = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert stored < 0.1 * shipped_weights().stat().st_size
+
+
+@pytest.mark.parametrize("targets", [DEFAULT_TARGETS, ("qkv", "proj")], ids=["all", "attention"])
+def test_plain_lora_goes_through_the_peft_package_and_back(targets, tmp_path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is no dependency; the test needs the real package")
+    vit = adapted(0.05, kind="lora", r=3, alpha=6, targets=targets)
+    save_adapter(vit, tmp_path / "ours")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns of the record that it does not know
+        theirs = peft.PeftModel.from_pretrained(base().net, tmp_path / "ours").eval()
+    pixels = (images() - vit.mean) / vit.std
+    torch.testing.assert_close(theirs(pixels), vit(images()), rtol=1e-5, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    first, second = (load_file(tmp_path / who / WEIGHTS_FILE) for who in ("ours", "theirs"))
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    with pytest.raises(InputError, match="does not say which base it is for: pass any_base=True"):
+        load_adapter(base(), tmp_path / "theirs")
+    back = load_adapter(base(), tmp_path / "theirs", any_base=True)
+    assert fingerprint(back) == fingerprint(vit) and back.adapter == vit.adapter
+    merged = theirs.merge_and_unload()
+    torch.testing.assert_close(merged(pixels), merge(vit)(images()), rtol=1e-4, atol=1e-4)
+
+
+def test_the_peft_package_refuses_what_it_would_misread(tmp_path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is no dependency; the test needs the real package")
+    save_adapter(inject(base(), "lnlora"), tmp_path)
+    with pytest.raises((KeyError, ValueError), match="NULLPAPER_LNLORA"):
+        peft.PeftModel.from_pretrained(base().net, tmp_path)
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    save_adapter(adapted(0.05, kind="lnlora", r=2), tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def refuses(folder: Path, match: str, vit: ViT | None = None, **options) -> None:
+    """Loading fails with that one sentence and leaves weights, type and flags of the model as they were."""
+    vit = vit or base()
+    vit.net.norm.requires_grad_(False)
+    before, kind, counted = fingerprint(vit), type(vit), trainable(vit)
+    with pytest.raises(InputError, match=match) as caught:
+        load_adapter(vit, folder, **options)
+    assert "\n" not in str(caught.value)
+    assert (fingerprint(vit), type(vit), trainable(vit)) == (before, kind, counted)
+
+
+def test_an_adapter_for_another_base_is_refused(saved) -> None:
+    other = base()
+    with torch.no_grad():
+        other.net.blocks[3].mlp.fc1.bias[0] += 1e-6
+    refuses(saved, "was trained on other weights .* load the checkpoint that it started from", other)
+    refuses(saved, "for another architecture: num_classes is 10, and 12", load_vit(SHIPPED, num_classes=12))
+    tiny = load_vit("test_vit", pretrained=False, num_classes=10)
+    refuses(saved, "for another architecture: embed_dim is 96, and 64 in test_vit", tiny)
+    refuses(saved, "carries a 'lora' adapter already", inject(base(), "lora"))
+    fresh_head = base()
+    fresh_head.net.reset_classifier(10)  # the head is part of the adapter, not of the base
+    assert torch.equal(load_adapter(fresh_head, saved)(images()), load_adapter(base(), saved)(images()))
+
+
+def test_damaged_files_are_refused(saved) -> None:
+    weights, config = saved / WEIGHTS_FILE, saved / CONFIG_FILE
+    whole, text = weights.read_bytes(), config.read_text()
+    weights.write_bytes(whole[:-40])
+    refuses(saved, "is truncated or damaged")
+    weights.write_bytes(whole[:-4] + bytes(4))
+    refuses(saved, "do not belong together")
+    weights.write_bytes(whole)
+    for broken in (text[:-30], "[]", '"nullpaper"'):
+        config.write_text(broken)
+        refuses(saved, "adapter_config.json is damaged")
+    record = json.loads(text)
+    del record["nullpaper"]["targets"]
+    config.write_text(json.dumps(record))
+    refuses(saved, "adapter_config.json is damaged .'targets'.")
+    config.unlink()
+    refuses(saved, "holds no adapter: adapter_config.json is missing")
+    config.write_text(text)
+    weights.unlink()
+    refuses(saved, "is not an existing .safetensors file")
+    weights.write_bytes(whole)
+    assert type(load_adapter(base(), saved)) is AdaptedViT
+
+
+def test_files_of_the_peft_package_that_do_not_fit_are_refused(tmp_path) -> None:
+    save_adapter(inject(base(), "lora", r=2, targets="qkv"), tmp_path)
+    config, weights = (tmp_path / name for name in (CONFIG_FILE, WEIGHTS_FILE))
+    plain = {key: value for key, value in json.loads(config.read_text()).items() if key != "nullpaper"}
+    state = load_file(weights)
+
+    def refused(match: str, changed: dict | None = None, tensors: dict | None = None) -> None:
+        config.write_text(json.dumps(plain | (changed or {})))
+        save_file(state if tensors is None else tensors, weights)
+        refuses(tmp_path, match, any_base=True)
+
+    refused("uses PEFT's use_dora, which is not served", {"use_dora": True})
+    refused("uses PEFT's peft_type=IA3", {"peft_type": "IA3"})
+    refused("does not fit .* tensors differ, first .*lora_A.weight' .* in the file", {"r": 3})
+    without_head = {key: value for key, value in state.items() if ".head." not in key}
+    refused("2 tensors differ, first 'base_model.model.head.weight' .absent in the file", tensors=without_head)
+    moved = {key.replace("attn.qkv", "attn.gate"): value for key, value in state.items()}
+    refused("is on 'attn.gate'; served are patch_embed.proj", tensors=moved)
+    config.write_text(json.dumps({"r": 2}))
+    refuses(tmp_path, "adapter_config.json is damaged", any_base=True)
+
+
+def test_saving_is_whole_or_refused(saved, tmp_path) -> None:
+    with pytest.raises(InputError, match="carries no adapter to save"):
+        save_adapter(base(), tmp_path / "none")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write to"):
+        save_adapter(inject(base(), "linear"), tmp_path / "file")
+    save_adapter(inject(base(), "linear"), saved)  # over an older one
+    assert load_adapter(base(), saved).adapter.kind == "linear"
+    assert sorted(path.name for path in saved.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]

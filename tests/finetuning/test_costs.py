@@ -1,0 +1,226 @@
+"""Costs of a step: bytes that add up to what is known in closed form, seconds in rounds, a model left as it came."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from nullpaper.adapters.files import save_adapter
+from nullpaper.adapters.inject import adapted_copy, trainable
+from nullpaper.data.datasets import load_data, to_pixels
+from nullpaper.errors import InputError
+from nullpaper.finetuning import costs
+from nullpaper.finetuning.allocations import peak_bytes
+from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe
+from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit, save_vit
+from nullpaper.studies.design import ADAPTERS
+
+RECIPE = FinetuneRecipe(attack_steps=2)
+CPU = torch.device("cpu")
+
+
+@cache
+def base() -> ViT:
+    return load_vit(SHIPPED)
+
+
+@cache
+def model(name: str) -> ViT:
+    return base() if ADAPTERS[name] is None else adapted_copy(base(), ADAPTERS[name].options())
+
+
+@cache
+def batch(count: int = 4) -> tuple[Tensor, Tensor]:
+    split = load_data("cifar10", progress=False).test.take(list(range(count)))
+    return to_pixels(split.images, 48), torch.from_numpy(split.labels).long()
+
+
+@cache
+def measured(name: str, method: str = "pgd_at", count: int = 4) -> dict[str, int]:
+    return costs.memory(model(name), method, RECIPE, *batch(count))
+
+
+def state(vit: ViT) -> list:
+    flags = [(parameter.requires_grad, parameter.grad) for parameter in vit.parameters()]
+    return [fingerprint(vit), flags, [module.training for module in vit.modules()]]
+
+
+def test_the_peak_is_that_of_a_known_chain_of_allocations() -> None:
+    before = torch.ones(500_000)
+
+    def chain() -> None:
+        nonlocal before
+        first = torch.ones(1_000_000)  # 4 MB
+        second = first.exp()  # 8 MB
+        del first, before  # 4 MB; what was there before is not won
+        third = second.softmax(0)  # 8 MB
+        del second  # 4 MB
+        torch.zeros(3_000_000)  # 16 MB, and released
+        torch.zeros(2_000_000)  # 12 MB
+        del third
+
+    assert peak_bytes(chain, CPU) == pytest.approx(16e6, rel=1e-4)
+    assert peak_bytes(lambda: None, CPU) == 0
+
+
+def test_the_peak_sees_what_operators_take_inside_and_the_backward_pass() -> None:
+    weight = torch.ones(1_000_000, requires_grad=True)
+
+    def step() -> None:
+        weight.exp().sum().backward()  # the result and the gradient of the weight, 4 MB each
+        weight.grad = None
+
+    assert peak_bytes(step, CPU) == pytest.approx(8e6, rel=1e-4)
+    values = torch.ones(1_000_000)
+    assert peak_bytes(lambda: values.median(), CPU) == pytest.approx(4e6, rel=1e-4)  # its copy, released inside
+
+
+def test_peaks_are_measured_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    peak_bytes(lambda: torch.ones(3), CPU)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_bytes_follow_from_the_number_of_trained_parameters(name: str) -> None:
+    sizes, count = measured(name), trainable(model(name))[0]
+    tensors = sum(parameter.requires_grad for parameter in model(name).parameters())
+    assert sizes["gradients"] == 4 * count
+    assert sizes["optimizer"] == 2 * 4 * count + 4 * tensors  # and a counter of steps each
+    assert sizes["parameters"] == 4 * sum(parameter.numel() for parameter in model(name).parameters())
+    assert sizes["total"] == sizes["parameters"] + sizes["optimizer"] + sizes["step_peak"]
+    assert sizes["saved"] < sizes["step_peak"]
+
+
+def test_what_is_kept_for_the_backward_pass_is_what_each_kind_of_layer_needs() -> None:
+    saved = {name: measured(name)["saved"] for name in ADAPTERS}
+    tokens, dims = 37 * len(batch()[0]), base().embed_dim
+    branches = 6 * tokens * (3 * (dims + 2) + 4 * dims + 2) + 36 * len(batch()[0]) * (192 + 2)
+    assert saved["lnlora"] - saved["lora"] == 4 * branches  # normalised inputs of all layers, mean and deviation
+    assert saved["linear"] < saved["layernorm"] < saved["bitfit"] < saved["full"] < saved["lora"]
+    small = measured("full", "standard", 2)["saved"], measured("full", "standard", 4)["saved"]
+    assert small[1] == pytest.approx(2 * small[0], rel=1e-3)
+    assert measured("full", "standard")["saved"] == measured("full", "pgd_at")["saved"]  # none of the attack's
+
+
+def test_peaks_grow_with_the_batch_and_fall_with_what_is_frozen() -> None:
+    for name in ("full", "lnlora"):
+        small, large = (measured(name, "pgd_at", count)["step_peak"] for count in (2, 4))
+        assert 1.2 * small < large <= 2 * small
+    peaks = {name: measured(name)["step_peak"] for name in ADAPTERS}
+    assert max(peaks["bitfit"], peaks["layernorm"], peaks["linear"]) < peaks["full"]
+    assert peaks["linear"] > 5 * measured("linear", "standard")["step_peak"]  # the attack passes the backbone
+    assert peaks["lora"] < peaks["lnlora"]
+
+
+def test_memory_is_the_same_twice_and_leaves_the_model_as_it_was() -> None:
+    vit = adapted_copy(base(), "bitfit")
+    vit.net.blocks[0].train()
+    before, draws = state(vit), torch.get_rng_state()
+    twice = [costs.memory(vit, "trades", RECIPE, *batch(2)) for _ in range(2)]
+    costs.step_times({"full": vit}, "pgd_at", RECIPE, *batch(2), repeats=1, careless=True)
+    costs.storage(vit)
+    assert twice[0] == twice[1]
+    assert state(vit) == before and torch.equal(torch.get_rng_state(), draws)
+
+
+@pytest.mark.parametrize("method", ["pgd_at_nullspace", "pgd_at_clean", "trades"])
+def test_two_branches_keep_twice_as_much(method: str) -> None:
+    one, two = measured("lnlora", "standard", 2), measured("lnlora", method, 2)
+    assert two["saved"] > 1.8 * one["saved"]
+    assert two["gradients"] == one["gradients"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_measured(method: str) -> None:
+    table = costs.step_times({"lnlora": model("lnlora")}, method, replace(RECIPE, attack_steps=1), *batch(2), repeats=1)
+    assert table.seconds[0] > 0 and table.ratio[0] == 1
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_stored_bytes_are_those_of_the_files(name: str, tmp_path: Path) -> None:
+    found = costs.storage(model(name))
+    save_vit(base(), tmp_path / "plain.safetensors")
+    whole = (tmp_path / "plain.safetensors").stat().st_size
+    if ADAPTERS[name] is None:
+        assert found["stored_bytes"] == whole and found["stored_share"] == 1
+    else:
+        save_adapter(model(name), tmp_path / name)
+        assert found["stored_bytes"] == sum(file.stat().st_size for file in (tmp_path / name).iterdir())
+        assert 4 * found["trainable"] < found["stored_bytes"] < 0.1 * whole
+        assert found["stored_share"] == found["stored_bytes"] / whole
+    assert (found["trainable"], found["share"]) == trainable(model(name))
+
+
+def test_times_are_positive_and_refer_to_the_first_model() -> None:
+    models = {name: model(name) for name in ("full", "linear")}
+    table = costs.step_times(models, "pgd_at", RECIPE, *batch(4), repeats=5).set_index("name")
+    assert [*table.index] == [*models] and (table.n == 5).all()
+    assert np.isfinite(table[["seconds", "ratio"]]).all(axis=None) and (table.seconds > 0).all()
+    assert (table.loc["full", ["ratio", "ratio_low", "ratio_high"]] == 1).all()
+    assert table.ratio_low["linear"] <= table.ratio["linear"] <= table.ratio_high["linear"]
+
+
+def test_the_careless_attack_finds_the_same_images_and_costs_more() -> None:
+    images, labels = batch(4)
+
+    def loss(make) -> Tensor:
+        return make(base(), Batch(images, labels, None, RECIPE, torch.Generator().manual_seed(3)))
+
+    try:
+        assert torch.equal(loss(costs._careless), loss(METHODS["pgd_at"].loss))
+        assert base().net.head.weight.grad.abs().sum() > 0
+    finally:
+        base().zero_grad()
+
+    class Products(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += "mm" in function.name()
+            return function(*args, **(kwargs or {}))
+
+    def products(make) -> int:
+        with Products() as counted:
+            loss(make).backward()
+        base().zero_grad()
+        return counted.count
+
+    assert products(costs._careless) > 1.2 * products(METHODS["pgd_at"].loss)  # gradients of weights that nobody uses
+
+
+def test_expected_ratios_are_those_of_the_unit_costs() -> None:
+    assert costs.expected_ratio(10) == 22 / 23 and costs.expected_ratio(10, careless=True) == 22 / 33
+    assert costs.expected_ratio(0) == 2 / 3 and costs.expected_ratio(3, through=False) == 7 / 9
+    with pytest.raises(InputError, match="attack_steps=-1"):
+        costs.expected_ratio(-1)
+
+
+def test_bad_input_is_named() -> None:
+    images, labels = batch(4)
+    frozen = load_vit(SHIPPED).requires_grad_(False)
+    for vit, method, pixels, classes, message in (
+        (base(), "pgd-at", images, labels, "Did you mean 'pgd_at'"),
+        (base(), "pgd_at", images[:0], labels[:0], "0 images"),
+        (base(), "pgd_at", images, labels[:3], "4 images and 3 labels"),
+        (base(), "pgd_at", images[..., :32], labels, "resize"),
+        (base(), "pgd_at", images, labels + 9, "classes"),
+        (frozen, "pgd_at", images, labels, "requires gradients"),
+    ):
+        with pytest.raises(InputError, match=message):
+            costs.memory(vit, method, RECIPE, pixels, classes)
+        with pytest.raises(InputError, match=message):
+            costs.step_times({"one": vit}, method, RECIPE, pixels, classes)
+    for options, message in (({"repeats": 0}, "repeats=0"), ({"careless": True}, "'pgd_at', not of 'trades'")):
+        with pytest.raises(InputError, match=message):
+            costs.step_times({"full": base()}, "trades", RECIPE, images, labels, **options)
+    with pytest.raises(InputError, match="models are empty"):
+        costs.step_times({}, "pgd_at", RECIPE, images, labels)
+    with pytest.raises(InputError, match="meta"):
+        peak_bytes(lambda: None, torch.device("meta"))

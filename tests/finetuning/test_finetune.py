@@ -1,0 +1,241 @@
+"""The finetuning loop: fair between methods, repeatable, resumable to the bit, and clear about bad input."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from processes import started
+from quick import QUICK, few, start
+
+from nullpaper.data import datasets as data
+from nullpaper.errors import InputError
+from nullpaper.finetuning import methods
+from nullpaper.finetuning.finetune import METHODS, FinetuneResult, finetune
+from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
+
+TWO_PROCESSES = """
+import sys, torch
+sys.path.insert(0, sys.argv[2])
+from lightning_fabric import Fabric
+from quick import QUICK, few, start
+from nullpaper.finetuning.finetune import finetune
+from nullpaper.models.vit import save_vit
+
+def work(fabric):
+    done = finetune(start(), few(), method="nullspace", steps=2, recipe=QUICK, fabric=fabric, progress=False)
+    save_vit(done.vit, f"{sys.argv[1]}/{fabric.global_rank}.safetensors")
+
+if __name__ == "__main__":
+    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(work)
+"""
+
+
+@cache
+def run(method: str, seed: int = 0, steps: int = 4, **changes) -> FinetuneResult:
+    recipe = replace(QUICK, **changes)
+    return finetune(start(), few(), method=method, steps=steps, seed=seed, recipe=recipe, progress=False)
+
+
+def numbers(done: FinetuneResult) -> list[dict[str, float]]:
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in done.history]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_a_copy_and_says_what_it_did(method: str) -> None:
+    before = fingerprint(start())
+    done = run(method)
+    assert fingerprint(start()) == before != fingerprint(done.vit)
+    assert not any(module.training for module in done.vit.modules())
+    assert [record["step"] for record in done.history] == [0, 2, 4] and done.best_step in (2, 4)
+    assert all(0 <= record["dev_accuracy"] <= 1 for record in done.history)
+    assert ("noise_norm" in done.history[1]) is (METHODS[method].noise is not None)
+    assert ("dev_robust" in done.history[1]) is METHODS[method].robust
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another() -> None:
+    again = finetune(start(), few(), method="nullspace", steps=4, recipe=QUICK, progress=False)
+    assert fingerprint(again.vit) == fingerprint(run("nullspace").vit) and numbers(again) == numbers(run("nullspace"))
+    assert fingerprint(run("nullspace", seed=1).vit) != fingerprint(again.vit)
+
+
+def resumable(send: Callable[[str], None], folder: Path) -> None:
+    options = dict(method="nullspace", steps=6, recipe=QUICK, folder=folder, progress=False)
+    finetune(start(), few(), measure=lambda vit: send("round") or {}, **options)
+
+
+@pytest.mark.long
+def test_a_killed_run_continues_to_the_same_weights(tmp_path) -> None:
+    child, rounds = started(resumable, tmp_path)
+    assert [rounds.recv() for _ in range(2)] == ["round"] * 2  # the start and the first of three rounds
+    while not list(tmp_path.glob("finetune-*.safetensors")) and child.is_alive():
+        time.sleep(0.005)  # until that round is on disk
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    seen = []
+    options = dict(method="nullspace", steps=6, recipe=QUICK, progress=False)
+    resumed = finetune(start(), few(), folder=tmp_path, measure=lambda vit: seen.append(1) or {}, **options)
+    assert 1 <= len(seen) <= 2
+    whole = run("nullspace", steps=6)
+    assert fingerprint(resumed.vit) == fingerprint(whole.vit) and numbers(resumed) == numbers(whole)
+
+
+def test_zero_noise_is_standard_finetuning() -> None:
+    """The control differs from the method in its noise alone; with the mean over two equal branches nothing is left."""
+    for plain, zero in zip(run("standard").history[1:], run("zero").history[1:], strict=True):
+        assert zero["noise_norm"] == 0 and zero["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+
+
+def test_adversarial_training_without_a_ball_is_standard_finetuning() -> None:
+    plain = fingerprint(run("standard", steps=2).vit)
+    assert fingerprint(run("pgd_at", steps=2, attack_eps=0.0).vit) == plain
+    assert fingerprint(run("pgd_at", steps=2).vit) != plain
+
+
+def test_norms_and_influences_of_the_controls_are_matched() -> None:
+    methods = ("nullspace", "random", "random_norm", "permuted")
+    first = {method: run(method, steps=2, noise_images=48).history[1] for method in methods}
+    norm = first["nullspace"]["noise_norm"]
+    assert first["random_norm"]["noise_norm"] == pytest.approx(norm, rel=1e-4)
+    assert first["permuted"]["noise_norm"] == pytest.approx(norm, rel=1e-4)
+    assert first["random"]["noise_norm"] < 0.9 * norm  # the same eps holds less of a direction that nobody chose
+    assert first["random_norm"]["noise_influence"] > first["nullspace"]["noise_influence"]
+
+
+@pytest.mark.parametrize("method", ["nullspace", "pgd_at_clean", "trades"])
+def test_one_forward_pass_over_two_branches_equals_two(method: str) -> None:
+    split, vit = few().train, start()
+    images, labels = next(iter(split.batches(12, image_size=48)))
+    noise = torch.randn(1, 36, 96, generator=torch.Generator().manual_seed(0))
+    recipe = replace(QUICK, attack_eps=0.0, beta=0.0)  # the attack gives the images back
+    batch = methods.Batch(images, labels, noise, recipe, torch.Generator())
+    tokens = vit.embed(images)
+    branches = [vit.encode(tokens)] + ([vit.encode(tokens + noise)] if method == "nullspace" else [])
+    entropies = [torch.nn.functional.cross_entropy(z, labels, label_smoothing=0.1) for z in branches]
+    assert METHODS[method].loss(vit, batch).item() == pytest.approx(torch.stack(entropies).mean().item(), rel=1e-5)
+
+
+def test_frozen_parameters_stay_to_the_bit() -> None:
+    vit = load_vit(SHIPPED)
+    for name, parameter in vit.named_parameters():
+        parameter.requires_grad_("head" in name)
+    done = finetune(vit, few(), method="nullspace", steps=2, recipe=QUICK, progress=False)
+    for (name, before), after in zip(vit.named_parameters(), done.vit.parameters(), strict=True):
+        assert torch.equal(before, after) is ("head" not in name) and before.requires_grad == after.requires_grad
+
+
+def test_the_noise_is_made_from_dev_images_that_select_nothing() -> None:
+    from nullpaper.finetuning.finetune import _Run
+
+    held = _Run(start(), few(), "nullspace", 2, 0, replace(QUICK, dev_images=None), None, None, None)
+    noise, dev = ({image.tobytes() for image in split.images} for split in (held.noise_split, held.dev))
+    assert len(noise) == 24 and len(dev) == 76 and not noise & dev
+
+
+def test_without_early_stop_the_published_noise_takes_all_its_steps() -> None:
+    recipe = replace(QUICK, official=True, noise_steps=3, noise_lim=0.01)
+    norms = {
+        stop: methods.make_noise(start(), few().dev, "learned", replace(recipe, early_stop=stop), 0)
+        for stop in (True, False)
+    }
+    assert len(norms[True].history) == 1 and len(norms[False].history) == 3  # so small a start is within eps at once
+
+
+def test_two_processes_share_a_batch_and_agree(tmp_path) -> None:
+    pytest.importorskip("lightning_fabric", reason="lightning-fabric is an optional extra")
+    script = tmp_path / "work.py"
+    script.write_text(TWO_PROCESSES)
+    subprocess.run([sys.executable, script, str(tmp_path), str(Path(__file__).parents[1])], check=True, timeout=120)
+    first, second = (load_vit(SHIPPED, weights=tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert fingerprint(first) == fingerprint(second) != fingerprint(start())
+
+
+def test_bad_input_is_refused_before_any_work() -> None:
+    def refused(match: str, vit: ViT | None = None, given: data.Data | None = None, **options) -> None:
+        with pytest.raises(InputError, match=match):
+            finetune(vit or start(), given or few(), **{"method": "zero", "recipe": QUICK, "progress": False} | options)
+
+    refused("method 'nulspace' is unknown. Did you mean 'nullspace'?", method="nulspace")
+    refused("steps=0 must be a whole number", steps=0)
+    refused(
+        "has 10 classes, but the head .* has 7: load the model with num_classes=10", load_vit(SHIPPED, num_classes=7)
+    )
+    shifted = replace(few(), train=data.Split(few().train.images, few().train.labels + 1))
+    refused("has 11 classes, but the head", given=shifted)
+    refused("noise_images=100 leaves none of 100 dev images", recipe=replace(QUICK, noise_images=100))
+    refused("batch_size=500 exceeds the 200 training images", recipe=replace(QUICK, batch_size=500))
+
+
+def test_a_state_of_another_model_or_damaged_is_refused_and_kept(tmp_path) -> None:
+    finetune(start(), few(), method="zero", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
+    (state,) = tmp_path.iterdir()
+    other = load_vit(SHIPPED, num_classes=12)
+    finetune(other, few(), method="zero", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
+    (theirs,) = set(tmp_path.iterdir()) - {state}
+    theirs.write_bytes(whole := state.read_bytes())
+    with pytest.raises(InputError, match="damaged or of another model: remove it"):
+        finetune(other, few(), method="zero", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
+    state.write_bytes(whole[:-50])
+    with pytest.raises(InputError, match="damaged or of another model: remove it"):
+        finetune(start(), few(), method="zero", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
+    assert state.read_bytes() == whole[:-50]
+
+
+def starved(send: Callable[[str], None], folder: Path) -> None:
+    """Continue a run where no file may be larger than 1 MB, which fails as a full disk does; send the refusal."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    try:
+        finetune(start(), few(), method="standard", steps=4, recipe=QUICK, folder=folder, progress=False)
+    except InputError as error:
+        send(str(error))
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path) -> None:
+    looks, options = iter([{}, {}]), dict(method="standard", steps=4, recipe=QUICK, folder=tmp_path, progress=False)
+    with pytest.raises(StopIteration):  # in the second of two rounds
+        finetune(start(), few(), measure=lambda vit: next(looks), **options)
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    child, refusals = started(starved, tmp_path)
+    refusal = refusals.recv()
+    child.join()
+    assert refusal.startswith(f"cannot write to {tmp_path}") and "\n" not in refusal and child.exitcode == 0
+    assert kept and kept == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_loss_that_is_not_finite_is_named_and_the_last_round_is_kept(tmp_path) -> None:
+    broken = load_vit(SHIPPED)
+    with torch.no_grad():
+        broken.net.head.weight.fill_(torch.nan)
+    with pytest.raises(InputError, match="the loss is nan at step 1: lower the learning rate"):
+        finetune(broken, few(), method="standard", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
+
+
+def test_methods_see_the_same_images_in_the_same_order() -> None:
+    from nullpaper.finetuning.finetune import _Run
+
+    runs = [_Run(start(), few(), method, 4, 0, QUICK, None, None, None) for method in ("zero", "pgd_at")]
+    for step in (0, 3, 26):  # 26: the second epoch
+        first, second = (run._batch(step, None) for run in runs)
+        assert torch.equal(first.images, second.images) and np.array_equal(first.labels, second.labels)
+
+
+def test_any_adapter_goes_with_any_method_and_has_a_state_of_its_own(tmp_path) -> None:
+    adapters = ["lnlora", {"kind": "lora", "r": 2}, {"kind": "lora", "r": 2, "alpha": 4}, "bitfit", "linear"]
+    for adapter in adapters:
+        options = dict(method="nullspace", adapter=adapter, steps=2, recipe=QUICK, folder=tmp_path, progress=False)
+        finetune(start(), few(), **options)
+    assert len(list(tmp_path.iterdir())) == len(adapters)
+    with pytest.raises(InputError, match="lnlora"):
+        finetune(start(), few(), method="zero", adapter="lnlor", steps=2, recipe=QUICK, progress=False)

@@ -1,0 +1,111 @@
+"""The training loop: it learns, repeats itself, survives a kill. Real CIFAR-10, the real net, few images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from processes import started
+
+from nullpaper.data import datasets as data
+from nullpaper.errors import InputError
+from nullpaper.finetuning import trainer as training
+from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
+
+QUICK = training.Recipe(epochs=2, batch_size=32, warmup_epochs=0.5, ema=0.9)
+
+
+@cache
+def few(count: int = 160) -> data.Data:
+    cifar = data.load_data("cifar10", progress=False)
+    return replace(cifar, train=cifar.train.subset(count), dev=cifar.dev.subset(100))
+
+
+def fresh() -> ViT:
+    torch.manual_seed(0)
+    return load_vit(SHIPPED, pretrained=False)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> training.Training:
+    """A run that nothing interrupts."""
+    return training.train(fresh(), few(), QUICK, folder=tmp_path_factory.mktemp("whole"), progress=False)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(whole: training.Training, tmp_path) -> None:
+    second, other = (
+        training.train(fresh(), few(), replace(QUICK, seed=seed), folder=tmp_path, progress=False) for seed in (0, 1)
+    )
+    assert fingerprint(whole.vit) == fingerprint(second.vit) != fingerprint(other.vit)
+    assert [record["loss"] for record in whole.history] == [record["loss"] for record in second.history]
+
+
+def epochs(send: Callable[[int], None], folder: Path) -> None:
+    training.train(fresh(), few(), QUICK, folder=folder, progress=False, on_epoch=lambda history: send(len(history)))
+
+
+@pytest.mark.long
+def test_a_killed_run_continues_to_the_same_weights(whole: training.Training, tmp_path) -> None:
+    child, history = started(epochs, tmp_path / "killed")
+    assert history.recv() == 1
+    time.sleep(0.1)  # into the second epoch
+    child.kill()
+    child.join()
+    resumed = training.train(fresh(), few(), QUICK, folder=tmp_path / "killed", progress=False)
+    assert len(resumed.history) == 2 and fingerprint(resumed.vit) == fingerprint(whole.vit)
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.2}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}])
+def test_targets_stay_distributions_and_pixels_legal(mixing: dict[str, float]) -> None:
+    vit, split = fresh(), few().train
+    images = torch.from_numpy(split.images[:64]).permute(0, 3, 1, 2)
+    recipe = replace(QUICK, **mixing)
+    generator = torch.Generator().manual_seed(0)
+    pixels, targets = training._batch(images, torch.from_numpy(split.labels[:64]), vit, recipe, generator)
+    assert pixels.shape == (64, 3, 48, 48) and pixels.min() >= 0 and pixels.max() <= 1
+    assert torch.allclose(targets.sum(1), torch.ones(64)) and (targets >= 0).all()
+    assert (targets.max(1).values < 1).any()
+
+
+def test_it_learns_a_few_images_by_heart(tmp_path) -> None:
+    recipe = replace(QUICK, epochs=8, batch_size=8, randaugment_operations=0, label_smoothing=0.0, patch_drop=0.0)
+    run = training.train(fresh(), few(48), recipe, folder=tmp_path, progress=False)
+    assert run.history[-1]["loss"] < 0.85 * run.history[0]["loss"]
+    assert not run.vit.training and run.history[-1]["learning_rate"] < 0.1 * recipe.learning_rate
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_epoch(tmp_path) -> None:
+    recipe = replace(QUICK, epochs=1)
+    training.train(fresh(), few(), recipe, folder=tmp_path, progress=False)
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    broken = fresh()
+    with torch.no_grad():
+        broken.net.head.weight.fill_(torch.nan)
+    with pytest.raises(InputError, match="the loss is nan in epoch 1; lower the learning rate"):
+        training.train(broken, few(), QUICK, folder=tmp_path, progress=False)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
+
+
+def test_a_state_of_another_model_is_refused(tmp_path) -> None:
+    training.train(fresh(), few(), replace(QUICK, epochs=1), folder=tmp_path, progress=False)
+    other = load_vit(SHIPPED, pretrained=False, num_classes=100)
+    with pytest.raises(InputError, match="damaged or of another model"):
+        training.train(other, few(), replace(QUICK, epochs=1), folder=tmp_path, progress=False)
+    state = next(tmp_path.iterdir())
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(InputError, match="damaged or of another model"):
+        training.train(fresh(), few(), replace(QUICK, epochs=1), folder=tmp_path, progress=False)
+
+
+def test_predictions_follow_the_split_and_leave_the_mode() -> None:
+    vit, split = load_vit(SHIPPED), few().dev
+    logits = training.predictions(vit, split, batch_size=64)
+    assert torch.allclose(logits, training.predictions(vit, split, batch_size=77), atol=1e-5)
+    vit.train()
+    assert training.accuracy(vit, split) == pytest.approx((logits.argmax(1).numpy() == split.labels).mean())
+    assert vit.training

@@ -1,0 +1,168 @@
+"""The contract of `ViT` and `load_vit`, on real timm models."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from nullpaper.errors import InputError
+from nullpaper.models.vit import (
+    SHIPPED,
+    ViT,
+    check_images,
+    fingerprint,
+    load_vit,
+    patchify,
+    save_vit,
+    shipped_weights,
+    unpatchify,
+)
+
+PLAIN = [
+    "vit_tiny_patch16_224",
+    "vit_small_patch32_224",
+    "deit_tiny_distilled_patch16_224",
+    "beit_base_patch16_224",
+    "eva02_tiny_patch14_224",
+    "vit_small_patch14_reg4_dinov2",
+]
+SIZES = {"vit_small_patch14_reg4_dinov2": 70, "beit_base_patch16_224": 32}
+
+
+def images(vit: ViT, count: int = 2, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, vit.channels, *vit.image_size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def shipped() -> ViT:
+    return load_vit(SHIPPED)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@torch.inference_mode()
+def test_forward_is_encode_after_embed_and_equals_timm(name: str) -> None:
+    vit = load_vit(name, pretrained=False, img_size=SIZES.get(name))
+    x = images(vit, 1)
+    tokens = vit.embed(x)
+    assert tokens.shape == (1, vit.grid_size[0] * vit.grid_size[1], vit.embed_dim)
+    assert torch.equal(vit(x), vit.encode(tokens))
+    reference = timm.create_model(name, pretrained=False, **({"img_size": SIZES[name]} if name in SIZES else {})).eval()
+    reference.load_state_dict(vit.net.state_dict())
+    assert torch.equal(vit(x), reference((x - vit.mean) / vit.std))
+    assert vit.features(tokens).shape[0] == 1
+
+
+@pytest.mark.parametrize("name", PLAIN[:2] + [SHIPPED])
+@torch.inference_mode()
+def test_patch_matrix_is_the_embedding_in_pixel_units(name: str) -> None:
+    vit = load_vit(name, pretrained=False).double()
+    x, y = images(vit, 1).double(), images(vit, 1, seed=1).double()
+    change = patchify(y - x, vit.patch_size) @ vit.patch_matrix.T
+    assert torch.allclose(vit.embed(y) - vit.embed(x), change, atol=1e-10)
+    assert vit.patch_matrix.shape == (vit.embed_dim, vit.channels * vit.patch_size[0] * vit.patch_size[1])
+
+
+def test_patchify_and_back_is_the_identity(shipped: ViT) -> None:
+    x = images(shipped)
+    assert torch.equal(unpatchify(patchify(x, shipped.patch_size), shipped.image_size, shipped.patch_size), x)
+
+
+def test_checkpoints_keep_their_own_statistics() -> None:
+    assert load_vit("vit_tiny_patch16_224", pretrained=False).mean.flatten().tolist() == [0.5] * 3
+    deit = load_vit("deit_tiny_patch16_224", pretrained=False)
+    assert torch.allclose(deit.mean.flatten(), torch.tensor([0.485, 0.456, 0.406]))
+
+
+def test_the_shipped_model_has_the_promised_shape(shipped: ViT) -> None:
+    assert (shipped.image_size, shipped.patch_size, shipped.embed_dim) == ((48, 48), (8, 8), 96)
+    assert (shipped.channels, shipped.num_classes, shipped.training) == (3, 10, False)
+    assert shipped_weights().stat().st_size < 4_000_000
+
+
+def test_saved_weights_come_back_bit_for_bit(shipped: ViT, tmp_path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_vit(shipped, path)
+    again = load_vit(SHIPPED, weights=path)
+    assert fingerprint(again) == fingerprint(shipped)
+    assert torch.equal(again(images(again)), shipped(images(shipped)))
+    assert fingerprint(load_vit(SHIPPED, pretrained=False)) != fingerprint(shipped)
+
+
+def test_a_copy_is_independent(shipped: ViT) -> None:
+    before, twin = fingerprint(shipped), copy.deepcopy(shipped)
+    with torch.no_grad():
+        twin.net.patch_embed.proj.weight.zero_()
+    assert fingerprint(shipped) == before != fingerprint(twin)
+
+
+def test_other_head_and_size_are_served(tmp_path) -> None:
+    vit = load_vit(SHIPPED, num_classes=100, img_size=64)
+    assert vit(images(vit)).shape == (2, 100) and vit.image_size == (64, 64)
+    path = tmp_path / "small.safetensors"
+    save_vit(load_vit("vit_tiny_patch16_224", pretrained=False, img_size=64), path)
+    assert load_vit("vit_tiny_patch16_224", weights=path, img_size=96).grid_size == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vit_smal_patch32_224", "Did you mean 'vit_small_patch32_224'"),
+        ("resnet18", "no plain patch embedding"),
+        ("convnext_atto", "no plain patch embedding"),
+        ("swin_tiny_patch4_window7_224", "normalises inside its patch embedding"),
+        ("vit_tiny_r_s16_p8_224", "no plain patch embedding"),
+        ("mixer_s32_224", "no plain patch embedding"),
+    ],
+)
+def test_other_models_are_refused_by_name_and_reason(name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words) as refusal:
+        load_vit(name)
+    assert name in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_without_a_hub_the_error_says_what_to_do(tmp_path) -> None:
+    """In a process of its own, since the hub's client reads its environment once."""
+    import subprocess
+    import sys
+
+    code = "from nullpaper.models.vit import load_vit; load_vit('vit_tiny_patch16_224')"
+    environment = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "could not be had from timm's hub" in done.stderr and "weights=" in done.stderr
+
+
+def test_weights_that_do_not_fit_are_refused(shipped: ViT, tmp_path) -> None:
+    with pytest.raises(InputError, match="does not fit"):
+        load_vit("vit_tiny_patch16_224", weights=shipped_weights())
+    with pytest.raises(InputError, match="not an existing"):
+        load_vit(SHIPPED, weights=tmp_path / "nothing.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(shipped_weights().read_bytes()[:10_000])
+    with pytest.raises(InputError, match="truncated or damaged"):
+        load_vit(SHIPPED, weights=cut)
+    state = load_file(shipped_weights())
+    state["head.bias"][0] = torch.nan
+    save_file(state, tmp_path / "nan.safetensors")
+    with pytest.raises(InputError, match="NaN or infinity in 'head.bias'"):
+        load_vit(SHIPPED, weights=tmp_path / "nan.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x * 2 - 1, r"not \[0, 1\]"),
+        (lambda x: x * 255, r"not \[0, 1\]"),
+        (lambda x: x[:, :1], "takes"),
+        (lambda x: x[0], "takes"),
+        (lambda x: x[..., :32, :32], "resize"),
+        (lambda x: (x * 255).byte(), "divide by 255"),
+        (lambda x: x.masked_fill(x > 0.9, torch.nan), "NaN"),
+    ],
+)
+def test_images_that_would_be_misread_are_refused(shipped: ViT, change, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_images(change(images(shipped)), shipped)

@@ -1,0 +1,101 @@
+"""Notebook 11, nullspace noise and adapters together: it runs, and what its tables must say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from notebook_runs import assert_complete, numbered, project, runs, stems
+from safetensors.torch import load_file
+
+from nullpaper.models.checkpoints import load_classifier
+from nullpaper.models.vit import SHIPPED
+from nullpaper.workflow.runs import RunReport
+
+__all__ = ["project", "runs"]  # fixtures
+
+NOTEBOOKS = numbered("11")
+CONTROLS = {"nullspace": ("zero", "random"), "pgd_at_nullspace": ("pgd_at", "pgd_at_random")}
+RANK = 3
+
+
+@pytest.mark.parametrize("name", stems(NOTEBOOKS))
+def test_it_runs_and_leaves_a_page_figures_and_tables(runs: dict[str, RunReport], name: str) -> None:
+    assert_complete(runs[name])
+
+
+@pytest.fixture
+def tables(runs: dict[str, RunReport], project: Path) -> Path:
+    return project / "results/smoke"
+
+
+def test_differences_are_those_of_the_table(tables: Path) -> None:
+    table = pd.read_csv(tables / "11_table.csv", keep_default_na=False).set_index(["run", "measure"])
+    assert not table.index.duplicated().any() and table["value"].between(0, 1).all()
+    for parts in table.reset_index().query("method != 'start'").to_dict("records"):
+        assert parts["run"] == f"{parts['method']}, {parts['adapter']}" and parts["steps"] > 0
+    value, found = table["value"], {}
+    for row in pd.read_csv(tables / "11_paired.csv").to_dict("records"):
+        expected = value[row["method"], row["measure"]] - value[row["against"], row["measure"]]
+        assert row["difference"] == pytest.approx(expected, abs=1e-9) and not row["resolved"]  # a single seed
+        found[row["method"], row["against"], row["measure"]] = row["difference"]
+    for row in pd.read_csv(tables / "11_kept.csv").to_dict("records"):
+        method, against = row["gain"].split(" minus ")
+        ours, full = (found[f"{method}, {a}", f"{against}, {a}", row["measure"]] for a in ("lnlora", "full"))
+        assert row["difference"] == pytest.approx(ours - full, abs=1e-9) and not row["resolved"]
+
+
+def test_every_gain_has_its_controls_through_both_adapters(tables: Path) -> None:
+    pairs = set(pd.read_csv(tables / "11_paired.csv")[["method", "against"]].itertuples(index=False, name=None))
+    for method, controls in CONTROLS.items():
+        for adapter in ("full", "lnlora"):
+            assert {(f"{method}, {adapter}", f"{control}, {adapter}") for control in controls} <= pairs
+    measures = pd.read_csv(tables / "11_table.csv").groupby("run")["measure"].agg(set)
+    assert {"clean", "pgd", "cw", "patch", "corruptions", "average"} <= measures["nullspace, lnlora"]
+    assert {"clean", "pgd", "pgd 8/255", "cw 8/255", "corruptions"} <= measures["pgd_at_nullspace, lnlora"]
+    assert "average" not in measures["pgd_at_nullspace, lnlora"]  # it would be over other measures
+
+
+def test_the_base_stays_frozen_under_lnlora_and_moves_without(runs: dict[str, RunReport], project: Path) -> None:
+    starts = {name: load_classifier(name).net.state_dict() for name in (SHIPPED, "vit_robust")}
+    kinds = []
+    for path in (project / "build/store/finetuned").glob("*/params.json"):
+        params, state = json.loads(path.read_text()), load_file(path.with_name("tensors.safetensors"))
+        base = {name: value for name, value in starts[params["start"]].items() if not name.startswith("head.")}
+        moved = [name for name, value in base.items() if not value.equal(state[name])]
+        assert bool(moved) == (params["adapter"] is None)
+        branches = [name for name in state if name.endswith("lora_B.weight")]
+        assert bool(branches) == (params["adapter"] is not None)
+        assert any(state[name].any() for name in branches) == bool(branches)  # B starts at zero
+        kinds.append("full" if params["adapter"] is None else params["adapter"]["kind"])
+    assert {kind: kinds.count(kind) for kind in kinds} == {"full": 6, "lnlora": 7, "lora": 1}
+
+
+def test_norms_are_at_the_boundary_and_compared_with_their_start(tables: Path) -> None:
+    table = pd.read_csv(tables / "11_norm.csv", keep_default_na=False).set_index("run")
+    assert (table[["norm", "norm_random"]] > 1).all(axis=None) and table["reached"].between(0, 1).all()
+    assert (table["norm"] / table["norm_random"] - table["ratio"]).abs().max() < 1e-9
+    for name, row in table.iterrows():
+        first = table.loc["robust start" if "pgd_at" in name or name == "robust start" else "start"]
+        for suffix in ("", "_random"):
+            assert row[f"growth{suffix}"] == pytest.approx(row[f"norm{suffix}"] / first[f"norm{suffix}"])
+    assert {"nullspace, lnlora", "zero, full", "pgd_at, lnlora", "robust start"} <= set(table.index)
+
+
+def test_the_exact_nullspace_is_kept_where_nothing_touches_the_embedding(tables: Path) -> None:
+    table = pd.read_csv(tables / "11_exact.csv", keep_default_na=False).set_index("model")
+    refused = table["note"] != ""
+    assert set(table.index[refused]) == {"zero, lnlora", "pgd_at, lnlora"}
+    assert table.loc[refused, "note"].str.contains("not linear").all() and (table.loc[refused, "dimension"] == 0).all()
+    assert (table.loc[~refused, "dimension"] == 96).all() and (table["chance"] == 0.5).all()
+    overlap, seen = table.loc[~refused, "overlap"].astype(float), table["seen"]
+    for name in ("start", "robust start", "pgd_at, lnlora in blocks"):
+        assert overlap[name] == pytest.approx(1, abs=1e-9) and seen[name] < 1e-4
+    assert 1 - RANK / 96 - 1e-9 <= overlap["pgd_at, lora"] < 1 - 1e-6
+    assert overlap["zero, full"] < 1 - 1e-6 and 0.5 < overlap["robust start, against start"] < 0.99
+    assert (
+        seen[[name for name in table.index if name not in ("start", "robust start", "pgd_at, lnlora in blocks")]] > 1e-4
+    ).all()
+    assert (seen < 1).all()

@@ -1,0 +1,181 @@
+"""Evaluation counts what it says, on the same images under every condition, and leaves the model as it was."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pandas.testing import assert_frame_equal
+
+from nullpaper import statistics
+from nullpaper.data.datasets import Split, load_data
+from nullpaper.errors import InputError
+from nullpaper.finetuning.trainer import correct
+from nullpaper.models.vit import SHIPPED, ViT, load_vit
+from nullpaper.robustness.attacks import attack
+from nullpaper.robustness.corruptions import CORRUPTIONS, corrupt
+from nullpaper.robustness.evaluation import EPS, Threat, corrupted_splits, evaluate, from_masks, masks
+from nullpaper.workflow.store import records, stored
+
+COLUMNS = ["kind", "name", "family", "eps", "severity", "accuracy", "accuracy_low", "accuracy_high", "n", "correct"]
+
+
+@cache
+def vit() -> ViT:
+    return load_vit(SHIPPED)
+
+
+@cache
+def split() -> Split:
+    return load_data("cifar10", progress=False).test.subset(60)
+
+
+@cache
+def table() -> pd.DataFrame:
+    threats = [("pgd-2", 2 / 255), "fgsm", Threat("pgd-2", 0.0, restarts=2)]
+    return evaluate(vit(), split(), attacks=threats, corruptions=["fog", "gaussian_noise"], severities=(5, 1))
+
+
+def test_a_row_for_every_condition_in_a_fixed_order() -> None:
+    assert list(table().columns) == COLUMNS
+    assert list(masks(table())) == [
+        "clean",
+        f"fgsm@{EPS!r}",
+        f"pgd-2@{2 / 255!r}",
+        "pgd-2x2@0.0",
+        "gaussian_noise@1",
+        "gaussian_noise@5",
+        "fog@1",
+        "fog@5",
+    ]
+    assert table()["family"].tolist() == ["clean", *3 * ["attack"], *2 * ["noise"], *2 * ["weather"]]
+    assert table()["severity"].tolist() == [0, 0, 0, 0, 1, 5, 1, 5] and (table()["n"] == 60).all()
+
+
+def test_accuracies_are_wilsons_of_the_masks() -> None:
+    for row in table().itertuples():
+        interval = statistics.proportion(row.correct)
+        assert (row.accuracy, row.accuracy_low, row.accuracy_high) == (interval.value, interval.low, interval.high)
+
+
+def test_masks_are_what_the_model_answers() -> None:
+    found = masks(table())
+    assert np.array_equal(found["clean"], correct(vit(), split()).numpy())
+    foggy = Split(corrupt(split().images, "fog", 5), split().labels)
+    assert np.array_equal(found["fog@5"], correct(vit(), foggy).numpy())
+    images, labels = next(iter(split().batches(60, image_size=48)))
+    with torch.no_grad():
+        answers = vit()(attack(vit(), images, labels, "fgsm", eps=EPS)).argmax(1)
+    assert np.array_equal(found[f"fgsm@{EPS!r}"], (answers == labels).numpy())
+
+
+def test_an_attack_at_eps_zero_is_the_clean_row_and_none_does_better() -> None:
+    found = masks(table())
+    assert np.array_equal(found["pgd-2x2@0.0"], found["clean"])
+    assert not (found[f"fgsm@{EPS!r}"] & ~found["clean"]).any()
+    assert found[f"fgsm@{EPS!r}"].mean() < 0.5 * found["clean"].mean()
+    assert found["fog@5"].mean() < found["fog@1"].mean()
+
+
+def test_batches_and_restarts_draw_anew() -> None:
+    twice = split().take(np.tile(np.arange(30), 2))
+    threats = [Threat("square-4", 0.03), Threat("square-4", 0.03, restarts=3)]
+    once, thrice = list(masks(evaluate(vit(), twice, attacks=threats, batch_size=30)).values())[1:]
+    assert not np.array_equal(once[:30], once[30:])
+    assert not (thrice & ~once).any() and thrice.sum() < once.sum()
+
+
+def test_prepared_corruptions_give_the_same_table_for_any_batch_size() -> None:
+    prepared = corrupted_splits(split(), ["gaussian_noise", "fog"], (1, 5))
+    shared = evaluate(vit(), split(), corruptions=prepared, batch_size=17)
+    own = evaluate(vit(), split(), corruptions=["gaussian_noise", "fog"], severities=(1, 5))
+    assert_frame_equal(shared, own)
+    other = evaluate(vit(), split(), corruptions="gaussian_noise", severities=(5,), seed=1)
+    assert not np.array_equal(masks(other)["gaussian_noise@5"], masks(own)["gaussian_noise@5"])
+
+
+def test_all_corruptions_are_fifteen_times_the_severities() -> None:
+    prepared = corrupted_splits(split().take(np.arange(2)), severities=(2, 4))
+    assert list(prepared) == [f"{name}@{severity}" for name in CORRUPTIONS for severity in (2, 4)]
+
+
+def test_a_table_survives_the_store(tmp_path: Path) -> None:
+    def compute() -> tuple[list, dict[str, np.ndarray]]:
+        return records(table().drop(columns="correct")), masks(table())
+
+    result = stored("evaluation", {}, compute, root=tmp_path)
+    assert_frame_equal(from_masks(result.arrays()), table())
+    assert_frame_equal(pd.DataFrame(result.metrics), table().drop(columns="correct"))
+
+
+def test_the_model_is_read_in_evaluation_mode_and_gets_its_modes_back() -> None:
+    model = load_vit(SHIPPED).train()
+    model.net.blocks[2].eval()
+    model.net.blocks[1].mlp.fc1.register_forward_hook(lambda module, *_: modes.append(module.training))
+    modes: list[bool] = []
+    before = [module.training for module in model.modules()]
+    state = torch.get_rng_state()
+    evaluate(model, split().take(np.arange(4)), attacks=["fgsm"])
+    assert modes and not any(modes)
+    assert [module.training for module in model.modules()] == before
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def other_labels(label: int) -> Split:
+    return Split(split().images, np.where(np.arange(60) == 5, label, split().labels))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": Split(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int64))}, "split is empty"),
+        (
+            {"split": other_labels(10)},
+            "labels span 0 to 10, but the head of nullpaper_vit_cifar10 has the classes 0 to 9",
+        ),
+        ({"split": other_labels(-1)}, "labels span -1"),
+        ({"attacks": ["pgdd"]}, "Did you mean 'pgd'"),
+        ({"attacks": ["pgd-0"]}, "steps=0"),
+        ({"attacks": ["fgsm", ("pgd", 8)]}, "eps=8 .*0-255"),
+        ({"attacks": ["fgsm"], "eps": -0.1}, "eps=-0.1"),
+        ({"attacks": [Threat("pgd", restarts=0)]}, "restarts=0"),
+        ({"corruptions": ["fogg"]}, "Did you mean 'fog'"),
+        ({"corruptions": "all", "severities": (1, 6)}, "severity=6"),
+        ({"corruptions": {"fogg@1": split()}}, "'fogg@1' is no condition"),
+        ({"corruptions": {"clean": split()}}, "'clean' is no corruption"),
+        ({"corruptions": {"fog@1": other_labels(0)}}, "another split"),
+        ({"batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_bad_requests_are_refused_before_the_model_answers(change: dict, message: str) -> None:
+    model, calls = load_vit(SHIPPED), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    with pytest.raises(InputError, match=message):
+        evaluate(model, **{"split": split(), **change})
+    assert not calls
+
+
+def test_larger_images_are_refused_where_corruptions_are_asked_for() -> None:
+    large = Split(np.zeros((2, 48, 48, 3), np.uint8), np.zeros(2, np.int64))
+    with pytest.raises(InputError, match="before resizing"):
+        evaluate(vit(), large, corruptions=["fog"])
+    with pytest.raises(InputError, match="before resizing"):
+        corrupted_splits(large, ["fog"])
+    assert len(evaluate(vit(), large)) == 1
+
+
+@pytest.mark.parametrize("key", ["fog@6", "fog", "pdg@0.1", "pgd@-1", "pgd@nan", "pgd@", "", "cleaner"])
+def test_masks_of_no_condition_are_refused(key: str) -> None:
+    with pytest.raises(InputError, match="is no condition"):
+        from_masks({key: np.ones(3, bool)})
+
+
+def test_masks_of_other_lengths_or_none_are_refused() -> None:
+    for given in ({}, {"clean": np.ones(3, bool), "fog@1": np.ones(4, bool)}):
+        with pytest.raises(InputError, match="one length"):
+            from_masks(given)

@@ -1,0 +1,263 @@
+"""Trials are run once and shared, compared image by image, and may run side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import Imagenette
+
+from nullpaper.adapters.inject import AdaptedViT
+from nullpaper.data.datasets import load_data
+from nullpaper.data.fetch import array_sum
+from nullpaper.errors import InputError
+from nullpaper.finetuning.finetune import FinetuneRecipe
+from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, save_vit
+from nullpaper.robustness.evaluation import Threat, from_masks
+from nullpaper.studies import contrasts
+from nullpaper.studies import trials as experiments
+from nullpaper.studies.trials import (
+    Boundary,
+    Protocol,
+    Through,
+    Trial,
+    Trialled,
+    boundary_norm,
+    model_of,
+    run_trials,
+    start_of,
+)
+from nullpaper.workflow.parallel import each
+
+EPS = 1 / 255
+QUICK = FinetuneRecipe(batch_size=8, steps_per_noise=1, dev_images=20, noise_images=32, noise_steps=2)
+PROTOCOL = Protocol(12, (Threat("fgsm", EPS), Threat("fast_pgd-2", 8 / 255)), ("fog", "contrast"), (1, 5))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(scope="module")
+def finished(root: Path) -> list[Trialled]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NULLPAPER_ROOT", str(root))
+        trials = [Trial("start"), Trial("zero", 0, 2, QUICK), Trial("zero", 1, 2, QUICK)]
+        return run_trials(trials, PROTOCOL, workers=1, progress=None)
+
+
+def test_a_finished_trial_is_found_and_says_the_same(root: Path, finished: list[Trialled], monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+    again = run_trials([finished[1].trial], PROTOCOL, workers=1, progress=None)[0]
+    assert all(source.reused for source in again.sources) and not any(s.reused for s in finished[1].sources)
+    assert again.history == finished[1].history and again.best_step == finished[1].best_step
+    pd.testing.assert_frame_equal(again.frame, finished[1].frame)
+    assert not list((root / "build/finetuning").iterdir())  # the state of a finished run is of no more use
+
+
+def test_the_start_is_the_model_as_it_comes_and_a_trial_is_another(finished: list[Trialled]) -> None:
+    start, zero, other = (fingerprint(model_of(run)) for run in finished)
+    assert start == fingerprint(load_vit(SHIPPED)) and len({start, zero, other}) == 3
+    assert finished[0].history == [] and len(finished[1].history) == 3
+
+
+def test_the_mismatched_scale_is_one_affine_map_of_what_the_checkpoint_saw() -> None:
+    own, wrong = start_of(Trial("start")), start_of(Trial("start", input_scale="mismatched"))
+    images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    seen, wrongly_seen = ((images - model.mean) / model.std for model in (own, wrong))
+    for channel, (mean, std) in enumerate(zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)):
+        half = 0.5 * seen[:, channel] + 0.5  # the pixels that mean = std = 0.5 would turn into what was seen
+        assert torch.allclose(wrongly_seen[:, channel], (half - mean) / std, atol=1e-5)
+    with pytest.raises(InputError, match="input_scale 'wrong' is unknown: 'own' or 'mismatched'"):
+        start_of(Trial("start", input_scale="wrong"))
+    with pytest.raises(InputError, match="start 'resnet' is no ViT"):
+        start_of(Trial("start", start="resnet"))
+
+
+def test_a_trial_through_an_adapter_keeps_the_base_and_gives_its_branches_back(root: Path, monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+    trial = Trial("pgd_at", 3, 2, replace(QUICK, attack_steps=1), adapter=Through("lnlora", 2, targets=("qkv", "fc2")))
+    run = run_trials([trial], replace(PROTOCOL, corruptions=()), workers=1, progress=None)[0]
+    model, start = model_of(run), load_vit(SHIPPED)
+    assert isinstance(model, AdaptedViT) and (model.adapter.r, model.adapter.alpha) == (2, 2)
+    kept = {name: value for name, value in model.net.state_dict().items() if ".adapter." not in name}
+    changed = {name for name, value in start.net.state_dict().items() if not torch.equal(value, kept[name])}
+    assert changed == {"head.weight", "head.bias"}, "all else is frozen, to the bit"
+    assert model.net.blocks[0].attn.qkv.adapter.lora_B.weight.abs().max() > 0
+    assert [record["step"] for record in run.history] == [0, 1, 2] and "dev_robust" in run.history[0]
+
+
+def test_a_trial_can_begin_where_another_ended_and_with_a_new_head(root: Path, monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+    probe = Trial("standard", 0, 1, QUICK, adapter=Through("linear"), head="new")
+    fresh, probed = start_of(probe), start_of(Trial("standard", start=probe, adapter=Through("lora")))
+    own = load_vit(SHIPPED).net
+    assert not isinstance(probed, AdaptedViT) and torch.equal(probed.net.norm.weight, own.norm.weight)
+    heads = [net.head.weight for net in (own, fresh.net, probed.net)]
+    assert not any(torch.equal(heads[i], heads[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert torch.equal(fresh.net.head.weight, start_of(probe).net.head.weight)
+    other = start_of(replace(probe, seed=1)).net.head.weight
+    assert not torch.equal(fresh.net.head.weight, other) and fresh.net.head.bias.abs().max() == 0
+    with pytest.raises(InputError, match="head 'neww' is unknown: 'kept' or 'new'"):
+        start_of(Trial("start", head="neww"))
+
+
+def test_other_classes_get_a_head_of_their_own(tmp_path, monkeypatch) -> None:
+    """A hundred classes, in the files that CIFAR-100 leaves in the cache; the pictures are CIFAR-10's."""
+    cifar = load_data("cifar10", progress=False)
+    folder = tmp_path / "data" / "cifar100"
+    folder.mkdir(parents=True)
+    sums = {}
+    for part, split, count in (("train", cifar.train, 2_000), ("test", cifar.test, 200)):
+        arrays = {"images": np.ascontiguousarray(split.images[:count]), "labels": np.arange(count) % 100}
+        for name, array in arrays.items():
+            np.save(folder / f"{part}_{name}.npy", array)
+            sums[f"{part}_{name}"] = array_sum(array)
+    (folder / "sums.json").write_text(json.dumps(sums))
+    monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path))
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    trial = Trial("pgd_at", 0, 1, replace(QUICK, attack_steps=1), adapter=Through("lnlora", 2), data="cifar100")
+    run = run_trials([trial], Protocol(20, (Threat("fgsm", EPS),)), workers=1, progress=None)[0]
+    assert model_of(run).num_classes == 100 and len(run.frame["correct"][0]) == 20
+
+
+@pytest.mark.long
+def test_imagenette_and_a_model_of_timm(tmp_path, monkeypatch) -> None:
+    """Paper B's larger setting on a stand-in: two photographs a class, random weights, 224 pixels."""
+    folder, rng = tmp_path / "data/imagenette/imagenette2-320", np.random.default_rng(0)
+    for part in ("train", "val"):
+        for number, wnid in enumerate(sorted(Imagenette._WNID_TO_CLASS)):
+            (folder / part / wnid).mkdir(parents=True)
+            for index in range(2 if part == "train" else 1):
+                picture = Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8))
+                picture.save(folder / part / wnid / f"{number}_{index}.JPEG")
+    save_vit(load_vit("vit_tiny_patch16_224", pretrained=False), tmp_path / "tiny.safetensors")
+    monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path))
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    recipe = FinetuneRecipe(batch_size=2, steps_per_noise=1, dev_images=2, noise_images=0, attack_steps=1)
+    start = dict(start="vit_tiny_patch16_224", weights=str(tmp_path / "tiny.safetensors"), data="imagenette")
+    trials = [Trial("start", **start), Trial("trades", 0, 1, recipe, adapter=Through("lnlora", 4), **start)]
+    before, after = run_trials(trials, Protocol(3, (Threat("fgsm", EPS),)), workers=1, progress=None)
+    assert model_of(after).num_classes == model_of(before).num_classes == 10
+    assert model_of(after).image_size == (224, 224) and len(after.frame["correct"][0]) == 3
+
+
+def test_the_largest_noise_found_is_longer_than_random_at_the_same_eps() -> None:
+    vit, data = load_vit(SHIPPED), load_data("cifar10", progress=False)
+    found = boundary_norm(vit, data, Boundary(0.1, 160, 100, 10))
+    assert found["norm"] > 1.2 * found["norm_random"] > 0
+
+
+@cache
+def made(*rates: float, images: int = 40) -> tuple[Trialled, ...]:
+    """Trials with answers drawn at these rates of accuracy."""
+    runs = []
+    for seed, rate in enumerate(rates):
+        drawn = np.random.default_rng(seed).random((3, images)) < rate
+        frame = from_masks(dict(zip(("clean", f"fgsm@{EPS!r}", "fog@2"), drawn, strict=True)))
+        runs.append(Trialled(Trial("zero", seed), [], 0, frame, ()))
+    return tuple(runs)
+
+
+def test_differences_are_paired_and_add_up(finished: list[Trialled]) -> None:
+    groups = {"start": finished[:1], "zero": finished[1:]}
+    values = contrasts.tabulate(groups, EPS).set_index(["method", "measure"])["value"]
+    assert set(values["zero"].index) >= {"clean", "fgsm", "pgd 8/255", "weather", "digital", "corruptions", "average"}
+    rows = contrasts.contrast(groups, [("zero", "start"), ("zero", "zero")], EPS)
+    own = rows[rows["against"] == "start"].set_index("measure")
+    expected = values["zero"] - values["start"]
+    assert np.allclose(own["difference"], expected[own.index], atol=1e-12) and own["n"].eq(2).all()
+    same = rows[rows["against"] == "zero"]
+    assert same[["difference", "difference_low", "images_high"]].eq(0).all(axis=None) and not same["resolved"].any()
+
+
+def test_a_difference_is_resolved_when_seeds_and_images_agree_and_never_with_one_seed() -> None:
+    groups = {"good": made(0.9, 0.91, 0.92), "bad": made(0.2, 0.21, 0.22), "mixed": made(0.2, 0.95, 0.9)}
+    rows = contrasts.contrast(groups, [("good", "bad"), ("mixed", "bad"), ("bad", "good")], EPS)
+    resolved = rows.set_index(["method", "measure"])["resolved"]
+    assert resolved["good"].all() and resolved["bad"].all() and not resolved["mixed"].any()
+    single = {"good": made(0.9), "bad": made(0.2)}
+    assert not contrasts.contrast(single, [("good", "bad")], EPS)["resolved"].any()
+
+
+def test_the_average_is_over_its_columns() -> None:
+    table = contrasts.measures(made(0.5)[0].frame, EPS)
+    assert list(table.columns) == ["clean", "fgsm", "weather", "corruptions", "average"] and len(table) == 40
+    assert np.allclose(table["average"], table[["clean", "fgsm", "corruptions"]].mean(axis=1))
+
+
+def test_what_was_judged_otherwise_is_not_compared() -> None:
+    groups = {"few": made(0.5, images=30), "many": made(0.5), "two": made(0.5, 0.6), "three": made(0.5, 0.6, 0.7)}
+    for pair in (("few", "many"), ("two", "three")):
+        with pytest.raises(InputError, match="were not judged alike"):
+            contrasts.contrast(groups, [pair], EPS)
+
+
+def test_a_killed_set_of_trials_keeps_what_was_finished(root: Path, finished: list[Trialled], monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+    broken = replace(finished[1].trial, seed=7, recipe=replace(QUICK, noise_images=5_000))
+    kept = set((root / "build/store/finetuned").iterdir())
+    with pytest.raises(InputError, match="noise_images=5000 leaves none"):
+        run_trials([finished[1].trial, broken], PROTOCOL, workers=1, progress=None)
+    assert set((root / "build/store/finetuned").iterdir()) >= kept
+
+
+def test_pieces_run_in_processes_of_their_own_and_in_order() -> None:
+    threads = torch.get_num_threads()
+    assert each(math.sqrt, [16.0, 4.0, 9.0], workers=2) == [4, 2, 3]
+    assert each(math.sqrt, [16.0, 4.0], workers=1) == [4, 2] and torch.get_num_threads() == threads
+    with pytest.raises(ValueError, match="math domain error|nonnegative"):
+        each(math.sqrt, [4.0, -1.0], workers=2)
+
+
+@pytest.mark.long
+def test_a_killed_caller_leaves_no_process_behind(tmp_path) -> None:
+    code = "import time; from nullpaper.workflow.parallel import each; each(time.sleep, [300.0, 300.5], workers=2)"
+    caller = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children")
+    if not children.exists():
+        pytest.skip("only Linux lists the children of a process")
+
+    def workers() -> list[str]:
+        found = [
+            pid for pid in children.read_text().split() if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
+        ]
+        return [pid for pid in found if len(list(Path(f"/proc/{pid}/task").iterdir())) > 1]  # with the watching thread
+
+    deadline = time.monotonic() + 120
+    while len(pids := workers()) < 2:
+        assert caller.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    caller.kill()
+    caller.wait()
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def test_the_corrupted_images_are_made_once_for_all_trials() -> None:
+    assert experiments._corrupted(PROTOCOL, "cifar10") is experiments._corrupted(replace(PROTOCOL), "cifar10")
+
+
+def test_a_contrast_of_contrasts_is_the_difference_of_the_two() -> None:
+    groups = {"a": made(0.9, 0.8), "b": made(0.5, 0.6), "c": made(0.4, 0.3), "d": made(0.2, 0.1)}
+    both = contrasts.contrast(groups, [("a", "b"), ("c", "d")], EPS).set_index(["method", "measure"])["difference"]
+    rows = contrasts.contrast_of(groups, ("a", "b"), ("c", "d"), EPS).set_index("measure")
+    assert np.allclose(rows["difference"], (both["a"] - both["c"])[rows.index]) and rows["n"].eq(2).all()
+    same = contrasts.contrast_of(groups, ("a", "b"), ("a", "b"), EPS)
+    assert same[["difference", "images_low", "images_high"]].eq(0).all(axis=None) and not same["resolved"].any()
+    groups["e"] = made(0.5)
+    with pytest.raises(InputError, match="were not judged alike"):
+        contrasts.contrast_of(groups, ("a", "b"), ("e", "e"), EPS)

@@ -1,0 +1,74 @@
+"""The linearised encoder on the real net: it predicts small noise, orders directions, and finds what is ignored."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from noises import EPS, pools, vit
+
+from nullpaper.errors import InputError
+from nullpaper.synthesis.ascent import of_norm
+from nullpaper.synthesis.influence import centred
+from nullpaper.synthesis.linearised import Linearised, linearise
+from nullpaper.synthesis.noise import encoder_noise, noise_influence
+
+
+@cache
+def spectrum() -> Linearised:
+    return linearise(vit(), pools()[0])
+
+
+def draw(seed: int = 0) -> torch.Tensor:
+    return centred(torch.randn(1, 36, 96, generator=torch.Generator().manual_seed(seed)))
+
+
+def shift(noise: torch.Tensor) -> torch.Tensor:
+    """E ||z' - z||^2 on the pool that the spectrum was taken from."""
+    pool = pools()[0]
+    with torch.no_grad():
+        return (vit().encode(pool.inputs + noise) - pool.logits).square().sum(-1).mean()
+
+
+def test_eigenvectors_are_orthonormal_centred_and_in_order():
+    vectors, values = spectrum().eigenvectors, spectrum().eigenvalues
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(len(values)), atol=1e-4, rtol=0)
+    assert vectors.view(36, 96, -1).mean(1).abs().max() < 1e-5
+    assert (values.diff() <= 0).all() and values.min() >= 0 and spectrum().dim == 36 * 95
+
+
+def test_the_trace_is_the_mean_squared_slope_in_a_random_direction():
+    """E_w E ||z' - z||^2 = norm^2 trace(M) / dim for small noise; the sign probes are unbiased."""
+    measured = torch.stack([shift(of_norm(draw(seed), 0.05)) for seed in range(20)]).mean()
+    predicted = 0.05**2 * spectrum().eigenvalues.sum() / spectrum().dim
+    assert measured == pytest.approx(predicted.item(), rel=0.4)
+
+
+def test_the_first_direction_moves_the_logits_most():
+    first, last = (spectrum().eigenvectors[:, i].view(1, 36, 96) for i in (0, -1))
+    assert shift(first) > 20 * shift(last)
+
+
+def test_filtering_keeps_the_norm_and_lowers_the_influence_on_other_images():
+    noise = of_norm(draw(), 10.0)
+    filtered = spectrum().filtered(noise)
+    assert filtered.norm() == pytest.approx(10.0, rel=1e-4) and filtered.mean(-1).abs().max() < 1e-4
+    before, after = (noise_influence(vit(), value, pools()[1])["mse_logits"].value for value in (noise, filtered))
+    assert after < before
+
+
+def test_without_removes_directions_and_refuses_more_than_were_sampled():
+    cut = spectrum().without(draw(), 10)
+    assert (spectrum().eigenvectors[:, :10].T @ cut.flatten()).abs().max() < 1e-3
+    torch.testing.assert_close(spectrum().without(cut, 10), cut, atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match="count=10000"):
+        spectrum().without(draw(), 10_000)
+
+
+def test_synthesis_from_this_start_begins_with_less_influence():
+    given = dict(held_out=pools()[1], norm=20.0, steps=1)
+    plain = encoder_noise(vit(), pools()[0], **given)
+    started = encoder_noise(vit(), pools()[0], linear=spectrum(), **given)
+    assert started.influence.value < plain.influence.value and plain.norm == pytest.approx(started.norm, rel=1e-4)
+    assert encoder_noise(vit(), pools()[0], eps=EPS, held_out=pools()[1], steps=1, linear=spectrum()).norm > 0

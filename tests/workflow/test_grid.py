@@ -1,0 +1,123 @@
+"""Grid files: what they make, and the one sentence for each thing that can be wrong with them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from sweeping import project
+
+from nullpaper.errors import InputError
+from nullpaper.workflow.grid import read_grid
+from nullpaper.workflow.sweep import plan_sweep
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(project(tmp_path)))
+    return tmp_path
+
+
+def points(root: Path, text: str, **options: bool) -> list[dict]:
+    file = root / "tried.yaml"
+    file.write_text(f"notebook: trivial\n{text}")
+    return list(read_grid(file, **options).given)
+
+
+def test_grids_cross_and_zips_go_side_by_side(root: Path) -> None:
+    text = "fixed: {nap: 1}\ngrid: {seed: [1, 2]}\nzip: {eps: [0.1, 1, 2], model: [a, b, c]}"
+    pairs = [(0.1, "a"), (1.0, "b"), (2.0, "c")]
+    expected = [{"nap": 1.0, "seed": seed, "eps": eps, "model": model} for seed in (1, 2) for eps, model in pairs]
+    assert points(root, text) == expected
+    assert all(type(point["eps"]) is float and type(point["seed"]) is int for point in points(root, text))
+    assert points(root, text.replace("zip: {", "zip: [{") + "]") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{from: 0, to: 4}", [0, 1, 2, 3, 4]),
+        ("{from: 0.1, to: 0.3, step: 0.1}", [0.1, 0.2, 0.3]),
+        ("{from: 4, to: 0, step: -2}", [4, 2, 0]),
+        ("{from: 0.01, to: 0.1, count: 10}", [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1]),
+        ("{from: 1e-3, to: 1e-1, count: 3, scale: log}", [0.001, 0.01, 0.1]),
+        ("[1e-3]", [0.001]),  # which YAML 1.1 takes for a text
+    ],
+)
+def test_ranges_have_both_ends(root: Path, text: str, expected: list[float]) -> None:
+    assert [point["eps"] for point in points(root, f"grid: {{eps: {text}}}")] == expected
+
+
+def test_jobs_are_named_by_what_decides_them(root: Path) -> None:
+    def keys(text: str, profile: str = "smoke") -> list[str]:
+        points(root, text)
+        return [job.key for job in plan_sweep(read_grid(root / "tried.yaml"), folder=root, profile=profile).jobs]
+
+    first = keys("grid: {seed: [0, 1]}")
+    assert len({*first}) == 2 and keys("fixed: {eps: 0.5}\ngrid: {seed: [1, 0]}") == first[::-1]
+    assert keys("grid: {seed: [1, 1, 0, 1]}") == first[::-1], "equal points are one job"
+    assert not {*first} & {*keys("grid: {seed: [0, 1]}", "cpu")}
+    weights = root / "weights.bin"
+    weights.write_bytes(b"one")
+    named = keys(f"grid: {{model: ['{weights}']}}")
+    weights.write_bytes(b"two")
+    assert keys(f"grid: {{model: ['{weights}']}}") != named, "a file counts by its content"
+    notebook = root / "notebooks" / "trivial.py"
+    notebook.write_text(notebook.read_text().replace("broken at", "defect at"))
+    assert not {*first} & {*keys("grid: {seed: [0, 1]}")}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("grid: {sed: [1]}", "no parameter 'sed'. Did you mean 'seed'"),
+        ("fixed: {sed: 1}\ngrid: {eps: [1]}", "no parameter 'sed'"),
+        ("grid: {seed: [1, x]}", "'seed' must be int, but 'x' is not"),
+        ("grid: {seed: [1.5]}", "'seed' must be int, but 1.5 is not"),
+        ("grid: {seed: 1}", "must be a list or a range"),
+        ("grid: {}", "is an empty grid"),
+        ("", "is an empty grid"),
+        ("grid: {seed: []}", "is an empty grid"),
+        ("grid: {seed: {from: 1, to: 0}}", "has no points, or too many"),
+        ("grid: {eps: {from: 0, to: 1, count: 3, scale: log}}", "has no points, or too many"),
+        ("grid: {seed: {from: 0, to: 9e99}}", "has no points, or too many"),
+        ("grid: {seed: {from: 0, upto: 9}}", "takes from, to, and step or count"),
+        (
+            "grid: {seed: {from: 0, to: 99999}}",
+            "makes 100,000 jobs, over 10,000: shorten its lists, or confirm with --yes",
+        ),
+        ("grid: {seed: [1]}\nfixed: {seed: 2}", "sets the parameter 'seed' twice"),
+        ("grid: {seed: [1]}\ngrid: {seed: [2]}", "stands there twice"),
+        ("zip: {seed: [1, 2], eps: [1]}", "must be of one length, but have seed 2, eps 1"),
+        ("gird: {seed: [1]}", "has an entry 'gird'. Did you mean 'grid'"),
+        ("grid: [1]", "'grid' must map parameters to values"),
+        ("grid: {seed: [1}", "line 2 is not valid YAML"),
+        ("grid: !!python/object/apply:os.system [ls]", "is not valid YAML"),
+        ("name: a/b\ngrid: {seed: [1]}", "is no file name"),
+    ],
+)
+def test_one_sentence_names_what_is_wrong(root: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        points(root, text)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_names_no_notebook_is_refused(root: Path) -> None:
+    file = root / "tried.yaml"
+    for text, message in (
+        ("grid: {seed: [1]}", "names no notebook"),
+        ("- 1", "is no grid file"),
+        ("notebook: trivia\ngrid: {seed: [1]}", "Did you mean 'trivial.py'"),
+        ("notebook: trivial\ngrid: {profile: [cpu]}", "no parameter 'profile'|varies the profile"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_grid(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_grid(root / "absent.yaml")
+
+
+def test_many_jobs_are_made_on_request(root: Path) -> None:
+    assert len(points(root, "grid: {seed: {from: 0, to: 10_000}}", many=True)) == 10_001
+    assert math.prod((100, 100)) == len(points(root, "grid: {seed: {from: 1, to: 100}, eps: {from: 1, to: 100}}"))
