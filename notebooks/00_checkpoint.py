@@ -46,7 +46,7 @@ from nullpaper.data import datasets as data
 from nullpaper.data.fetch import cache_home
 from nullpaper.files import write_atomic
 from nullpaper.finetuning import trainer as training
-from nullpaper.models import vit
+from nullpaper.models import predict, vit
 from nullpaper.workflow import figures as plots
 from nullpaper.workflow.provenance import device_name, project_root, versions
 from nullpaper.workflow.store import stored
@@ -110,7 +110,7 @@ if retrain:
         "device": device_name(),
         "versions": versions(),
         "dev_accuracy": {name: run.history[-1]["dev_accuracy"] for name, run in runs.items()},
-        "test_accuracy": asdict(statistics.proportion(training.correct(model, test))),
+        "test_accuracy": asdict(statistics.proportion(predict.correct(model, test))),
         "history": runs[best].history,
     }
     vit.save_vit(model, weights)
@@ -130,7 +130,7 @@ assert vit.fingerprint(model) == record["weights"], "the record beside the weigh
 
 def measure() -> list[dict[str, object]]:
     splits = {"dev": cifar.dev.subset(len(test)), "test": test}
-    shares = {name: statistics.proportion(training.correct(model, split)) for name, split in splits.items()}
+    shares = {name: statistics.proportion(predict.correct(model, split)) for name, split in splits.items()}
     return [{"split": name} | share.columns("accuracy") for name, share in shares.items()]
 
 

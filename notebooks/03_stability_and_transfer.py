@@ -58,7 +58,7 @@ from nullpaper.data.fetch import cache_home
 from nullpaper.files import write_atomic
 from nullpaper.finetuning import trainer as training
 from nullpaper.models import checkpoints as classifiers
-from nullpaper.models import vit
+from nullpaper.models import predict, vit
 from nullpaper.nullspace import patch as nullspace
 from nullpaper.robustness import perturbation
 from nullpaper.synthesis import ascent, influence
@@ -127,7 +127,7 @@ def measure_accuracy() -> list[dict[str, object]]:
     test = cifar.test.subset(max(held_out, 2_000) if profile != "smoke" else held_out, seed)
     return [
         {"model": short[name], "parameters": sum(p.numel() for p in model.parameters())}
-        | statistics.proportion(training.correct(model, test)).columns("accuracy")
+        | statistics.proportion(predict.correct(model, test)).columns("accuracy")
         for name, model in models.items()
     ]
 

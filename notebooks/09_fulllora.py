@@ -494,7 +494,7 @@ summary.style.format(precision=3).hide(axis="index")
 # %%
 through_lnlora = "vit_robust_lnlora"
 if retrain:
-    shipped = classifiers.adapter_folder(through_lnlora)
+    shipped = adapter_files.adapter_folder(through_lnlora)
     folder = project_root() / "build/smoke" / through_lnlora if profile == "smoke" else shipped
     known = json.loads((shipped / "record.json").read_text())
     again = dict(method=known["method"], steps=known["steps"], seed=known["seed"], adapter=known["adapter"])
@@ -539,19 +539,25 @@ long_paired.style.format(precision=4).hide(axis="index")
 
 
 # %%
+def robust_model(name: str) -> vit.ViT:
+    """One of `robust_models`."""
+    load = adapter_files.load_adapted if name in adapter_files.ADAPTED else classifiers.load_classifier
+    return load(name, device=device)
+
+
 def checks() -> list[dict[str, str]]:
     """Warnings, a row a model."""
     split = cifar.test.subset(size["autoattack_images"], seed)
     points, classes = next(iter(split.batches(len(split), image_size=48, device=device)))
     n, rows = size["evaluation_steps"], []
     for name in robust_models:
-        model = classifiers.load_classifier(name, device=device)
+        model = robust_model(name)
         found = diagnosis.diagnose(model, points, classes, eps=long_eps, seed=seed, steps=n, queries=10 * n)
         rows.append({"model": name, "images": len(split), "warnings": " ".join(found) or "none"})
     return rows
 
 
-weights = [vit.fingerprint(classifiers.load_classifier(name)) for name in robust_models]
+weights = [vit.fingerprint(robust_model(name)) for name in robust_models]
 given = {"weights": weights, "seed": seed, "images": size["autoattack_images"], "steps": size["evaluation_steps"]}
 checked = stored("diagnosis", given, checks, code=[attacks, diagnosis, evaluation])
 warnings = pd.DataFrame(checked.metrics)

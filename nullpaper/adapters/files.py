@@ -12,21 +12,25 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from nullpaper.adapters.inject import HEADS, TARGETS, AdaptedViT, base_fingerprint, inject, remove, trained_parameters
 from nullpaper.adapters.layers import THIRDS
-from nullpaper.errors import InputError, first_line
+from nullpaper.errors import InputError, first_line, nearest
 from nullpaper.files import sha256, write_atomic
-from nullpaper.models.vit import ViT
+from nullpaper.models.vit import SHIPPED, ViT, load_vit, shipped_weights
 from nullpaper.models.weights import read_weights
-
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "load_adapter", "save_adapter"]
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 FOREIGN_OPTIONS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias")
+
+
+ADAPTED = ("vit_robust_lnlora",)
+"""The adapters that travel with the package: LNLoRA of rank 3 on the shipped ViT, trained on the batches of
+``vit_robust`` against PGD at 8/255 (notebook 09)."""
 
 
 def save_adapter(vit: ViT, folder: str | Path) -> None:
@@ -82,6 +86,24 @@ def load_adapter(vit: ViT, folder: str | Path, *, any_base: bool = False) -> ViT
             parameter.requires_grad_(flag)
         raise
     return vit
+
+
+def load_adapted(name: str, *, device: str | torch.device | None = None) -> ViT:
+    """The shipped ViT with one of `ADAPTED`, in evaluation mode.
+
+    Raises:
+        InputError: unknown name, or files that are missing or damaged.
+    """
+    if name not in ADAPTED:
+        raise InputError(f"adapter '{name}' is unknown.{nearest(name, ADAPTED)} Choose from {', '.join(ADAPTED)}.")
+    vit = load_vit(SHIPPED)
+    vit.name = name
+    return load_adapter(vit, adapter_folder(name)).eval().to(device)
+
+
+def adapter_folder(name: str) -> Path:
+    """Where the package keeps one of `ADAPTED`."""
+    return shipped_weights().with_name(name)
 
 
 def _file_tensors(vit: AdaptedViT) -> dict[str, Tensor]:

@@ -231,7 +231,7 @@ def _batch(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels
         raise InputError(f"nothing of {vit.name} requires gradients, so no step trains it: inject an adapter.")
     if len(images) == 0 or labels.shape != images.shape[:1]:
         raise InputError(f"a batch of {len(images)} images and {len(labels)} labels cannot be trained on: give pairs.")
-    check_images(images, vit)
+    check_images(images, vit.channels, vit.image_size, vit.name)
     if images.device != device or labels.device != device:
         raise InputError(
             f"images are on {images.device}, labels on {labels.device}, {vit.name} on {device}: move them."

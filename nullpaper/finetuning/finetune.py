@@ -29,7 +29,8 @@ from nullpaper.data.datasets import Data, Split, augmented
 from nullpaper.errors import InputError, check_count
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, check_method, make_noise
 from nullpaper.finetuning.state import parameter_groups, read_state, write_state
-from nullpaper.finetuning.trainer import accuracy, seeded
+from nullpaper.finetuning.trainer import seeded
+from nullpaper.models.predict import accuracy
 from nullpaper.models.vit import ViT, fingerprint
 from nullpaper.robustness.pgd import pgd
 

@@ -23,13 +23,12 @@ from torch.nn.functional import cross_entropy, one_hot
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from nullpaper.data.datasets import Data, Split, augmented
+from nullpaper.data.datasets import Data, augmented
 from nullpaper.errors import InputError
 from nullpaper.finetuning.state import parameter_groups, read_state, write_state
 from nullpaper.models.checkpoints import Classifier
-from nullpaper.models.vit import ViT, evaluating
-
-__all__ = ["Recipe", "Training", "accuracy", "correct", "predictions", "seeded", "train"]
+from nullpaper.models.predict import accuracy
+from nullpaper.models.vit import ViT
 
 SEEN = 2_000  # unaugmented training images that show how far dev accuracy lags behind
 RANDAUGMENT_GROUPS = 8  # torchvision draws one operation a call: so many draws a batch
@@ -209,23 +208,3 @@ def _schedule(epoch: float, recipe: Recipe) -> float:
 def seeded(seed: int, index: int, stream: int) -> torch.Generator:
     """A generator of its own for each (seed, index, stream), so that a draw does not depend on the draws before it."""
     return torch.Generator().manual_seed((seed * 3 + stream) * 10_000_019 + index)
-
-
-@torch.inference_mode()
-def predictions(vit: ViT | Classifier, split: Split, batch_size: int = 500) -> Tensor:
-    """Logits (n, num_classes) on the CPU, in the order of the split; the model must be in evaluation mode."""
-    device = next(vit.parameters()).device
-    batches = split.batches(batch_size, image_size=vit.image_size, device=device)
-    return torch.cat([vit(images).cpu() for images, _ in batches])
-
-
-def correct(vit: ViT | Classifier, split: Split) -> Tensor:
-    """Boolean (n,): which images of the split the model classifies correctly, in evaluation mode."""
-    with evaluating(vit):
-        guessed = predictions(vit, split).argmax(1)
-    return guessed == torch.from_numpy(split.labels)
-
-
-def accuracy(vit: ViT | Classifier, split: Split) -> float:
-    """Share of the split that the model classifies correctly."""
-    return correct(vit, split).float().mean().item()

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nullpaper.robustness.perturbation import norms
-
-__all__ = ["Feasible", "answers", "descend", "per_image", "towards"]
+from nullpaper.models.predict import answers
+from nullpaper.models.vit import norms, per_image
 
 Feasible = Callable[[Tensor], Tensor]
 """Which logits (B, K) will do, (B,) bool."""
@@ -78,14 +77,3 @@ def towards(model: nn.Module, feasible: Feasible, inside: Tensor, outside: Tenso
         good = feasible(answers(model, torch.lerp(inside, outside, per_image(middle))))
         low, high = torch.where(good, middle, low), torch.where(good, high, middle)
     return torch.lerp(inside, outside, per_image(low))
-
-
-@torch.no_grad()
-def answers(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits (B, K), without a graph."""
-    return model(images)
-
-
-def per_image(values: Tensor) -> Tensor:
-    """Values (B,) that act on images (B, C, H, W)."""
-    return values.view(-1, 1, 1, 1)

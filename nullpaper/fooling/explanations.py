@@ -10,8 +10,7 @@ for tokens (B, N, d) means an average over the width and a sum over positions. N
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError, nearest
+from nullpaper.models.attention import attention_weights
 from nullpaper.models.vit import ViT, check_evaluating, check_images, patchify
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "Method",
     "attribute",
     "check_request",
-    "explicit_attention",
     "grad_cam",
     "gradient_x_input",
     "integrated_gradients",
@@ -101,7 +100,7 @@ def rollout(vit: ViT, images: Tensor, target: Tensor | None = None, create_graph
     pooling = getattr(vit.net, "global_pool", "token")
     if pooling not in ("token", "avg") or getattr(vit.net, "attn_pool", None) is not None:
         raise InputError(f"rollout needs a head on the class token or on averaged tokens; {vit.name} has another.")
-    weights = _attention_weights(vit, images)
+    weights = attention_weights(vit, images)
     prefix = _prefix(vit)
     tokens = prefix + math.prod(vit.grid_size)
     fits = len(weights) == len(vit.net.blocks) and all(tuple(w.shape[-2:]) == (tokens, tokens) for w in weights)
@@ -174,25 +173,6 @@ METHODS: dict[str, Method] = {
 """Attribution methods by name."""
 
 
-@contextmanager
-def explicit_attention(vit: ViT) -> Iterator[None]:
-    """Inside, attention is computed by plain matrix products, which can be read out and have second derivatives, not by
-    a fused kernel. The modules get their flags back, whatever happens.
-
-    Raises:
-        InputError: a block whose attention has no such switch.
-    """
-    modules = _attention_modules(vit)
-    flags = [module.fused_attn for module in modules]
-    try:
-        for module in modules:
-            module.fused_attn = False
-        yield
-    finally:
-        for module, flag in zip(modules, flags, strict=True):
-            module.fused_attn = flag
-
-
 def check_request(vit: ViT, images: Tensor, name: str, target: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Fresh images on the model's device and in its dtype, and their target classes (B,), or an `InputError`."""
     if name not in METHODS:
@@ -202,7 +182,7 @@ def check_request(vit: ViT, images: Tensor, name: str, target: int | Tensor | No
     check_evaluating(vit)
     if images.numel() == 0:
         raise InputError("there are no images to explain; pass at least one.")
-    check_images(images, vit)
+    check_images(images, vit.channels, vit.image_size, vit.name)
     images = images.detach().to(vit.mean).clone()
     if target is None:
         with torch.no_grad():
@@ -250,24 +230,3 @@ def _score(logits: Tensor, target: Tensor) -> Tensor:
 def _prefix(vit: ViT) -> int:
     """Class and register tokens in front of the patches."""
     return int(getattr(vit.net, "num_prefix_tokens", 1))
-
-
-def _attention_modules(vit: ViT) -> list[nn.Module]:
-    modules = [getattr(block, "attn", None) for block in vit.net.blocks]
-    if not all(hasattr(module, "fused_attn") and hasattr(module, "attn_drop") for module in modules):
-        raise InputError(f"the attention of {vit.name} cannot be read out; take a plain ViT.")
-    return modules
-
-
-def _attention_weights(vit: ViT, images: Tensor) -> list[Tensor]:
-    """Attention after the softmax, (B, heads, T, T) a block: what enters timm's dropout on it."""
-    weights: list[Tensor] = []
-    drops = [module.attn_drop for module in _attention_modules(vit)]
-    handles = [drop.register_forward_hook(lambda module, inputs, output: weights.append(inputs[0])) for drop in drops]
-    try:
-        with explicit_attention(vit):
-            vit(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return weights

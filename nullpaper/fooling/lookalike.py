@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from nullpaper.errors import InputError, check_count, first_line, nearest
-from nullpaper.fooling.descent import Feasible, answers, descend, per_image, towards
-from nullpaper.models.vit import ViT, check_evaluating, check_images
+from nullpaper.fooling.descent import Feasible, descend, towards
+from nullpaper.models.predict import answers, probability_gap
+from nullpaper.models.vit import ViT, check_evaluating, check_images, norms, per_image
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
-from nullpaper.robustness.perturbation import in_box, norms, permuted_in_patches
-from nullpaper.synthesis.influence import probability_gap
+from nullpaper.robustness.perturbation import in_box, permuted_in_patches
 
 __all__ = [
     "Adversarial",
@@ -110,7 +110,7 @@ def lookalike(
         if given is not None and given.shape != images.shape:
             raise InputError(f"{name} have shape {tuple(given.shape)}, images {tuple(images.shape)}; match them.")
         if given is not None and name != "exact":
-            check_images(given, vit)
+            check_images(given, vit.channels, vit.image_size, vit.name)
     check_count("steps", steps)
     feasible, clean = _within(vit, images, eps), answers(vit, images)
     exact = patch_nullspace(vit).nearest(images, targets)[0] if exact is None else exact
@@ -243,7 +243,7 @@ def _within(vit: ViT, images: Tensor, eps: float) -> Feasible:
 
 def _check_attacked(vit: ViT, images: Tensor, classes: Tensor) -> None:
     check_evaluating(vit)
-    check_images(images, vit)
+    check_images(images, vit.channels, vit.image_size, vit.name)
     if classes.shape != images.shape[:1] or classes.is_floating_point():
         raise InputError(f"classes have shape {tuple(classes.shape)}; pass one whole number for each image.")
     if not ((classes >= 0) & (classes < vit.num_classes)).all():

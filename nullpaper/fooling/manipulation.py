@@ -14,9 +14,10 @@ from torch import Tensor
 from tqdm import trange
 
 from nullpaper.errors import InputError, check_count
-from nullpaper.fooling.explanations import METHODS, attribute, check_request, explicit_attention, patch_values
+from nullpaper.fooling.explanations import METHODS, attribute, check_request, patch_values
+from nullpaper.models.attention import explicit_attention
+from nullpaper.models.predict import probability_gap
 from nullpaper.models.vit import ViT
-from nullpaper.synthesis.influence import probability_gap
 
 __all__ = ["Manipulation", "correlation", "manipulate"]
 

@@ -88,7 +88,7 @@ def watermark(space: PatchNullspace, images: Tensor, logo: Tensor, *, norm: str 
     if norm not in NORMS:
         raise InputError(f"norm={norm!r} is unknown; pass one of {NORMS}.{nearest(str(norm).lower(), NORMS)}")
     _check_space(space)
-    check_images(images, space)
+    check_images(images, space.channels, space.image_size, space.name)
     if logo.shape not in (images.shape, images.shape[1:]):
         raise InputError(
             f"logo has shape {tuple(logo.shape)}, the images {tuple(images.shape)}: pass {tuple(images.shape[1:])}, or "
@@ -158,7 +158,7 @@ def encode_message(
     if not (isinstance(margin, int | float) and 0 < margin < math.inf):
         raise InputError(f"margin={margin!r} must be a positive number, in pixel units.")
     _check_space(space)
-    check_images(images, space)
+    check_images(images, space.channels, space.image_size, space.name)
     bits = message_bits(message)
     if bits.ndim == 2 and len(bits) != len(images):
         raise InputError(f"the message has {len(bits)} rows for {len(images)} images; pass one each, or one for all.")
@@ -181,7 +181,7 @@ def decode_message(space: PatchNullspace, images: Tensor, *, key: int, length: i
         InputError: as `encode_message`.
     """
     _check_space(space)
-    check_images(images, space)
+    check_images(images, space.channels, space.image_size, space.name)
     keys = message_keys(space, length, key=key, share=share).to(images.device)
     return images.double().flatten(1) @ keys.flatten(1).T > 0
 

@@ -16,15 +16,9 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from nullpaper.adapters.files import load_adapter
 from nullpaper.errors import InputError, nearest
 from nullpaper.models.vit import CIFAR10_MEAN, CIFAR10_STD, SHIPPED, ViT, build_shipped, shipped_weights
 from nullpaper.models.weights import load_weights
-
-__all__ = [
-    *("ADAPTED", "ARCHITECTURES", "FINETUNED", "Classifier"),
-    *("adapter_folder", "classifier_weights", "load_classifier"),
-]
 
 IMAGE_SIZE = 48
 
@@ -36,10 +30,8 @@ ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
 }
 """Constructors of timm models for 48 px images; each takes ``num_classes``, except the shipped ViT."""
 
-ADAPTED = ("vit_robust_lnlora",)
-FINETUNED = ("vit_robust", *ADAPTED)
-"""The shipped ViT after PGD adversarial training at 8/255, by name: of all weights (notebook 07), and through LNLoRA of
-rank 3 on the same batches (notebook 09), of which the adapter alone is stored."""
+FINETUNED = ("vit_robust",)
+"""The shipped ViT after PGD adversarial training of all its weights at 8/255 (notebook 07)."""
 
 
 class Classifier(nn.Module):
@@ -86,10 +78,7 @@ def load_classifier(
     net = build_shipped() if name in (SHIPPED, *FINETUNED) else ARCHITECTURES[name](num_classes=10)
     kind = ViT if isinstance(net, VisionTransformer) else Classifier
     model = kind(net, CIFAR10_MEAN, CIFAR10_STD, name)
-    if weights is None and pretrained and name in ADAPTED:
-        load_weights(net, shipped_weights(), name)
-        load_adapter(model, adapter_folder(name))
-    elif weights is not None or pretrained:
+    if weights is not None or pretrained:
         load_weights(net, Path(weights) if weights is not None else classifier_weights(name), name)
     return model.eval().to(device)
 
@@ -97,8 +86,3 @@ def load_classifier(
 def classifier_weights(name: str) -> Path:
     """Where the package keeps the weights of one of `ARCHITECTURES` or of ``vit_robust``."""
     return shipped_weights().with_name(f"{name}.safetensors")
-
-
-def adapter_folder(name: str) -> Path:
-    """Where the package keeps one of `ADAPTED`, as `adapter_files.load_adapter` reads it."""
-    return shipped_weights().with_name(name)

@@ -23,23 +23,7 @@ from torch import Tensor, nn
 
 from nullpaper.errors import InputError, first_line, nearest
 from nullpaper.files import write_atomic
-from nullpaper.models.skeleton import skeleton
-from nullpaper.models.weights import load_weights
-
-__all__ = [
-    "SHIPPED",
-    "ViT",
-    "build_shipped",
-    "check_evaluating",
-    "check_images",
-    "evaluating",
-    "fingerprint",
-    "load_vit",
-    "patchify",
-    "save_vit",
-    "shipped_weights",
-    "unpatchify",
-]
+from nullpaper.models.weights import load_weights, skeleton
 
 SHIPPED = "nullpaper_vit_cifar10"
 SHIPPED_ARCHITECTURE = dict(img_size=48, patch_size=8, embed_dim=96, depth=6, num_heads=3, num_classes=10)
@@ -139,18 +123,26 @@ def unpatchify(patches: Tensor, image_size: tuple[int, int], patch_size: tuple[i
     return nn.functional.fold(patches.transpose(1, 2), image_size, patch_size, stride=patch_size)
 
 
-def check_images(images: Tensor, vit: ViT) -> None:
-    """Refuse images that the model would misread.
+def norms(noise: Tensor) -> Tensor:
+    """L2 norm of each image's noise (B, ...), shape (B,), in pixel units."""
+    return noise.flatten(1).norm(dim=1)
+
+
+def per_image(values: Tensor) -> Tensor:
+    """Values (B,) that act on images (B, C, H, W)."""
+    return values.view(-1, 1, 1, 1)
+
+
+def check_images(images: Tensor, channels: int, size: tuple[int, int], name: str) -> None:
+    """Refuse images that a model ``name`` for ``channels`` and ``size`` (height, width) would misread.
 
     Raises:
         InputError: wrong number of axes or channels, another size, NaN, or values outside [0, 1].
     """
-    if images.ndim != 4 or images.shape[1] != vit.channels:
-        raise InputError(f"images have shape {tuple(images.shape)}, but {vit.name} takes (B, {vit.channels}, H, W).")
-    if tuple(images.shape[-2:]) != vit.image_size:
-        raise InputError(
-            f"images are {tuple(images.shape[-2:])} pixels, but {vit.name} takes {vit.image_size}: resize."
-        )
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise InputError(f"images have shape {tuple(images.shape)}, but {name} takes (B, {channels}, H, W).")
+    if tuple(images.shape[-2:]) != tuple(size):
+        raise InputError(f"images are {tuple(images.shape[-2:])} pixels, but {name} takes {tuple(size)}: resize.")
     if not images.is_floating_point():
         raise InputError(f"images are {images.dtype}; divide by 255 to get floats in [0, 1].")
     if torch.isnan(images).any():

@@ -1,18 +1,19 @@
-"""Weights on disk: safetensors with timm's parameter names, checked before they touch a model."""
+"""The weights of timm models: read from safetensors files and checked before they touch a model, or left out."""
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
 
+import timm
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from nullpaper.errors import InputError, first_line
-
-__all__ = ["load_weights", "read_weights"]
 
 
 def load_weights(net: nn.Module, path: Path, name: str) -> None:
@@ -59,3 +60,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if broken:
         raise InputError(f"weights file {path} holds NaN or infinity in '{broken[0]}'; it is of no use.")
     return state
+
+
+def skeleton(name: str, **options: object) -> nn.Module:
+    """A timm model at its full depth without weights, on PyTorch's "meta" device: to look at its structure
+    before anything is downloaded. ``options`` go to timm."""
+    with torch.device("meta"), _Uninitialised():
+        return timm.create_model(name, pretrained=False, **options)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Spares meta tensors the arithmetic of weight initialisation, which has no effect but costs most of the time."""
+
+    idle = frozenset({"add_", "clamp_", "copy_", "div_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"})
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is torch.linspace:
+            kwargs.setdefault("device", "cpu")  # older timm reads drop-path rates out of it, which meta cannot give
+        if getattr(func, "__name__", "") in self.idle and args and args[0].is_meta:
+            return args[0]
+        return func(*args, **kwargs)

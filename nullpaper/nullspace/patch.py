@@ -217,7 +217,7 @@ class PatchNullspace:
             raise InputError(f"{what} has shape {shape}, but {self.name} needs (B, {', '.join(map(str, expected))}).")
 
     def _check_problem(self, images: Tensor, box: tuple[float, float]) -> tuple[float, float]:
-        check_images(images, self)
+        check_images(images, self.channels, self.image_size, self.name)
         lo, hi = (float(end) for end in box)
         if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
             raise InputError(f"box={tuple(box)} is empty or unbounded: pass finite (low, high) with low < high.")

@@ -15,8 +15,8 @@ import timm
 from timm.models import is_model_pretrained
 
 from nullpaper.errors import InputError, nearest
-from nullpaper.models.skeleton import skeleton
 from nullpaper.models.vit import ViT
+from nullpaper.models.weights import skeleton
 from nullpaper.nullspace.layernorm import shift_invariance
 
 __all__ = ["FAMILIES", "ZOO", "embedding_nullity", "encoder_nullity", "nullity_table"]

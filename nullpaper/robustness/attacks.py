@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from nullpaper.errors import InputError, check_count, nearest
-from nullpaper.fooling.descent import answers, per_image
-from nullpaper.models.vit import ViT, check_images, evaluating
+from nullpaper.models.predict import answers
+from nullpaper.models.vit import ViT, check_images, evaluating, norms, per_image
 from nullpaper.robustness.patch_attack import patch_attack
-from nullpaper.robustness.perturbation import norms
 from nullpaper.robustness.pgd import REACH, check_eps, frozen, margin, pgd
 
 __all__ = ["ATTACKS", "Attack", "attack", "forked_rng"]
@@ -176,11 +174,8 @@ def _chosen(name: str, steps: int | None) -> tuple[Attack, int]:
 def _check(model: nn.Module, images: Tensor, labels: Tensor, chosen: Attack, name: str, eps: float) -> None:
     if images.ndim == 0 or len(images) == 0:
         raise InputError("there are no images to attack; pass at least one.")
-    if isinstance(model, ViT):
-        check_images(images, model)
-    else:  # the same check, for what a plain classifier tells of itself
-        known = SimpleNamespace(channels=3, image_size=tuple(model.image_size), name=type(model).__name__)
-        check_images(images, known)
+    channels, label = (model.channels, model.name) if isinstance(model, ViT) else (3, type(model).__name__)
+    check_images(images, channels, model.image_size, label)
     check_eps(eps, math.sqrt(images[0].numel()) if chosen.norm == "L2" else 1.0)
     if labels.ndim != 1 or len(labels) != len(images):
         raise InputError(f"labels have shape {tuple(labels.shape)}; pass one for each of the {len(images)} images.")

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from nullpaper.data.datasets import Split, to_pixels
 from nullpaper.errors import InputError, check_count
-from nullpaper.fooling.descent import answers
 from nullpaper.models.checkpoints import Classifier
+from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, evaluating
 from nullpaper.robustness.attacks import ATTACKS, attack
 from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, corrupt

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nullpaper.errors import InputError
-from nullpaper.fooling.descent import answers
+from nullpaper.models.predict import answers
 from nullpaper.models.vit import evaluating
 from nullpaper.robustness.attacks import attack, forked_rng
 from nullpaper.robustness.pgd import check_eps, frozen

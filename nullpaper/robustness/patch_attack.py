@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nullpaper.errors import InputError, check_count, nearest
-from nullpaper.fooling.explanations import explicit_attention
+from nullpaper.models.attention import explicit_attention
 from nullpaper.models.vit import ViT, patchify, unpatchify
 from nullpaper.robustness.pgd import check_eps, frozen
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from nullpaper.errors import InputError, nearest
-from nullpaper.models.vit import ViT
+from nullpaper.models.vit import ViT, norms
 
 __all__ = [
     "DEGRADATIONS",
@@ -30,11 +30,6 @@ __all__ = [
 ]
 
 DOUBLINGS, BISECTIONS = 40, 24  # float32 has 24 bits
-
-
-def norms(noise: Tensor) -> Tensor:
-    """L2 norm of each image's noise (B, ...), shape (B,), in pixel units."""
-    return noise.flatten(1).norm(dim=1)
 
 
 def in_box(images: Tensor, direction: Tensor, norm: Tensor, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:

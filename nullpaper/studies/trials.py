@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from nullpaper.adapters.files import ADAPTED, load_adapted
 from nullpaper.adapters.inject import AdaptedViT, adapted_copy, remove
 from nullpaper.data.datasets import Data, Split, load_data
 from nullpaper.errors import InputError
@@ -199,6 +200,8 @@ def start_of(trial: Trial) -> ViT:
 
 def _named(name: str, weights: str | None) -> ViT:
     """A model of this package or of timm, in evaluation mode."""
+    if name in ADAPTED and weights is None:
+        return load_adapted(name, device=_device())
     if name not in (*classifiers.ARCHITECTURES, *classifiers.FINETUNED):
         return load_vit(name, weights=weights, device=_device())
     model = classifiers.load_classifier(name, weights=weights, device=_device())

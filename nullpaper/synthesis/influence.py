@@ -19,6 +19,7 @@ from scipy.stats import norm as normal
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError
+from nullpaper.models.predict import probability_gap
 from nullpaper.models.vit import ViT, check_evaluating, check_images
 from nullpaper.statistics import Interval, mean, proportion
 
@@ -240,11 +241,6 @@ def logits_at(model: Model, level: str, inputs: Tensor) -> Tensor:
     return model.encode(inputs) if level == "encoder" else model(inputs)
 
 
-def probability_gap(noisy: Tensor, clean: Tensor) -> Tensor:
-    """Squared L2 distance between the softmax vectors of two sets of logits (B, K), shape (B,)."""
-    return (noisy.softmax(-1) - clean.softmax(-1)).square().sum(-1)
-
-
 def check_noise(noise: Tensor, pool: Pool) -> Tensor:
     """``noise`` on the pool's device, or an `InputError` if its shape does not fit or it is not finite."""
     if tuple(noise.shape) != pool.noise_shape:
@@ -277,7 +273,7 @@ def _images(batch: Tensor | Sequence[Tensor], model: Model) -> Tensor:
         parameter = next(model.parameters(), None)
         images = images if parameter is None else images.to(parameter.device)
     if isinstance(model, ViT):
-        check_images(images, model)
+        check_images(images, model.channels, model.image_size, model.name)
     elif images.ndim != 4 or not images.is_floating_point():
         raise InputError(f"images are {images.dtype} of shape {tuple(images.shape)}; pass floats (B, C, H, W).")
     elif not (images.isfinite().all() and images.min() >= 0 and images.max() <= 1):

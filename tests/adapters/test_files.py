@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from adapted import VARIANTS, adapted, base, images, named
 from safetensors.torch import load_file, save_file
-from test_adapters import VARIANTS, adapted, base, images, named
 
 from nullpaper.adapters.files import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
 from nullpaper.adapters.inject import DEFAULT_TARGETS, AdaptedViT, expected_parameters, inject, merge, trainable

@@ -15,6 +15,7 @@ from processes import started
 from nullpaper.data import datasets as data
 from nullpaper.errors import InputError
 from nullpaper.finetuning import trainer as training
+from nullpaper.models import predict
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 
 QUICK = training.Recipe(epochs=2, batch_size=32, warmup_epochs=0.5, ema=0.9)
@@ -104,8 +105,8 @@ def test_a_state_of_another_model_is_refused(tmp_path) -> None:
 
 def test_predictions_follow_the_split_and_leave_the_mode() -> None:
     vit, split = load_vit(SHIPPED), few().dev
-    logits = training.predictions(vit, split, batch_size=64)
-    assert torch.allclose(logits, training.predictions(vit, split, batch_size=77), atol=1e-5)
+    logits = predict.predictions(vit, split, batch_size=64)
+    assert torch.allclose(logits, predict.predictions(vit, split, batch_size=77), atol=1e-5)
     vit.train()
-    assert training.accuracy(vit, split) == pytest.approx((logits.argmax(1).numpy() == split.labels).mean())
+    assert predict.accuracy(vit, split) == pytest.approx((logits.argmax(1).numpy() == split.labels).mean())
     assert vit.training

@@ -11,9 +11,8 @@ from torch import Tensor
 from nullpaper.data.datasets import load_data, to_pixels
 from nullpaper.errors import InputError
 from nullpaper.fooling import lookalike as fooling
-from nullpaper.models.vit import SHIPPED, ViT, load_vit
+from nullpaper.models.vit import SHIPPED, ViT, load_vit, norms
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
-from nullpaper.robustness.perturbation import norms
 
 EPS = 0.05
 

@@ -165,4 +165,4 @@ def test_weights_that_do_not_fit_are_refused(shipped: ViT, tmp_path) -> None:
 )
 def test_images_that_would_be_misread_are_refused(shipped: ViT, change, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        check_images(change(images(shipped)), shipped)
+        check_images(change(images(shipped)), shipped.channels, shipped.image_size, shipped.name)

@@ -8,8 +8,8 @@ import pytest
 import timm
 
 from nullpaper.errors import InputError
-from nullpaper.models.skeleton import skeleton
 from nullpaper.models.vit import ViT
+from nullpaper.models.weights import skeleton
 from nullpaper.nullspace.zoo import FAMILIES, ZOO, embedding_nullity, encoder_nullity, nullity_table
 
 PUBLISHED = {  # the reference's arithmetic: joint, per channel; and through the encoder

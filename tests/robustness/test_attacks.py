@@ -12,11 +12,10 @@ from torch.nn.functional import dropout
 
 from nullpaper.errors import InputError
 from nullpaper.models.checkpoints import load_classifier
-from nullpaper.models.vit import SHIPPED, evaluating, load_vit, patchify
+from nullpaper.models.vit import SHIPPED, evaluating, load_vit, norms, patchify
 from nullpaper.robustness.attacks import ATTACKS, attack
 from nullpaper.robustness.gradient_masking import diagnose
 from nullpaper.robustness.patch_attack import chosen_patch, patch_attack
-from nullpaper.robustness.perturbation import norms
 from nullpaper.robustness.pgd import margin
 
 EPS = {"cw_l2": 0.3, "patch": 0.5, "autoattack": 8 / 255, "square": 16 / 255}  # else 2/255

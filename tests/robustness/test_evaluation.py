@@ -14,7 +14,7 @@ from pandas.testing import assert_frame_equal
 from nullpaper import statistics
 from nullpaper.data.datasets import Split, load_data
 from nullpaper.errors import InputError
-from nullpaper.finetuning.trainer import correct
+from nullpaper.models.predict import correct
 from nullpaper.models.vit import SHIPPED, ViT, load_vit
 from nullpaper.robustness.attacks import attack
 from nullpaper.robustness.corruptions import CORRUPTIONS, corrupt

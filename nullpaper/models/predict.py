@@ -1,0 +1,41 @@
+"""What a model answers: logits of images and of whole splits, and how far two answers are apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nullpaper.data.datasets import Split
+from nullpaper.models.checkpoints import Classifier
+from nullpaper.models.vit import ViT, evaluating
+
+
+@torch.no_grad()
+def answers(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits (B, K), without a graph."""
+    return model(images)
+
+
+@torch.inference_mode()
+def predictions(vit: ViT | Classifier, split: Split, batch_size: int = 500) -> Tensor:
+    """Logits (n, num_classes) on the CPU, in the order of the split; the model must be in evaluation mode."""
+    device = next(vit.parameters()).device
+    batches = split.batches(batch_size, image_size=vit.image_size, device=device)
+    return torch.cat([vit(images).cpu() for images, _ in batches])
+
+
+def correct(vit: ViT | Classifier, split: Split) -> Tensor:
+    """Boolean (n,): which images of the split the model classifies correctly, in evaluation mode."""
+    with evaluating(vit):
+        predicted = predictions(vit, split).argmax(1)
+    return predicted == torch.from_numpy(split.labels)
+
+
+def accuracy(vit: ViT | Classifier, split: Split) -> float:
+    """Share of the split that the model classifies correctly."""
+    return correct(vit, split).float().mean().item()
+
+
+def probability_gap(noisy: Tensor, clean: Tensor) -> Tensor:
+    """Squared L2 distance between the softmax vectors of two sets of logits (B, K), shape (B,)."""
+    return (noisy.softmax(-1) - clean.softmax(-1)).square().sum(-1)
