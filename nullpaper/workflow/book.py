@@ -127,7 +127,7 @@ def _write_sources(folder: Path, root: Path, profile: str, executed: Sequence[Pa
     import nbformat
 
     from nullpaper.studies.claims import CLAIMS
-    from nullpaper.studies.verdicts import WORDS, judge, save, section
+    from nullpaper.studies.judging import WORDS, judge, save, section
 
     folder.mkdir(parents=True)
     sources = Sources(root, profile, [path.stem for path in executed])

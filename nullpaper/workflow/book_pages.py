@@ -18,7 +18,7 @@ from nullpaper.workflow.code_identity import loads
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
-    from nullpaper.studies.verdicts import Verdict
+    from nullpaper.studies.judging import Verdict
 
 __all__ = ["Sources", "front", "notebook_page", "run_record", "verdict_page"]
 
