@@ -82,7 +82,7 @@ def report(sweep: str | None, profile: str | None, file: Path | None, **options:
 def verdict_table(profile: str) -> str:
     """Judge all claims by the tables of a profile, store the verdicts beside them, and return the table."""
     from nullpaper.studies.claims import CLAIMS
-    from nullpaper.studies.verdicts import judge, save, section
+    from nullpaper.studies.judging import judge, save, section
     from nullpaper.workflow.provenance import project_root
 
     folder = project_root() / "results" / profile
@@ -92,7 +92,7 @@ def verdict_table(profile: str) -> str:
 
 
 def _report_verdicts(profile: str | None, file: Path | None) -> None:
-    from nullpaper.studies.verdicts import replace_section
+    from nullpaper.studies.judging import replace_section
 
     chosen = check_profile(profile) if profile else default_profile()
     if file is not None:

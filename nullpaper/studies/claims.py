@@ -22,7 +22,7 @@ from nullpaper.studies.evidence import (
     some,
     word,
 )
-from nullpaper.studies.verdicts import Claim, claim
+from nullpaper.studies.judging import Claim, claim
 
 __all__ = ["CLAIMS"]
 

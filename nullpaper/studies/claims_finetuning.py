@@ -26,7 +26,7 @@ from nullpaper.studies.evidence import (
     word,
 )
 from nullpaper.studies.evidence_paired import ALSO, ASKED, BETTER, WORSE, compare, difference, grade, over_images
-from nullpaper.studies.verdicts import Claim, claim
+from nullpaper.studies.judging import Claim, claim
 
 __all__ = ["FINETUNING"]
 

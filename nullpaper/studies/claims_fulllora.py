@@ -24,7 +24,7 @@ from nullpaper.studies.evidence import (
     word,
 )
 from nullpaper.studies.evidence_paired import BETTER, NAMES, WORSE, compare, difference, grade, over_images
-from nullpaper.studies.verdicts import Claim, claim
+from nullpaper.studies.judging import Claim, claim
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Numbers read from tables of results, in words and as answers to a bound, for `nullpaper.studies.verdicts`.
+"""Numbers read from tables of results, in words and as answers to a bound, for `nullpaper.studies.judging`.
 
 Answers are three-valued: an interval that a bound cuts through decides nothing.
 """

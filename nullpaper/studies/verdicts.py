@@ -1,151 +1,287 @@
-"""From tables of results to a table "the papers say, we measured, holds?": no number and no verdict in it is typed.
+"""The answer at the end of a notebook: what the papers say, what its tables say, and whether it holds.
 
-A `Claim` reads the tables (CSV) of one profile and answers with what was measured and a word by a stated criterion.
+Answers are three-valued: an interval that a bound cuts through decides nothing. No number and no word of a verdict is
+typed by hand; both follow from the tables, by a criterion that stands beside them::
+
+    answer = Verdicts("01")
+
+    @answer.claim("A, C", "", "there is a nullspace", where="01 (a)", criterion="holds if it has a dimension")
+    def existence() -> tuple[str, str]:
+        return f"{dim} dimensions", word(dim > 0)
+
+    save_table(answer.table(), "01_verdicts")
+    answer.show()
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from nullpaper.errors import InputError
-from nullpaper.files import storable, write_atomic
-from nullpaper.studies.evidence import LONGER, Tables, percent
+import pandas as pd
 
-__all__ = ["WORDS", "Claim", "Verdict", "claim", "judge", "markdown", "replace_section", "save", "section"]
+from nullpaper.statistics import Interval
 
-WORDS = ("holds", "in part", "no", "ill-posed", "not resolved", "not measured")
-BEGIN, END = "<!-- verdicts: begin -->", "<!-- verdicts: end -->"
+WORDS = ("holds", "does not hold", "in part", "ill-posed", "not resolved", "not testable here", "not measured")
+COLUMNS = ("name", "papers", "source", "said", "criterion", "where", "measured", "holds")
 
-
-Judge = Callable[[Tables], tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A sentence of a paper, or a question that it leaves open, and how results decide it.
-
-    Attributes:
-        name: of this claim in ``verdicts.csv``.
-        papers: which say so, "A", "C" or "A, C"; empty: nobody asked.
-        source: equation, section or table there, or "code" of the authors.
-        said: the sentence in a few words.
-        where: notebook and section that measure it.
-        criterion: when it holds, in words; ``judge`` is the same in numbers.
-        judge: from the tables to what was measured and one of `WORDS`; `Missing` if they do not say.
-    """
-
-    name: str
-    papers: str
-    source: str
-    said: str
-    where: str
-    criterion: str
-    judge: Judge
+Answer = bool | None
+"""Yes, no, or undecided by the interval."""
+Judge = Callable[[], tuple[str, str]]
+"""From the tables of a notebook to what was measured, in words, and one of `WORDS`."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """A claim, what was measured, and one of `WORDS`."""
+class Missing(KeyError):
+    """A row or number that the tables at hand lack."""
 
-    claim: Claim
-    measured: str
-    holds: str
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
-def claim(papers: str, source: str, said: str, *, where: str, criterion: str) -> Callable[[Judge], Claim]:
-    """A decorator that makes a `Claim` of the function that judges it."""
-    return lambda judge: Claim(judge.__name__, papers, source, said, where, criterion, judge)
+class Verdicts:
+    """The verdicts on the claims that one notebook decides, in the order in which they are stated."""
+
+    def __init__(self, notebook: str) -> None:
+        """``notebook``: its two digits."""
+        self.notebook = notebook
+        self._rows: list[dict[str, str]] = []
+
+    def claim(self, papers: str, source: str, said: str, *, where: str, criterion: str) -> Callable[[Judge], Judge]:
+        """Judge a claim at once, by the function that this decorates; its name is the name of the claim.
+
+        Args:
+            papers: which say so, such as "A, C"; empty: nobody asked.
+            source: equation, section or table there, or "code" of the authors.
+            said: the claim in a few words.
+            where: notebook and section that measure it.
+            criterion: when it holds, in words; the function is the same in numbers. It returns what was measured and
+                one of `WORDS`; a row or column that its tables lack makes the claim "not measured".
+
+        Raises:
+            ValueError: a second claim of one name, or a word that is none of `WORDS`.
+        """
+
+        def judged(judge: Judge) -> Judge:
+            name = judge.__name__
+            if any(row["name"] == name for row in self._rows):
+                raise ValueError(f"notebook {self.notebook} has two claims named {name}: rename one")
+            try:
+                text, holds = judge()
+            except KeyError as error:
+                text, holds = f"not measured with these parameters: the tables lack {error}", "not measured"
+            if holds not in WORDS:
+                raise ValueError(f"claim {name} answers {holds!r}: it must be one of {', '.join(WORDS)}")
+            values = (name, papers, source, said, criterion, where, text, holds)
+            self._rows.append(dict(zip(COLUMNS, values, strict=True)))
+            return judge
+
+        return judged
+
+    def table(self) -> pd.DataFrame:
+        """One row a claim, with the columns `COLUMNS`."""
+        return pd.DataFrame(self._rows, columns=list(COLUMNS))
+
+    def show(self, limits: str = "") -> None:
+        """Print the answer: claim, what was measured, the word and its criterion; then the limits of all of them."""
+        for row in self._rows:
+            asked = ", ".join(filter(None, (f"paper {row['papers']}" if row["papers"] else "", row["source"])))
+            print(f"\n{row['holds'].upper()}: {row['said']} ({asked or 'no paper asks'})")
+            for text in (row["measured"], f"({row['criterion']})"):
+                print(textwrap.fill(text, 110, initial_indent="    ", subsequent_indent="    "))
+        if limits:
+            print("\n" + textwrap.fill(f"Limits: {limits}", 110, subsequent_indent="    "))
 
 
-def judge(folder: Path, claims: Sequence[Claim]) -> list[Verdict]:
-    """The verdicts on all claims by the tables in a folder; a claim that lacks a table, row or column is not measured.
-
-    Raises:
-        InputError: there is no such folder, or one of its files is no table.
-    """
-    if not folder.is_dir():
-        raise InputError(f"there are no results in {folder}: run 'make paper PROFILE={folder.name}' first")
-    tables, verdicts = Tables(folder), []
-    for known in claims:
-        try:
-            measured, holds = known.judge(tables)
-        except KeyError:
-            measured, holds = "not measured at this profile", "not measured"
-        verdicts.append(Verdict(known, measured, holds))
-    return verdicts
-
-
-def markdown(verdicts: Iterable[Verdict]) -> str:
-    """The verdicts as a Markdown table of four columns."""
+def markdown(table: pd.DataFrame) -> str:
+    """Verdicts, the rows of `Verdicts.table` of one or more notebooks, as a Markdown table of four columns."""
     lines = ["| the papers say | we measured | holds? | where |", "|---|---|---|---|"]
-    for verdict in verdicts:
-        known, (notebook, _, part) = verdict.claim, verdict.claim.where.partition(" ")
-        source = ", ".join(filter(None, (known.papers, known.source)))
-        said = f"{known.said} ({source})" if known.papers else f"(not asked) {known.said}"
-        cells = said, verdict.measured, f"**{verdict.holds}**", f"`{notebook}` {part}".strip()
+    for row in table.fillna("").to_dict("records"):
+        source = ", ".join(filter(None, (row["papers"], row["source"])))
+        said = f"{row['said']} ({source})" if row["papers"] else f"(not asked) {row['said']}"
+        notebook, _, part = row["where"].partition(" ")
+        cells = said, row["measured"], f"**{row['holds']}**", f"`{notebook}` {part}".strip()
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
 
 
-def section(verdicts: Sequence[Verdict], folder: Path) -> str:
-    """The table with a sentence before it, on the model and the profile, and one after it, on the words."""
+# Numbers out of tables
+
+
+def rows(table: pd.DataFrame, **where: Any) -> pd.DataFrame:
+    """The rows of a table whose columns have these values, at least one, or `Missing`."""
+    selection = table
+    for column, value in where.items():
+        selection = selection[selection[column] == value]
+    if selection.empty:
+        raise Missing(f"a row with {_named(where)}")
+    return selection
+
+
+def row(table: pd.DataFrame, **where: Any) -> pd.Series:
+    """The one row of a table whose columns have these values, or `Missing` if there is none, or more."""
+    selection = rows(table, **where)
+    if len(selection) > 1:
+        raise Missing(f"a single row with {_named(where)}: there are {len(selection)}")
+    return selection.iloc[0]
+
+
+def _named(where: dict[str, Any]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in where.items())
+
+
+def interval(row: pd.Series, column: str) -> Interval:
+    """Columns ``column``, ``column_low``, ``column_high`` and ``n`` of a row, or `Missing` if one is empty."""
+    value, low, high, n = (row[name] for name in (column, f"{column}_low", f"{column}_high", "n"))
+    if pd.isna([value, low, high, n]).any():
+        raise Missing(f"a value of {column}")
+    return Interval(float(value), float(low), float(high), int(n))
+
+
+def intervals(rows: pd.DataFrame, column: str) -> list[Interval]:
+    """The interval of every row."""
+    return [interval(row, column) for _, row in rows.iterrows()]
+
+
+# Answers
+
+
+def at_least(estimate: Interval, bound: float) -> Answer:
+    """Yes if the whole interval is at or above the bound, no if it is below, else undecided."""
+    return True if estimate.low >= bound else False if estimate.high < bound else None
+
+
+def below(estimate: Interval, bound: float) -> Answer:
+    """Yes if the whole interval is below the bound, no if it is at or above, else undecided."""
+    return negate(at_least(estimate, bound))
+
+
+def above(first: Interval, second: Interval) -> Answer:
+    """Yes if the first interval ends above the second, no if below, undecided if they overlap."""
+    return True if first.low > second.high else False if first.high < second.low else None
+
+
+def every(answers: Iterable[Answer]) -> Answer:
+    """Yes if all are yes, no if one is no, else undecided (Kleene's conjunction)."""
+    answers = list(answers)
+    return False if False in answers else None if None in answers else True
+
+
+def some(answers: Iterable[Answer]) -> Answer:
+    """Yes if one is yes, no if all are no, else undecided (Kleene's disjunction)."""
+    answers = list(answers)
+    return True if True in answers else None if None in answers else False
+
+
+def negate(answer: Answer) -> Answer:
+    """No for yes, yes for no; undecided stays."""
+    return None if answer is None else not answer
+
+
+def word(whole: Answer, part: Answer = False) -> str:
+    """``holds`` if the whole claim is true, ``in part`` if a part is, ``does not hold`` if neither, else undecided."""
+    if whole or part:
+        return "holds" if whole else "in part"
+    return "does not hold" if whole is not None and part is not None else "not resolved"
+
+
+# Numbers in words
+
+
+def percent(estimate: Interval, of: str | None = "") -> str:
+    """``97.1 % [95.7, 98.5] (n = 3)``; ``of``: "of 3 images" instead of n; None: nothing, as n is said beside it."""
+    value, *ends = (f"{100 * number:.1f}".replace("100.0", "100") for number in _ends(estimate))
+    return f"{value} %{_bracket(estimate, ends)}{_count(estimate, of)}"
+
+
+def points(estimate: Interval, of: str | None = "") -> str:
+    """A difference of shares in percentage points, ``+1.2 [+0.3, +2.1] points (n = 500)``."""
+    value, *ends = (f"{100 * number:+.1f}" for number in _ends(estimate))
+    return f"{value}{_bracket(estimate, ends)} points{_count(estimate, of)}"
+
+
+def number(estimate: Interval, spec: str = ".1f", of: str | None = "") -> str:
+    """``66.9 [61.8, 71.9] (n = 2)``, each number as ``spec`` says."""
+    value, *ends = (format(number, spec) for number in _ends(estimate))
+    return f"{value}{_bracket(estimate, ends)}{_count(estimate, of)}"
+
+
+def _ends(estimate: Interval) -> tuple[float, float, float]:
+    return estimate.value, estimate.low, estimate.high
+
+
+def _bracket(estimate: Interval, ends: list[str]) -> str:
+    """The interval; a single observation has none."""
+    return f" [{', '.join(ends)}]" if estimate.n > 1 else ""
+
+
+def _count(estimate: Interval, of: str | None) -> str:
+    return "" if of is None else f" of {estimate.n:,} {of}" if of else f" (n = {estimate.n:,})"
+
+
+# Paired differences: tables such as 07_paired, one row for two methods trained alike and a measure, with columns
+# difference (of the accuracies; _low and _high over n seeds, Student's t), images_low and images_high (bootstrap)
+
+ASKED = ("clean", "fgsm", "corruptions")
+"""Measures of table 1 of paper A that a comparison needs; ``ALSO`` those that it takes if they are there."""
+ALSO = ("cw", "patch")
+NAMES = {"fgsm": "FGSM", "cw": "CW", "patch": "patch attack", "pgd": "PGD", "pgd 8/255": "PGD 8/255"}
+BETTER = "better: the intervals over seeds and over images both exclude 0. "
+WORSE = ", does not hold if worse on one and better on none"
+
+
+def difference(
+    paired: pd.DataFrame, method: str, against: str, measure: str, **where: Any
+) -> tuple[Interval, Interval, str]:
+    """Accuracy of a method minus that of another, with the intervals over seeds and over images, and over how long.
+
+    A pair may stand in the table either way round. ``where``: values of other columns.
+    """
     try:
-        known = Tables(folder).interval("00_accuracy", "accuracy", split="test")
-        model = f", on the shipped model ({percent(known, 'CIFAR-10 test images')})"
-    except KeyError:
-        model = ""
-    counts = Counter(verdict.holds for verdict in verdicts)
-    told = ", ".join(f"{known} {counts[known]}" for known in WORDS if counts[known])
-    after = (
-        f"Of {len(verdicts)} rows: {told}. `make report` writes this table from `results/{folder.name}`; the words are "
-        f"computed too, by the criteria in [`verdicts.csv`](results/{folder.name}/verdicts.csv)."
-    )
-    longer = folder.with_name(f"{folder.name}{LONGER}")
-    if found := sorted({path.name[:2] for path in longer.glob("[0-9]*.csv")}):
-        after += f" The rows of `{'`, `'.join(found)}` are from longer runs, in `results/{longer.name}`."
-    before = f"At profile `{folder.name}`{model}; 95 % intervals in brackets:"
-    return f"{before}\n\n{markdown(verdicts)}\n\n{after}"
+        line, sign = row(paired, method=method, against=against, measure=measure, **where), 1
+    except Missing:
+        line, sign = row(paired, method=against, against=method, measure=measure, **where), -1
+    value, *ends = (sign * float(line[name]) for name in ("difference", "difference_low", "difference_high"))
+    pictures = [sign * float(line[name]) for name in ("images_low", "images_high")]
+    if any(end != end for end in (value, *ends, *pictures)):
+        raise Missing(f"a difference of {method} and {against}, {measure}")
+    count = int(line["n"])
+    length = f", {int(line['steps'])} steps" if "steps" in line else ""
+    return Interval(value, min(ends), max(ends), count), Interval(value, min(pictures), max(pictures), count), length
 
 
-def save(verdicts: Iterable[Verdict], folder: Path) -> list[Path]:
-    """Write ``verdicts.csv``, with the criteria, and ``verdicts.tex`` into the folder of the tables.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    import pandas as pd
-
-    fields = ("name", "papers", "source", "said", "criterion", "where")
-    rows = (
-        [*(getattr(verdict.claim, field) for field in fields), verdict.measured, verdict.holds] for verdict in verdicts
-    )
-    table = pd.DataFrame(rows, columns=[*fields, "measured", "holds"])
-    shown = table[["said", "papers", "measured", "holds", "where"]]
-    latex = shown.to_latex(index=False, escape=True, longtable=True, column_format="p{4cm}lp{7cm}ll")
-    contents = {"verdicts.csv": table.to_csv(index=False, lineterminator="\n"), "verdicts.tex": latex}
-    for name, content in contents.items():
-        write_atomic(folder / name, content)
-    return [folder / name for name in contents]
+def over_images(paired: pd.DataFrame, method: str, against: str, measure: str) -> Interval:
+    """Accuracy of a single run minus that of another, with the interval over images and their number."""
+    line = row(paired, method=method, against=against, measure=measure)
+    return Interval(*(float(line[name]) for name in ("difference", "images_low", "images_high")), int(line["images"]))
 
 
-def replace_section(file: Path, text: str | None) -> None:
-    """Put a text between the two marker lines of a file; None only checks that they are there.
+def better(seeds: Interval, images: Interval) -> Answer:
+    """Yes or no if both intervals of a difference exclude zero on one side; a single run decides nothing."""
+    zero = Interval(0, 0, 0, 1)
+    first, second = above(seeds, zero), above(images, zero)
+    return first if first == second and seeds.n > 1 else None
 
-    Raises:
-        InputError: there is no such file, it lacks the markers, or it cannot be written.
-    """
-    if not file.is_file():
-        raise InputError(f"there is no file {file} to write the verdicts to: name one that has the line '{BEGIN}'")
-    with storable(file):
-        content = file.read_text(encoding="utf-8")
-    before, found, rest = content.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not (found and closed):
-        raise InputError(
-            f"{file} has no line '{BEGIN}' with '{END}' below it: add both where the verdicts should stand"
-        )
-    if text is not None:
-        write_atomic(file, f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+def compare(
+    paired: pd.DataFrame, method: str, against: str, measures: Iterable[str], **where: Any
+) -> tuple[str, dict[str, Answer]]:
+    """Differences in words, and by measure whether the method is better; measures in `ALSO` may lack."""
+    texts, answers = [], {}
+    for measure in measures:
+        try:
+            seeds, images, length = difference(paired, method, against, measure, **where)
+        except Missing:
+            if measure in ALSO:
+                continue
+            raise
+        answers[measure] = better(seeds, images)
+        over = f"[{100 * images.low:+.1f}, {100 * images.high:+.1f}]"
+        texts.append(f"{NAMES.get(measure, measure)} {points(seeds, None).removesuffix(' points')} / {over}")
+    return f"{', '.join(texts)} points over {seeds.n} seed{'s' * (seeds.n > 1)} / images{length}", answers
+
+
+def grade(answers: Iterable[Answer]) -> str:
+    """``does not hold`` also if worse on a measure and better on none, whatever more seeds would say of the others."""
+    answers = list(answers)
+    return "does not hold" if False in answers and True not in answers else word(every(answers), some(answers))

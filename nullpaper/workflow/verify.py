@@ -165,7 +165,7 @@ class _Files:
 def _verdicts(folder: Path) -> dict[str, bytes] | str:
     """The verdict tables that belong beside the tables of a folder, or why there are none."""
     from nullpaper.studies.claims import CLAIMS
-    from nullpaper.studies.verdicts import judge, save
+    from nullpaper.studies.judging import judge, save
 
     try:
         with tempfile.TemporaryDirectory() as temporary:

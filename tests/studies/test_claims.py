@@ -18,7 +18,7 @@ from nullpaper.errors import InputError
 from nullpaper.studies.claims import CLAIMS
 from nullpaper.studies.claims_finetuning import FINETUNING
 from nullpaper.studies.claims_fulllora import FULLLORA
-from nullpaper.studies.verdicts import BEGIN, END, WORDS, judge, markdown, section
+from nullpaper.studies.judging import BEGIN, END, WORDS, judge, markdown, section
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "cpu"

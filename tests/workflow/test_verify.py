@@ -16,7 +16,7 @@ from nullpaper import cli_provenance
 from nullpaper.errors import InputError
 from nullpaper.files import sha256
 from nullpaper.studies.claims import CLAIMS
-from nullpaper.studies.verdicts import judge, save
+from nullpaper.studies.judging import judge, save
 from nullpaper.workflow.code_identity import dumps, loads
 from nullpaper.workflow.figures import files_of, manifest, read_stamp
 from nullpaper.workflow.runs import paper, run_notebook

@@ -1,0 +1,152 @@
+"""Numbers in words, answers that an interval may leave open, and the verdicts that a notebook ends with."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import pandas as pd
+import pytest
+
+from nullpaper.statistics import Interval
+from nullpaper.studies.verdicts import (
+    COLUMNS,
+    Missing,
+    Verdicts,
+    above,
+    at_least,
+    below,
+    better,
+    compare,
+    difference,
+    every,
+    grade,
+    interval,
+    intervals,
+    markdown,
+    negate,
+    number,
+    over_images,
+    percent,
+    points,
+    row,
+    rows,
+    some,
+    word,
+)
+
+
+def test_answers_are_three_valued() -> None:
+    estimate = Interval(0.5, 0.4, 0.6, 10)
+    assert [at_least(estimate, bound) for bound in (0.4, 0.5, 0.7)] == [True, None, False]
+    assert [below(estimate, bound) for bound in (0.4, 0.5, 0.7)] == [False, None, True]
+    others = (Interval(0.2, 0.1, 0.3, 9), Interval(0.5, 0.3, 0.7, 9), Interval(0.8, 0.7, 0.9, 9))
+    assert [above(estimate, other) for other in others] == [True, None, False]
+    for first, second in itertools.product((True, False, None), repeat=2):
+        assert every((first, second)) == negate(some((negate(first), negate(second)))), "De Morgan"
+    assert [word(*answers) for answers in ((True,), (False, True), (False,), (None,), (False, None))] == [
+        *("holds", "in part", "does not hold", "not resolved", "not resolved")
+    ]
+
+
+def test_numbers_are_written_with_interval_and_n() -> None:
+    share = Interval(1.0, 0.9962, 1.0, 1_000)
+    assert percent(share) == "100 % [99.6, 100] (n = 1,000)"
+    assert percent(share, "images") == "100 % [99.6, 100] of 1,000 images"
+    assert points(Interval(0.012, -0.001, 0.02, 3), None) == "+1.2 [-0.1, +2.0] points"
+    assert number(Interval(66.87, 61.8, 71.9, 2)) == "66.9 [61.8, 71.9] (n = 2)"
+    assert number(Interval(66.87, 66.87, 66.87, 1)) == "66.9 (n = 1)", "one observation has no interval"
+
+
+TABLE = pd.DataFrame({"key": ["a", "b", "b"], "x": [1.0, 2.0, None], "x_low": 0.0, "x_high": 3.0, "n": 5})
+
+
+def test_a_number_is_taken_from_the_one_row_that_is_named() -> None:
+    assert interval(row(TABLE, key="a"), "x") == Interval(1.0, 0.0, 3.0, 5)
+    assert intervals(TABLE.dropna(), "x") == [Interval(1.0, 0.0, 3.0, 5), Interval(2.0, 0.0, 3.0, 5)]
+    assert len(rows(TABLE, key="b", n=5)) == 2
+    for absent in (dict(key="c"), dict(key="a", n=6), dict(key="b")):
+        with pytest.raises(Missing):
+            row(TABLE, **absent)
+    with pytest.raises(Missing, match="a value of x"):
+        interval(TABLE.iloc[2], "x")
+
+
+def test_a_notebook_ends_with_its_claims_judged_in_order(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = Verdicts("01")
+
+    @answer.claim("A, C", "eq. 1", "first | claim", where="01 (a)", criterion="holds if there is an a")
+    def first() -> tuple[str, str]:
+        return f"x = {number(interval(row(TABLE, key='a'), 'x'))}", word(True)
+
+    @answer.claim("", "", "second claim", where="01 (b)", criterion="holds if there is a c")
+    def second() -> tuple[str, str]:
+        return "c", word(bool(len(rows(TABLE, key="c"))))
+
+    table = answer.table()
+    assert tuple(table.columns) == COLUMNS and table["name"].tolist() == ["first", "second"]
+    assert table["holds"].tolist() == ["holds", "not measured"]
+    assert table["measured"][0] == "x = 1.0 [0.0, 3.0] (n = 5)" and "a row with key = c" in table["measured"][1]
+    answer.show(limits="one table")
+    printed = capsys.readouterr().out
+    assert "HOLDS: first | claim (paper A, C, eq. 1)" in printed and "Limits: one table" in printed
+    assert "x = 1.0 [0.0, 3.0] (n = 5)" in printed and "NOT MEASURED: second claim (no paper asks)" in printed
+    lines = markdown(table).splitlines()
+    assert len(lines) == 4 and {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {5}
+    assert lines[2] == "| first \\| claim (A, C, eq. 1) | x = 1.0 [0.0, 3.0] (n = 5) | **holds** | `01` (a) |"
+
+
+def test_a_word_that_is_none_and_a_name_twice_are_refused() -> None:
+    answer = Verdicts("01")
+    with pytest.raises(ValueError, match="answers 'maybe': it must be one of holds"):
+        answer.claim("", "", "said", where="01", criterion="holds if")(lambda: ("text", "maybe"))
+    answer.claim("", "", "said", where="01", criterion="holds if")(lambda: ("text", "holds"))
+    with pytest.raises(ValueError, match="two claims named"):
+        answer.claim("", "", "said", where="01", criterion="holds if")(lambda: ("text", "holds"))
+
+
+def paired(values: dict[str, float], half: float = 0.01, n: int = 3) -> pd.DataFrame:
+    """Differences of method a to b by measure, with intervals of these half widths over images and 0.01 over seeds."""
+    return pd.DataFrame(
+        {"method": "a", "against": "b", "measure": measure, "n": n, "images": 100, "difference": value}
+        | {"difference_low": value - 0.01, "difference_high": value + 0.01}
+        | {"images_low": value - half, "images_high": value + half}
+        for measure, value in values.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "half", "n", "expected"),
+    [
+        ({"clean": 0.05, "fgsm": 0.05}, 0.01, 3, "holds"),
+        ({"clean": -0.05, "fgsm": 0.05}, 0.01, 3, "in part"),
+        ({"clean": -0.05, "fgsm": -0.05}, 0.01, 3, "does not hold"),
+        ({"clean": -0.05, "fgsm": 0.0}, 0.01, 3, "does not hold"),
+        ({"clean": 0.05, "fgsm": 0.05}, 0.1, 3, "not resolved"),  # over seeds it is resolved, over images not
+        ({"clean": 0.05, "fgsm": 0.05}, 0.01, 1, "not resolved"),  # a single seed
+    ],
+)
+def test_better_needs_both_intervals_and_every_measure(values, half: float, n: int, expected: str) -> None:
+    assert grade(compare(paired(values, half, n), "a", "b", values)[1].values()) == expected
+
+
+def test_a_pair_may_stand_either_way_round() -> None:
+    table = paired({"clean": -0.05, "fgsm": 0.02})
+    for estimate in difference(table, "b", "a", "clean")[:2]:
+        assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.05, 0.04, 0.06))
+    assert compare(table, "b", "a", ["clean", "fgsm"])[1] == {"clean": True, "fgsm": False}
+    assert over_images(table, "a", "b", "fgsm") == Interval(0.02, 0.01, 0.03, 100)
+
+
+def test_differences_are_written_with_both_intervals_and_attacks_may_lack() -> None:
+    text, answers = compare(
+        paired({"clean": 0.05, "fgsm": 0.02}, 0.03).assign(steps=40), "a", "b", ["clean", "cw", "fgsm"]
+    )
+    assert text == (
+        "clean +5.0 [+4.0, +6.0] / [+2.0, +8.0], FGSM +2.0 [+1.0, +3.0] / [-1.0, +5.0] points "
+        "over 3 seeds / images, 40 steps"
+    )
+    assert answers == {"clean": True, "fgsm": None}
+    with pytest.raises(Missing):
+        compare(paired({"clean": 0.05}), "a", "b", ["clean", "fgsm"])
+    assert better(Interval(0.1, 0.05, 0.15, 1), Interval(0.1, 0.05, 0.15, 1)) is None
