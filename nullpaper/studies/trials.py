@@ -19,11 +19,9 @@ from nullpaper.adapters.files import ADAPTED, load_adapted
 from nullpaper.adapters.inject import AdaptedViT, adapted_copy, remove
 from nullpaper.data.datasets import Data, Split, load_data
 from nullpaper.errors import InputError
-from nullpaper.finetuning import finetune as finetuning
 from nullpaper.finetuning.finetune import FinetuneRecipe, finetune
 from nullpaper.models import checkpoints as classifiers
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
-from nullpaper.robustness import evaluation
 from nullpaper.robustness.corruptions import SEVERITIES
 from nullpaper.robustness.evaluation import Threat, corrupted_splits, evaluate, from_masks, masks
 from nullpaper.synthesis.influence import read_pool
@@ -136,7 +134,7 @@ def _run(item: tuple[Trial, Protocol]) -> tuple[Result | None, Result]:
         return {"images": len(split)}, masks(evaluate(model, split, **options))
 
     given = asdict(protocol) | {"weights": fingerprint(model)}
-    return run, stored("judged", given, judge, code=[evaluation], data=_data(trial.data).identity)
+    return run, stored("judged", given, judge, data=_data(trial.data).identity)
 
 
 @lru_cache(maxsize=1)
@@ -159,7 +157,7 @@ def _finetuned(trial: Trial) -> Result:
 
     origin = _data(trial.data).identity | {"start": fingerprint(start)}
     states = store_root().parent / "finetuning" / identity(described, origin)[:20]
-    done = stored("finetuned", described, run, code=[finetuning], data=origin)
+    done = stored("finetuned", described, run, data=origin)
     shutil.rmtree(states, ignore_errors=True)  # the result holds what is wanted of it
     return done
 

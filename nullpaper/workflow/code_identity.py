@@ -1,81 +1,39 @@
-"""What makes two computations the same: plain values as canonical JSON, and code without its comments.
+"""What makes two computations the same: plain values as canonical JSON, and code without its words and its place.
 
-Code is compared without comments, docstrings and layout, together with every module of its own package that it imports,
-so that a stored result is dropped when something that it rests on changed, and only then.
+Code is compared as syntax trees without docstrings, comments, layout, import lines and what is raised, together with
+every file of the project that it imports. Neither names nor paths of modules count, so that moving or rewording code
+drops no stored result. The room `workflow` and the ground's errors and files keep results and decide none of them.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import dis
 import functools
 import importlib.util
-import json
-import math
+import inspect
+import itertools
+import linecache
+import sys
 import sysconfig
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from nullpaper import PUBLIC
 from nullpaper.errors import InputError
 from nullpaper.files import sha256
+from nullpaper.workflow.canonical import dumps as dumps
+from nullpaper.workflow.canonical import identity, placeless, plain
+from nullpaper.workflow.canonical import loads as loads
 
-__all__ = ["code_identity", "dumps", "identity", "loads", "plain", "syntax_tree"]
-
-Code = ModuleType | Callable[..., Any] | Path
-NONFINITE = "__float__"
 PARSING = Lock()
-BOOKKEEPING = {
-    "nullpaper.files",
-    *(f"nullpaper.workflow.{name}" for name in ("code_identity", "inputs", "outputs", "provenance", "store")),
-}
-"""Modules that keep results and decide none of them: left out wherever an import leads to them."""
-
-
-def plain(value: Any, where: str = "value") -> Any:
-    """``value`` as JSON data: tuples become lists, paths strings, NumPy and torch scalars numbers, NaN and infinities
-    a tagged string (so that the file stays valid JSON and `loads` gives the same number back).
-
-    Raises:
-        InputError: something that JSON cannot hold, named by its place under ``where``.
-    """
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return {NONFINITE: repr(float(value))}
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise InputError(f"{where} has the key {key!r}, but keys must be strings: write '{key}'")
-        return {key: plain(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    raise InputError(
-        f"{where} is a {type(value).__name__}, which JSON cannot hold: give numbers, strings, lists or dicts, a table "
-        "through store.records(), and arrays as the second value that compute returns"
-    )
-
-
-def dumps(value: Any, *, canonical: bool = False) -> str:
-    """``plain(value)`` as JSON text; ``canonical`` sorts the keys and drops the layout."""
-    if canonical:
-        return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
-
-
-def loads(text: str | bytes) -> Any:
-    """The inverse of `dumps`."""
-
-    def untag(item: dict[str, Any]) -> Any:
-        return float(item[NONFINITE]) if item.keys() == {NONFINITE} else item
-
-    return json.loads(text, object_hook=untag)
+PACKAGE = Path(__file__).resolve().parents[1]
+KEEPERS = (PACKAGE / "workflow", PACKAGE / "errors.py", PACKAGE / "files.py", PACKAGE / "__init__.py")
+"""Files that keep results or lead to code and decide no result: left out wherever an import leads to them."""
 
 
 def syntax_tree(source: str | bytes, file: str = "<unknown>") -> ast.Module:
@@ -88,108 +46,119 @@ def syntax_tree(source: str | bytes, file: str = "<unknown>") -> ast.Module:
         return ast.parse(source, filename=file)
 
 
-def identity(*parts: Any) -> str:
-    """A digest of 64 hexadecimal digits of JSON-like ``parts``, independent of the order of keys."""
-    return sha256(dumps(parts, canonical=True).encode())
-
-
-def code_identity(code: Sequence[Code]) -> dict[str, str]:
-    """A digest for each piece of code that ``code`` (modules, functions, paths of Python files) rests on.
+def code_identity(*code: Any) -> str:
+    """A digest of 64 hexadecimal digits of functions, modules, classes, partials or Python files, and all they rest on.
 
     Modules are followed into what they import from packages that are not installed libraries. A function of a file
-    stands for that module; one that lives in a notebook is followed through what it calls. Plain values that a function
-    captures count as part of it.
+    stands for that whole file; one of a notebook or script is followed through the names that it uses. Plain values
+    that a function captures, its defaults, and settings (dataclasses of plain values) count; arrays, tensors and other
+    objects are data, whose identity is for the caller to give. So is what an absolute path of a folder leads to.
+
+    Raises:
+        InputError: a function whose source is not to be had, or a file that is not Python.
     """
-    found: dict[str, str] = {}
-    seen: dict[int, Any] = {}  # holds what it names, since a freed object's id is given away again
-    pending: list[Any] = list(code)
-    while pending:
-        item = pending.pop()
-        if id(item) in seen:
-            continue
-        seen[id(item)] = item
-        if isinstance(item, (ModuleType, Path)):
-            found.update(_module_closure(item))
-        elif isinstance(item, functools.partial):
-            values = [*item.args, *item.keywords.values()]
-            found[f"partial of {_label(item.func)}"] = identity(sorted(item.keywords), _plain_only(values))
-            pending += [item.func, *_code_in(values)]
-        elif isinstance(item, MethodType):
-            pending.append(item.__func__)
-        elif getattr(item, "__module__", None) in BOOKKEEPING:
-            continue
-        elif file := _file_of(item):
-            found.update(_module_closure(Path(file), item.__module__))
-            pending += _captured(item, found, with_globals=False)
-        elif isinstance(item, type):
-            pending += [member for member in (*vars(item).values(), *item.__bases__) if _is_code(member)]
-        elif isinstance(item, FunctionType):
-            pending += _captured(item, found, with_globals=True)
-        else:
-            pending.append(type(item))
-    return dict(sorted(found.items()))
+    description = _Description()
+    parts = [description.of(item) for item in code]
+    return identity(parts, sorted({_read(file)[0] for file in description.files}))
 
 
-def _captured(item: Any, found: dict[str, str], *, with_globals: bool) -> list[Any]:
-    """Enter the digest of a function's instructions and captured plain values; return the code that it captures."""
-    if not isinstance(item, FunctionType):
-        return []
-    cells = dict(zip(item.__code__.co_freevars, item.__closure__ or (), strict=False))
-    values = {name: cell.cell_contents for name, cell in cells.items() if _is_filled(cell)}
-    values |= {f"default {index}": value for index, value in enumerate(item.__defaults__ or ())}
-    values |= item.__kwdefaults__ or {}
-    instructions = _instructions(item.__code__)
-    if with_globals:
-        names = {name for name in _names(item.__code__) if name in item.__globals__}
-        values |= {name: item.__globals__[name] for name in sorted(names)}
-    kept = {name: part for name, value in values.items() if (part := _plain_only([value]))}
-    if with_globals or kept:
-        found[_label(item)] = identity(instructions if with_globals else [], kept)
-    return _code_in(values)
+class _Description:
+    """Describes values as JSON data, each object once, and gathers the files that they rest on."""
 
+    def __init__(self) -> None:
+        self.files: set[Path] = set()
+        self._seen: dict[
+            int, tuple[int, Any]
+        ] = {}  # holds what it names, since a freed object's id is given away again
 
-def _label(item: Any) -> str:
-    return f"{getattr(item, '__module__', '?')}:{getattr(item, '__qualname__', type(item).__name__)}"
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018  (a cell has no other way to say that it is empty)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_code(value: Any) -> bool:
-    if isinstance(value, functools.partial):
-        return True
-    if isinstance(value, ModuleType):
-        return _is_own(getattr(value, "__file__", None))
-    return isinstance(value, (FunctionType, MethodType, type)) and (
-        value.__module__ == "__main__" or _file_of(value) is not None
-    )
-
-
-def _items(value: Any) -> list[Any]:
-    """The keys and values of a dict, the items of a sequence; nothing for anything else."""
-    if isinstance(value, Mapping):
-        return [*value, *value.values()]
-    return list(value) if isinstance(value, (list, tuple)) else []
-
-
-def _plain_only(values: Sequence[Any]) -> list[Any]:
-    """The plain values, also those inside containers; the rest is data, whose identity is for the caller to give."""
-    kept = []
-    for value in values:
+    def of(self, value: Any) -> Any:
+        """The description of a value; None for data."""
+        if isinstance(value, Path) and value.suffix == ".py":
+            return self._file(value)
         try:
-            kept.append(plain(value))
+            return placeless(plain(value))
         except InputError:
-            kept += filter(None, [_plain_only(_items(value))])
-    return kept
+            pass  # not plain: a container of other things, code, or data
+        if id(value) in self._seen:
+            return {"again": self._seen[id(value)][0]}
+        self._seen[id(value)] = len(self._seen), value
+        return self._of_object(inspect.unwrap(value) if callable(value) else value)
+
+    def _of_object(self, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return [[self.of(key), self.of(item)] for key, item in value.items()]
+        if isinstance(value, (list, tuple)):
+            return [self.of(item) for item in value]
+        if isinstance(value, functools.partial):
+            return [self.of(value.func), self.of(value.args), self.of(value.keywords)]
+        if isinstance(value, MethodType):
+            return [self.of(value.__func__), self.of(value.__self__)]
+        if isinstance(value, ModuleType):
+            return self._file(Path(value.__file__)) if _is_own(getattr(value, "__file__", None)) else value.__name__
+        if isinstance(value, FunctionType):
+            return self._function(value)
+        if isinstance(value, type):
+            return self._class(value)
+        settings = _settings(value)
+        if settings is None and not callable(value):
+            return None
+        return [self.of(type(value)), settings, getattr(value, "__name__", None)]
+
+    def _file(self, file: Path) -> str | None:
+        """The digest of a file, whose imports are followed; None for one that decides nothing."""
+        pending = [file.resolve()]
+        while pending:
+            path = pending.pop()
+            if path not in self.files and not _is_keeper(path):
+                self.files.add(path)
+                pending += _resolved(_read(path)[1], path)
+        return None if _is_keeper(file.resolve()) else _read(file.resolve())[0]
+
+    def _function(self, function: FunctionType) -> Any:
+        code, space = function.__code__, function.__globals__
+        captured = dict(zip(code.co_freevars, map(_content, function.__closure__ or ()), strict=True))
+        captured |= {f"default {index}": value for index, value in enumerate(function.__defaults__ or ())}
+        captured |= function.__kwdefaults__ or {}
+        if function.__module__ == "__main__":
+            nodes = _nodes(code)
+            source = sha256(repr([_canonical(node) for node in nodes]).encode())
+            captured |= {name: space[name] for name in sorted(_names(code)) if name in space}
+            captured["imports"] = [self._file(file) for node in nodes for file in _resolved(_imports(node), Path.cwd())]
+        elif _is_own(code.co_filename):
+            source = self._file(Path(code.co_filename))
+        else:
+            return [function.__module__, function.__qualname__]
+        return [function.__qualname__, source, {name: self.of(value) for name, value in captured.items()}]
+
+    def _class(self, kind: type) -> Any:
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        if kind.__module__ != "__main__":
+            return [kind.__qualname__, self._file(Path(file)) if _is_own(file) else kind.__module__]
+        members = {name: value for name, value in vars(kind).items() if not _is_made_by_python(name, value)}
+        return [[self.of(base) for base in kind.__bases__], {name: self.of(value) for name, value in members.items()}]
 
 
-def _code_in(value: Any) -> list[Any]:
-    return [value] if _is_code(value) else [code for item in _items(value) for code in _code_in(item)]
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None  # a name that is assigned below its function
+
+
+def _settings(value: Any) -> Any:
+    """A dataclass instance of plain values as JSON data; None for any other object, and for what the workflow keeps."""
+    if not dataclasses.is_dataclass(value) or type(value).__module__.startswith(f"{PACKAGE.name}.workflow."):
+        return None
+    try:
+        return placeless(plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)}))
+    except InputError:
+        return None
+
+
+def _is_made_by_python(name: str, value: Any) -> bool:
+    """Whether a class's attribute is not of its author: bookkeeping, or a method that `dataclass` has written."""
+    is_special = name.startswith("__") and name.endswith("__")
+    return is_special and not (isinstance(value, FunctionType) and value.__code__.co_filename != "<string>")
 
 
 def _names(code: CodeType) -> set[str]:
@@ -198,22 +167,101 @@ def _names(code: CodeType) -> set[str]:
     return read.union(*(_names(const) for const in code.co_consts if isinstance(const, CodeType)))
 
 
-def _instructions(code: CodeType) -> list[Any]:
-    """The instructions without line numbers and docstring; nested functions in place of their addresses."""
+def _nodes(code: CodeType) -> list[ast.AST]:
+    """The syntax trees of a function of a notebook's cell or a script: one, or all lambdas of its line."""
+    try:
+        tree = syntax_tree("".join(linecache.getlines(code.co_filename)))
+    except SyntaxError:
+        tree = ast.Module([], [])
+    nodes = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        and getattr(node, "name", "<lambda>") == code.co_name
+        and min([node.lineno, *(line.lineno for line in getattr(node, "decorator_list", []))]) == code.co_firstlineno
+    ]
+    if not nodes:
+        raise InputError(
+            f"the source of {code.co_name} is not to be had, so that a change of it could not be told: define it in a "
+            "cell of a notebook or in a Python file"
+        )
+    return nodes
 
-    def stable(value: Any) -> Any:
-        if isinstance(value, CodeType):
-            return _instructions(value)
-        if isinstance(value, frozenset):
-            return sorted(map(repr, value))
-        return repr(value)
 
-    return [[instruction.opname, stable(instruction.argval)] for instruction in dis.get_instructions(code)]
+def _canonical(node: Any) -> Any:
+    """A syntax tree as nested lists, the same for every version of Python; None for what decides nothing."""
+    if isinstance(node, list):
+        return [item for item in map(_canonical, node) if item is not None]
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.Raise):
+        return ["Raise"]
+    is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    if is_text or isinstance(node, (ast.Import, ast.ImportFrom)):
+        return None
+    fields = [(name, _canonical(value)) for name, value in ast.iter_fields(node) if value is not None]
+    kept = [field for field in fields if field[1] != []]
+    if isinstance(node, ast.If) and len(kept) == 1:  # ``if TYPE_CHECKING``: its imports are gone
+        return None
+    return [type(node).__name__, *kept]
 
 
-@functools.cache
-def _library_folders() -> tuple[Path, ...]:
-    return tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+def _read(path: Path) -> tuple[str, tuple[tuple[int, str], ...]]:
+    """A file's digest and its imports."""
+    stat = path.stat()
+    return _parsed(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=512)
+def _parsed(path: Path, _modified: int, _size: int) -> tuple[str, tuple[tuple[int, str], ...]]:
+    try:
+        tree = syntax_tree(path.read_bytes(), str(path))
+    except SyntaxError as error:
+        raise InputError(f"{path}, line {error.lineno}: not valid Python ({error.msg}); correct it first") from error
+    return sha256(repr(_canonical(tree)).encode()), tuple(dict.fromkeys(_imports(tree)))
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The dotted names that may be modules, with the number of dots before them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from ((0, name) for name in itertools.accumulate(alias.name.split("."), "{}.{}".format))
+                yield from ((0, f"{PACKAGE.name}.{room}") for room in PUBLIC.values() if alias.name == PACKAGE.name)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            public = [PUBLIC.get(alias.name) if base == PACKAGE.name else None for alias in node.names]
+            names = [
+                base,
+                *(f"{base}.{name}" for name in [*(alias.name for alias in node.names), *filter(None, public)]),
+            ]
+            yield from ((node.level, name.strip(".")) for name in names)
+
+
+def _resolved(imports: Iterable[tuple[int, str]], path: Path) -> Iterator[Path]:
+    """The project's files among the modules that the file at ``path`` imports."""
+    for level, name in imports:
+        base = path.parents[level - 1] if level else _folder_of(name.partition(".")[0])
+        candidates = [] if base is None else [base.joinpath(*name.split("."))]
+        for file in (file for stem in candidates for file in (stem.with_name(f"{stem.name}.py"), stem / "__init__.py")):
+            if file.is_file() and _is_own(str(file)):
+                yield file.resolve()
+                break
+
+
+def _folder_of(top: str) -> Path | None:
+    """The folder from which a top-level module or package is imported, found without importing it."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None or not _is_own(spec.origin):
+        return None
+    return Path(spec.origin).parents[1 if spec.submodule_search_locations else 0]
+
+
+def _is_keeper(path: Path) -> bool:
+    return any(path == keeper or keeper in path.parents for keeper in KEEPERS)
 
 
 @functools.cache
@@ -222,82 +270,12 @@ def _is_own(file: str | None) -> bool:
     if file is None or not file.endswith(".py"):
         return False
     path = Path(file).resolve()
-    if path.is_relative_to(Path(__file__).resolve().parents[1]):
+    if path.is_relative_to(PACKAGE):
         return True
-    return path.is_file() and not any(path.is_relative_to(folder) for folder in _library_folders())
+    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
+    return path.is_file() and not installed and not any(path.is_relative_to(folder) for folder in _library_folders())
 
 
-def _file_of(item: Any) -> str | None:
-    """The file of the importable, own module that defines a function or class; none for what a notebook defines."""
-    name = getattr(item, "__module__", None)
-    spec = _spec(name.partition(".")[0]) if name and name != "__main__" else None
-    if spec is None:
-        return None
-    file = _find(name)
-    return str(file) if file is not None else None
-
-
-def _spec(top: str) -> Any:
-    try:
-        return importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return None
-
-
-def _find(name: str) -> Path | None:
-    """The source file of module ``name`` if it is our own code, found without importing it."""
-    top, *rest = name.split(".")
-    spec = _spec(top)
-    if spec is None or not _is_own(spec.origin):
-        return None
-    if not rest:
-        return Path(spec.origin)
-    if not spec.submodule_search_locations:
-        return None
-    base = Path(spec.submodule_search_locations[0]).joinpath(*rest)
-    candidates = (base.with_name(f"{base.name}.py"), base / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _module_closure(start: ModuleType | Path, name: str | None = None) -> dict[str, str]:
-    """Digests by module name of ``start`` and of all own modules that it imports, directly or not."""
-    if isinstance(start, ModuleType):
-        start, name = Path(start.__file__ or ""), start.__name__
-    found: dict[str, str] = {}
-    pending = [(name or start.name, start)]
-    while pending:
-        module, path = pending.pop()
-        if module in found or module in BOOKKEEPING:
-            continue
-        stat = path.stat()
-        found[module], imported = _parsed(path, module, stat.st_mtime_ns, stat.st_size)
-        pending += [(other, file) for other in imported if other not in found and (file := _find(other))]
-    return found
-
-
-@functools.lru_cache(maxsize=256)
-def _parsed(path: Path, module: str, _modified: int, _size: int) -> tuple[str, tuple[str, ...]]:
-    """Digest of the syntax tree without docstrings, and the dotted names that may be imported modules."""
-    try:
-        tree = syntax_tree(path.read_bytes(), str(path))
-    except SyntaxError as error:
-        raise InputError(f"{path}, line {error.lineno}: not valid Python ({error.msg}); correct it first") from error
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    imported = tuple(dict.fromkeys(name for node in ast.walk(tree) for name in _imports(node, package)))
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(
-            node, clean=False
-        ):
-            node.body = node.body[1:]
-    return sha256(ast.dump(tree).encode()), imported
-
-
-def _imports(node: ast.AST, package: str) -> Iterator[str]:
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            parts = alias.name.split(".")
-            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
-    elif isinstance(node, ast.ImportFrom):
-        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-        base = ".".join([*above, *filter(None, [node.module])])
-        yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
+@functools.cache
+def _library_folders() -> tuple[Path, ...]:
+    return tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))

@@ -1,46 +1,36 @@
 """One style for all figures, and files that say where they come from.
 
-`save_figure` and `save_table` write to ``figures/<label>/`` and ``results/<label>/`` and enter each file with its
-checksum, run, commit and parameters in ``figures/manifest.json``. A figure carries the same facts inside itself. What a
-new run would draw just as it is stays untouched (see `nullpaper.workflow.outputs`).
+`save_figure` and `save_table` write into figures/, results/ and latex/ of the folder of this run, never into the
+project's own figures/ and results/, and enter each file with its checksum in the run's ``manifest.json``. A figure
+carries notebook, parameters, data, weights and device inside itself.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn
+from PIL import Image, PdfParser, UnidentifiedImageError
+
 from nullpaper.errors import InputError
-from nullpaper.workflow.code_identity import loads
-from nullpaper.workflow.outputs import KEYWORD, TEX_STAMP, files_of, manifest, read_stamp, write_outputs
-from nullpaper.workflow.provenance import provenance, run_context
+from nullpaper.files import write_atomic
+from nullpaper.workflow.canonical import dumps, loads
+from nullpaper.workflow.provenance import output_folder, stamp
+from nullpaper.workflow.reference import enter_files, entry_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from nullpaper.workflow.store import Result
-
-__all__ = [
-    "WIDTH",
-    "curve",
-    "files_of",
-    "manifest",
-    "read_stamp",
-    "save_figure",
-    "save_table",
-    "subplots",
-    "use_style",
-]
-
 WIDTH = 6.3
 """Width of every figure in inches: the text width of an A4 or letter page."""
-
+KEYWORD = "nullpaper"
 STYLE = {
     "axes.titlesize": 9,
     "axes.labelsize": 9,
@@ -64,16 +54,12 @@ STYLE = {
 
 def use_style() -> None:
     """Set seaborn's and matplotlib's defaults to those of the paper: colour-blind palette, small type, open axes."""
-    import seaborn
-
     seaborn.set_theme(context="paper", style="ticks", palette="colorblind", rc=STYLE)
-    seaborn.mpl.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
 
 def subplots(rows: int = 1, columns: int = 1, *, height: float | None = None, **options: Any) -> tuple[Figure, Any]:
     """``matplotlib.pyplot.subplots`` at the width of the paper; ``height`` in inches, by default 0.45 of it a row."""
-    import matplotlib.pyplot as plt
-
     size = (WIDTH, height if height is not None else 0.45 * WIDTH * rows)
     return plt.subplots(rows, columns, figsize=size, **options)
 
@@ -85,63 +71,140 @@ def curve(axis: Axes, table: pd.DataFrame, x: str, y: str, **line: Any) -> None:
     axis.fill_between(table[x], *bounds, color=drawn.get_color(), alpha=0.25, linewidth=0)
 
 
-def save_figure(fig: Figure, name: str, *, sources: Sequence[Result | str] = ()) -> list[Path]:
-    """Write ``figures/<label>/<name>.pdf`` and ``.png`` (200 dpi), stamped and entered in the manifest.
+def intervals(
+    axis: Axes,
+    table: pd.DataFrame,
+    *,
+    places: Sequence[float] | None = None,
+    value: str = "difference",
+    thin: str | None = "images",
+    vertical: bool = False,
+    zero: float | None = 0.0,
+    color: Any = None,
+    label: str | None = None,
+    **marker: Any,
+) -> None:
+    """Draw the estimate of each row as a point with its two intervals: over images (thin) and over seeds (thick).
 
-    The same figure from the same run gives the same bytes; if other code draws it just so, it stays as it is.
-    ``sources`` are the stored results, or keys, behind it.
+    Args:
+        table: columns ``<value>``, ``<value>_low``, ``<value>_high``, ``n`` and ``<thin>_low``, ``<thin>_high``. The
+            thick line is drawn where ``n``, the number of seeds, is above 1; a row of NaN is left empty.
+        places: of the rows on the other axis; None: 0, 1, 2, ...
+        thin: None: there is one interval only, and it is drawn thick whatever ``n`` is.
+        vertical: the values run along y.
+        zero: where a grey line marks no effect; None: nowhere.
+        color: of all rows, or a list with one a row; None: the first of the palette.
+        marker: for ``axis.plot`` of the points.
+    """
+    places = range(len(table)) if places is None else places
+    colors = color if isinstance(color, list) else [color or seaborn.color_palette()[0]] * len(table)
+    for place, shade, (_, row) in zip(places, colors, table.iterrows(), strict=True):
+        spans = [] if thin is None else [(thin, 0.8, 1.0)]
+        spans += [(value, 2.6, 0.5)] if thin is None or row["n"] > 1 else []
+        for name, width, alpha in spans:
+            ends = [row[f"{name}_low"], row[f"{name}_high"]]
+            _line(axis, ends, place, vertical, shade, linewidth=width, alpha=alpha)
+        _line(
+            axis, [row[value]], place, vertical, shade, **{"marker": "o", "linestyle": "none", "label": label, **marker}
+        )
+        label = None  # one entry in the legend
+    if zero is not None:
+        (axis.axhline if vertical else axis.axvline)(zero, color="0.6", linewidth=0.8, zorder=0)
+
+
+def _line(axis: Axes, values: list[float], place: float, vertical: bool, color: Any, **options: Any) -> None:
+    ends = [values, [place] * len(values)]
+    axis.plot(*(ends[::-1] if vertical else ends), color=color, solid_capstyle="butt", **options)
+
+
+def save_figure(fig: Figure, name: str) -> list[Path]:
+    """Write ``figures/<name>.pdf`` and ``.png`` (200 dpi) in `output_folder`, stamped and entered in its manifest.
+
+    The same picture of the same inputs is the same file, to the byte.
 
     Raises:
         InputError: a name that is no file name, or a folder that cannot be written.
     """
-    stamp = _stamp("figure", name, sources)
-    text = json.dumps(stamp, sort_keys=True)
-    subject = f"run {stamp['run']}, commit {stamp['commit'] or 'unknown'}{' with changes' if stamp['dirty'] else ''}"
+    _check_name("figure", name)
+    facts = stamp()
+    text, subject = dumps(facts, canonical=True), f"notebook {facts['notebook']}"
     pdf = {"Title": name, "Subject": subject, "Keywords": text, "CreationDate": None, "ModDate": None}
     png = {"Title": name, "Description": subject, KEYWORD: text}
     contents = {}
     for suffix, metadata in ((".pdf", pdf), (".png", png)):
         buffer = io.BytesIO()
         fig.savefig(buffer, format=suffix[1:], metadata=metadata, dpi=STYLE["savefig.dpi"])
-        contents[f"{name}{suffix}"] = buffer.getvalue()
-    return _write(Path("figures") / stamp["label"], contents, stamp)
+        contents[f"figures/{name}{suffix}"] = buffer.getvalue()
+    return _write(contents)
 
 
-def save_table(
-    frame: pd.DataFrame,
-    name: str,
-    *,
-    caption: str = "",
-    float_format: str = "%.3g",
-    sources: Sequence[Result | str] = (),
-) -> list[Path]:
-    """Write ``results/<label>/<name>.csv`` (all digits) and ``.tex`` (booktabs, floats as ``float_format`` says).
+def save_table(frame: pd.DataFrame, name: str, *, caption: str = "", float_format: str = "%.3g") -> list[Path]:
+    """Write ``results/<name>.csv`` (all digits) and ``latex/<name>.tex`` (booktabs, floats as ``float_format`` says).
 
     An index is written unless it is the plain row number.
 
     Raises:
         InputError: a name that is no file name, or a folder that cannot be written.
     """
-    import pandas as pd
-
-    stamp = _stamp("table", name, sources)
+    _check_name("table", name)
     index = not isinstance(frame.index, pd.RangeIndex)
     latex = frame.to_latex(
         index=index, escape=True, float_format=float_format, caption=caption or None, label=f"tab:{name}"
     )
-    contents = {
-        f"{name}.csv": frame.to_csv(index=index, lineterminator="\n").encode(),
-        f"{name}.tex": f"{TEX_STAMP}{json.dumps(stamp, sort_keys=True)}\n{latex}".encode(),
-    }
-    return _write(Path("results") / stamp["label"], contents, stamp)
+    csv = frame.to_csv(index=index, lineterminator="\n")
+    return _write({f"results/{name}.csv": csv.encode(), f"latex/{name}.tex": latex.encode()})
 
 
-def _stamp(kind: str, name: str, sources: Sequence[Result | str]) -> dict[str, Any]:
+def read_stamp(path: Path) -> dict[str, Any]:
+    """The facts that a PNG or PDF carries inside itself; those of the manifest for a table.
+
+    Raises:
+        InputError: no such file, or none that nullpaper wrote.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no file {path}: name a figure or table that a run has made")
+    if path.suffix in (".csv", ".tex"):
+        facts = entry_of(path)
+    else:
+        text = {".png": _png_stamp, ".pdf": _pdf_stamp}.get(path.suffix, lambda _: None)(path)
+        facts = _decoded(text)
+    if facts is None:
+        raise InputError(f"{path} carries no stamp: it was not written by nullpaper, or was converted since")
+    return facts
+
+
+def _check_name(kind: str, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise InputError(f"{kind} name {name!r} is no file name: use letters, digits, '_', '-' and '.'")
-    keys = [source if isinstance(source, str) else source.key for source in sources]
-    return loads(json.dumps(provenance() | {"kind": kind, "sources": keys}))
 
 
-def _write(folder: Path, contents: dict[str, bytes], stamp: dict[str, Any]) -> list[Path]:
-    return write_outputs(folder, contents, stamp, run_context().code)
+def _write(contents: dict[str, bytes]) -> list[Path]:
+    out = output_folder()
+    for name, content in contents.items():
+        write_atomic(out / name, content)
+    paths = [out / name for name in contents]
+    enter_files(out, paths)
+    return paths
+
+
+def _decoded(text: str | None) -> dict[str, Any] | None:
+    try:
+        return loads(text or "")
+    except ValueError:
+        return None
+
+
+def _png_stamp(path: Path) -> str | None:
+    try:
+        with Image.open(path) as image:
+            return image.info.get(KEYWORD)
+    except UnidentifiedImageError:
+        return None
+
+
+def _pdf_stamp(path: Path) -> str | None:
+    try:
+        with PdfParser.PdfParser(str(path)) as pdf:
+            return pdf.info.Keywords
+    except (PdfParser.PdfFormatError, AttributeError):
+        return None

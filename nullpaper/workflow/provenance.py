@@ -1,4 +1,4 @@
-"""Where a number or a figure comes from: the run, the commit, the versions, the device."""
+"""Where a number or a figure comes from: the run, its parameters, data and weights, the device, the versions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,7 @@ from typing import Any
 
 from nullpaper import __version__
 from nullpaper.errors import InputError
-from nullpaper.workflow.code_identity import dumps, loads
-
-__all__ = [
-    "RunContext",
-    "commit_of",
-    "device_name",
-    "output_root",
-    "project_root",
-    "provenance",
-    "run_context",
-    "versions",
-]
+from nullpaper.workflow.canonical import dumps, loads
 
 RUN_VARIABLE, ROOT_VARIABLE = "NULLPAPER_RUN", "NULLPAPER_ROOT"
 PACKAGES = ("torch", "timm", "torchattacks", "numpy")
@@ -37,23 +26,23 @@ GENERATED = ("figures", "results", "build")
 class RunContext:
     """What a notebook's kernel knows of its run; the runner hands it over in the environment.
 
-    ``label`` names the folders of its figures and tables: the profile, unless the run was given a name of its own.
-    ``recompute_before`` is a Unix time: stored results begun earlier are computed anew (``--force``). ``data`` names
-    the data sets and weights with their digests, ``code`` the modules. ``out`` is the folder that takes figures/ and
-    results/; None: the project.
+    Attributes:
+        notebook: the name without its suffix.
+        label: of the folder ``build/<label>/`` that takes what the run makes.
+        data, weights: names of the data sets and of the files of weights, with their digests.
+        recompute_before: a Unix time: stored results begun earlier are computed anew (``--force``).
+        out: the folder that takes figures/, results/ and latex/; None: ``build/interactive``.
     """
 
     run: str = "interactive"
-    notebook: str | None = None
+    notebook: str = "interactive"
     profile: str = "interactive"
+    label: str = "interactive"
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    commit: str | None = None
-    dirty: bool = False
-    recompute_before: float | None = None
-    label: str | None = None
     data: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+    recompute_before: float | None = None
     out: str | None = None
-    code: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self) -> dict[str, str]:
         """The environment variable that hands this context to another process."""
@@ -92,16 +81,16 @@ def project_root() -> Path:
     return here
 
 
-def output_root() -> Path:
-    """The folder that takes the figures/ and results/ of this run: the project, or the folder of a sweep's job."""
+def output_folder() -> Path:
+    """The folder that takes what this process draws: that of its run, else ``build/interactive`` of the project."""
     out = run_context().out
-    return project_root() if out is None else Path(out)
+    return project_root() / "build" / "interactive" if out is None else Path(out)
 
 
-def commit_of(root: Path) -> tuple[str | None, bool]:
-    """The commit checked out at ``root`` (none outside git) and whether a source file differs from it.
+def commit_of(root: Path) -> str | None:
+    """The commit checked out at ``root``, followed by " with changes" if a source file differs; None outside git.
 
-    Files that runs generate do not count: every run would make the next one dirty.
+    Files that runs generate do not count: every run would make the next one differ.
     """
 
     def git(*arguments: str) -> str | None:
@@ -113,18 +102,18 @@ def commit_of(root: Path) -> tuple[str | None, bool]:
 
     commit = git("rev-parse", "--verify", "--quiet", "HEAD")
     changed = git("status", "--porcelain", "--", ".", *(f":(exclude){folder}" for folder in GENERATED))
-    return commit, bool(changed)
+    return f"{commit} with changes" if commit and changed else commit
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result; those not installed are left out."""
-    found = {"python": platform.python_version(), "nullpaper": __version__}
+    installed = {"python": platform.python_version(), "nullpaper": __version__}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            installed[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def device_name() -> str:
@@ -146,17 +135,10 @@ def _processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def provenance() -> dict[str, Any]:
-    """Run, notebook, profile, parameters, data, commit, versions and device: what a figure is stamped with.
+def stamp() -> dict[str, Any]:
+    """What a figure carries inside itself: notebook, parameters, data, weights and device.
 
-    Holds no time and no path, so that the same inputs on the same machine make the same file.
+    Neither time, path nor commit: what is drawn alike from the same inputs on the same machine is the same file.
     """
     context = asdict(run_context())
-    del context["recompute_before"], context["out"], context["code"]
-    if context["notebook"] is None:  # interactive: no runner has looked
-        context["commit"], context["dirty"] = commit_of(project_root())
-    return context | {
-        "label": context["label"] or context["profile"],
-        "versions": versions(),
-        "device": device_name(),
-    }
+    return {name: context[name] for name in ("notebook", "parameters", "data", "weights")} | {"device": device_name()}

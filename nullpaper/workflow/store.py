@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,15 +23,14 @@ from filelock import FileLock, Timeout
 
 from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256, storable, temporary_sibling
-from nullpaper.workflow.code_identity import Code, code_identity, dumps, identity, loads, plain
-from nullpaper.workflow.provenance import project_root, provenance, run_context
+from nullpaper.workflow.canonical import dumps, identity, loads, placeless, plain
+from nullpaper.workflow.code_identity import code_identity
+from nullpaper.workflow.provenance import commit_of, device_name, project_root, run_context, versions
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from torch import Tensor
-
-__all__ = ["Result", "records", "store_root", "stored"]
 
 PARAMS, METRICS, TENSORS, PROVENANCE = "params.json", "metrics.json", "tensors.safetensors", "provenance.json"
 
@@ -77,7 +76,6 @@ def stored(
     params: Mapping[str, Any],
     compute: Callable[[], Any],
     *,
-    code: Sequence[Code] = (),
     data: Mapping[str, str] | None = None,
     root: Path | None = None,
     force: bool | None = None,
@@ -86,36 +84,31 @@ def stored(
 
     Args:
         experiment: a name for a folder: letters, digits, ``_``, ``-``, ``.``.
-        params: everything that decides the result, as JSON data.
+        params: everything that decides the result, as JSON data. An absolute path counts by the content of its file.
         compute: returns metrics (JSON data), or ``(metrics, tensors)`` with a dict of torch tensors or NumPy arrays.
-        code: modules, functions or files that the result rests on besides ``compute``, which always counts, with the
-            plain values that it captures; imports from packages that are not installed libraries are followed.
+            Its code counts as `code_identity` says.
         data: names and checksums of the data sets and weights.
         root: where results live; `store_root` by default.
         force: compute even if a result is there; by default as the run was started with ``--force`` or not.
 
     Raises:
-        InputError: params or metrics that JSON cannot hold, a bad experiment name, a folder that cannot be written.
-            Nothing is stored then; nor if ``compute`` raises.
+        InputError: params or metrics that JSON cannot hold, the absolute path of a folder among the params, a bad
+            experiment name, a folder that cannot be written. Nothing is stored then; nor if ``compute`` raises.
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", experiment):
         raise InputError(f"experiment name {experiment!r} is no folder name: use letters, digits, '_', '-' and '.'")
-    described = {
-        "experiment": experiment,
-        "params": plain(dict(params), "params"),
-        "code": code_identity([compute, *code]),
-        "data": plain(dict(data or {}), "data"),
-    }
-    key = identity(described)[:20]
+    given = plain(dict(params), "params")
+    described = {"experiment": experiment, "code": code_identity(compute), "data": plain(dict(data or {}), "data")}
+    key = identity(described, placeless(given, "params"))[:20]
     folder = (root if root is not None else store_root()) / experiment / key
     threshold = time.time() if force else 0.0 if force is not None else run_context().recompute_before or 0.0
-    if (found := _load(folder, key, threshold)) is not None:
-        return found
+    if (result := _load(folder, key, threshold)) is not None:
+        return result
     with locked(_lock_file(folder)):
-        if (found := _load(folder, key, threshold)) is not None:
-            return found
-        _sweep(folder.parent, held=key)
-        _compute(folder, described, compute)
+        if (result := _load(folder, key, threshold)) is not None:
+            return result
+        _remove_leftovers(folder.parent, held=key)
+        _compute(folder, given, described, compute)
     made = _load(folder, key, 0.0)
     if made is None:
         raise InputError(f"{folder} was damaged while it was written: check the disk and run again")
@@ -139,13 +132,13 @@ def _load(folder: Path, key: str, threshold: float) -> Result | None:
         return None  # absent, or damaged in some way: computed anew either way
 
 
-def _compute(folder: Path, described: Mapping[str, Any], compute: Callable[[], Any]) -> None:
+def _compute(folder: Path, params: Any, described: Mapping[str, Any], compute: Callable[[], Any]) -> None:
     """Compute and rename into place; the temporary folder comes first, so that a bad disk is found before the work."""
     temporary = temporary_sibling(folder)
     try:
         with storable(folder.parent):
             temporary.mkdir()
-            (temporary / PARAMS).write_text(dumps(described["params"]))
+            (temporary / PARAMS).write_text(dumps(params))
         begun = time.time()
         computed = compute()
         origin = _origin(described, folder.name, begun)
@@ -161,16 +154,15 @@ def _compute(folder: Path, described: Mapping[str, Any], compute: Callable[[], A
                 os.rename(folder, temporary_sibling(folder))
             os.rename(temporary, folder)
     finally:
-        _sweep(folder.parent, held=folder.name)
+        _remove_leftovers(folder.parent, held=folder.name)
 
 
 def _origin(described: Mapping[str, Any], key: str, begun: float) -> dict[str, Any]:
-    run = provenance()
-    del run["parameters"], run["data"]  # the result's own are beside them; other runs may come to share it
+    context = run_context()
+    run = {"run": context.run, "notebook": context.notebook, "commit": commit_of(project_root())}
     started = datetime.fromtimestamp(begun, timezone.utc).isoformat(timespec="seconds")
     timing = {"started": started, "timestamp": begun, "seconds": round(time.time() - begun, 3)}
-    identified = {name: described[name] for name in ("experiment", "code", "data")}
-    return {"key": key, **identified, **run, **timing}
+    return {"key": key, **described, **run, "versions": versions(), "device": device_name(), **timing}
 
 
 def _serialised(tensors: Mapping[str, Any]) -> bytes:
@@ -190,7 +182,7 @@ def _serialised(tensors: Mapping[str, Any]) -> bytes:
     return save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
 
 
-def _sweep(experiment: Path, held: str) -> None:
+def _remove_leftovers(experiment: Path, held: str) -> None:
     """Remove what killed runs left: of the key whose lock we hold, and of others whose lock nobody holds."""
     for leftover in experiment.glob(".*.tmp"):
         key = leftover.name[1:].partition(".")[0]

@@ -1,0 +1,134 @@
+"""The manifest of a folder of figures and tables, and the reference that the repository keeps of them.
+
+A run writes into a folder ``out`` of its own, whose ``manifest.json`` has one entry a notebook: its parameters, data,
+weights, device, versions, commit and code, and a checksum of each file. The reference is ``figures/`` and ``results/``
+of the project, with ``results/manifest.json``; only `promote` writes there, after a run has succeeded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nullpaper.errors import InputError
+from nullpaper.files import locked, sha256, write_atomic
+from nullpaper.workflow.canonical import dumps, loads
+from nullpaper.workflow.code_identity import code_identity
+from nullpaper.workflow.provenance import RunContext, commit_of, device_name, project_root, run_context, versions
+
+MANIFEST = "manifest.json"
+KEPT = ("figures", "results")
+"""Folders that the reference keeps; what else lies in the folder of a run, such as LaTeX, stays there."""
+DIGITS = 16
+"""Hexadecimal digits of a checksum in a manifest."""
+
+
+def checksum(path: Path) -> str:
+    """A file's checksum as manifests hold it."""
+    return sha256(path)[:DIGITS]
+
+
+def code_of(notebook: Path) -> str:
+    """A digest of a notebook's code and of all that it imports from the project; its prose does not count."""
+    return code_identity(notebook)[:DIGITS]
+
+
+def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """The entries of ``folder/manifest.json`` by notebook; none if there is no such file.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        entries = loads(path.read_bytes())
+        if not all(isinstance(entry["files"], dict) for entry in entries.values()):
+            raise ValueError("an entry without files")
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no manifest ({error}): restore it from git, or delete it and run again") from error
+    return entries
+
+
+def enter_files(out: Path, paths: Iterable[Path]) -> None:
+    """Enter files that this process has written below ``out`` under the notebook that it runs.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    context = run_context()
+    with _changed(out) as entries:
+        entry = entries.get(context.notebook, {})
+        files = entry.get("files", {}) | {path.relative_to(out).as_posix(): checksum(path) for path in paths}
+        facts = _facts(context) | {"device": device_name(), "versions": versions()}
+        entries[context.notebook] = entry | facts | {"files": dict(sorted(files.items()))}
+
+
+def begin(out: Path, notebook: str) -> None:
+    """Forget what an earlier run of a notebook left in ``out``; its files stay until others take their place."""
+    with _changed(out) as entries:
+        entries.pop(notebook, None)
+
+
+def record(out: Path, context: RunContext, *, code: str, seconds: float) -> dict[str, Any]:
+    """Complete the entry of a run that has succeeded, and return it; an entry without ``code`` is unfinished.
+
+    Args:
+        code: what `code_of` said of the notebook before the run.
+    """
+    with _changed(out) as entries:
+        entry = entries.get(context.notebook, {"files": {}, "device": device_name(), "versions": versions()})
+        entry |= _facts(context) | {"commit": commit_of(project_root()), "code": code, "seconds": seconds}
+        entries[context.notebook] = entry
+    return entry
+
+
+def finished(out: Path, context: RunContext) -> dict[str, Any] | None:
+    """The entry of this very run if it has finished in ``out`` and its files are as it left them."""
+    entry = read_manifest(out).get(context.notebook, {})
+    whole = entry.get("run") == context.run and "code" in entry and not altered(out, entry)
+    return entry if whole else None
+
+
+def altered(folder: Path, entry: Mapping[str, Any]) -> dict[str, str]:
+    """The files of an entry that are not as it says: "missing" or "edited" by file."""
+    words = {}
+    for name, digest in entry["files"].items():
+        path = folder / name
+        if not path.is_file():
+            words[name] = "missing"
+        elif checksum(path) != digest:
+            words[name] = "edited"
+    return words
+
+
+def entry_of(path: Path) -> dict[str, Any] | None:
+    """What a manifest at hand says of the run that made this very file; None if it is in no manifest."""
+    path, digest = path.resolve(), checksum(path)
+    out, root = path.parents[1], project_root().resolve()
+    for folder, manifest in ((out, out), (out, out / "results"), (root, root / "results")):
+        for notebook, entry in read_manifest(manifest).items():
+            file = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else ""
+            if entry["files"].get(file) == digest:
+                return {"notebook": notebook} | {name: value for name, value in entry.items() if name != "files"}
+    return None
+
+
+@contextlib.contextmanager
+def _changed(out: Path, folder: Path | None = None) -> Iterator[dict[str, dict[str, Any]]]:
+    """The entries of the manifest in ``folder`` (``out`` itself), written back at the end; others wait meanwhile."""
+    folder = out if folder is None else folder
+    with locked(out / ".manifest.lock"):
+        try:
+            entries = read_manifest(folder)
+        except InputError:
+            entries = {}  # damaged: runs fill it again
+        yield entries
+        write_atomic(folder / MANIFEST, dumps(dict(sorted(entries.items()))))
+
+
+def _facts(context: RunContext) -> dict[str, Any]:
+    return {name: getattr(context, name) for name in ("run", "profile", "parameters", "data", "weights")}
