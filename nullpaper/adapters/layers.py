@@ -16,18 +16,6 @@ from torch.nn.utils import skip_init
 
 from nullpaper.models.vit import patchify
 
-__all__ = [
-    "ADAPTED",
-    "NORMS",
-    "NORM_PARAMETERS",
-    "THIRDS",
-    "AdaptedConv2d",
-    "AdaptedLinear",
-    "Adapter",
-    "Branch",
-    "ThirdsBranch",
-]
-
 THIRDS = ("q", "k", "v")
 NORM_EPS = 1e-5
 NORMS = {

@@ -24,8 +24,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Patches", "Projection", "ascend", "largest_noise", "linear_bound", "norm_bounds", "project", "row_chunks"]
-
 TARGET = 4e-7  # what x + v may leave the box by, in pixel units: 1e-6 holds after rounding to float32 too
 RELATIVE_GAP = 1e-5  # per patch; the contract promises 1e-4 per image
 ROUNDS = ((torch.float32, 40), (torch.float64, 120))  # conjugate steps a precision; the cheap one does most of the work

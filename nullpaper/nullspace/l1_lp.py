@@ -27,8 +27,6 @@ from torch import Tensor
 
 from nullpaper.nullspace.box_qp import Patches, Projection, project, row_chunks
 
-__all__ = ["nearest_l1"]
-
 RELATIVE_GAP = 3e-5  # per patch; the last step usually goes far beyond it
 GAP_FLOOR = 1e-6  # a mean distance to the target below this, per pixel, counts as none
 MIXED = ((torch.float32, 6), (torch.float64, 8))  # interior-point steps a precision; few patches need them all

@@ -21,8 +21,6 @@ from nullpaper.models.vit import ViT, check_images, patchify, unpatchify
 from nullpaper.nullspace.box_qp import Patches, largest_noise, norm_bounds, project, row_chunks
 from nullpaper.nullspace.layernorm import shift_invariance
 
-__all__ = ["LargestCertificate", "PatchNullspace", "channel_nullspace", "patch_nullspace"]
-
 THROUGH = ("embedding", "encoder")
 GAP_FLOOR = 1e-6  # a distance to the target below this, per pixel (rms), counts as none
 

@@ -19,8 +19,6 @@ from nullpaper.models.vit import ViT
 from nullpaper.models.weights import skeleton
 from nullpaper.nullspace.layernorm import shift_invariance
 
-__all__ = ["FAMILIES", "ZOO", "embedding_nullity", "encoder_nullity", "nullity_table"]
-
 FAMILIES: dict[str, tuple[str, ...]] = {
     "ViT": (
         "vit_tiny_patch16_224",
