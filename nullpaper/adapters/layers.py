@@ -1,4 +1,4 @@
-"""The layers of `adapters.py`: a frozen linear map or patch embedding beside low-rank branches.
+"""The layers of `inject.py`: a frozen linear map or patch embedding beside low-rank branches.
 
 y = W0 x + b + (alpha / r) B A norm(x), with the names of the PEFT package for the parts of a branch.
 """
