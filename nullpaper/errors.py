@@ -6,8 +6,6 @@ import difflib
 from collections.abc import Iterable
 from numbers import Integral
 
-__all__ = ["InputError", "check_count", "first_line", "nearest"]
-
 
 class InputError(ValueError):
     """Bad input, found before any work was done. The command line prints the message without a traceback."""

@@ -13,8 +13,6 @@ from filelock import FileLock, Timeout
 
 from nullpaper.errors import InputError
 
-__all__ = ["locked", "sha256", "storable", "temporary_sibling", "write_atomic"]
-
 
 def sha256(content: bytes | Path) -> str:
     """The SHA-256 sum, in hexadecimal, of bytes or of a file's content."""

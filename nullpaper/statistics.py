@@ -10,8 +10,6 @@ from scipy import stats
 
 from nullpaper.errors import InputError
 
-__all__ = ["Interval", "mean", "over_seeds", "paired_difference", "proportion"]
-
 RESAMPLES = 2_000
 
 

@@ -23,22 +23,6 @@ from nullpaper.adapters.layers import ADAPTED, NORM_PARAMETERS, NORMS, THIRDS, A
 from nullpaper.errors import InputError, check_count, nearest
 from nullpaper.models.vit import ViT
 
-__all__ = [
-    "DEFAULT_TARGETS",
-    "HEADS",
-    "KINDS",
-    "TARGETS",
-    "AdaptedViT",
-    "adapted_copy",
-    "base_fingerprint",
-    "expected_parameters",
-    "inject",
-    "merge",
-    "remove",
-    "trainable",
-    "trained_parameters",
-]
-
 LORA = ("lora", "lnlora")
 KINDS = (*LORA, "bitfit", "layernorm", "linear")
 TARGETS = {

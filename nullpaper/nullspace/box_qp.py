@@ -1,4 +1,4 @@
-"""Convex solvers behind `nullspace.py`: a patch moves in a linear subspace and must stay in the pixel box.
+"""Convex solvers behind `patch.py`: a patch moves in a linear subspace and must stay in the pixel box.
 
 For one patch x (D,), the nullspace with orthonormal basis B (D, k) and its complement, the row space, with orthonormal
 basis R (D, r), the feasible noises are K(x) = {v in range(B) : lo <= x + v <= hi}, which contains 0 as x is in the box.
@@ -24,8 +24,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Patches", "Projection", "ascend", "largest_noise", "linear_bound", "norm_bounds", "project", "row_chunks"]
-
 TARGET = 4e-7  # what x + v may leave the box by, in pixel units: 1e-6 holds after rounding to float32 too
 RELATIVE_GAP = 1e-5  # per patch; the contract promises 1e-4 per image
 ROUNDS = ((torch.float32, 40), (torch.float64, 120))  # conjugate steps a precision; the cheap one does most of the work
@@ -36,14 +34,14 @@ ASCENT_SCALE = 3.0  # larger scales reach a vertex in fewer steps, but each of t
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches ``x`` (b, D) in the box, targets ``t`` (b, D), bases ``null`` (D, k) and ``row`` (D, r), bounds."""
+    """Patches ``x`` (b, D) in the box, targets ``t`` (b, D), bases ``null`` (D, k) and ``row`` (D, r), the box."""
 
     x: Tensor
     t: Tensor
     null: Tensor
     row: Tensor
-    lo: float
-    hi: float
+    lo: float = 0.0
+    hi: float = 1.0
 
     def to(self, dtype: torch.dtype) -> Patches:
         fields = {name: getattr(self, name).to(dtype) for name in ("x", "t", "null", "row")}
@@ -91,12 +89,12 @@ def project(patches: Patches) -> Projection:
     if exact.null.shape[1] <= 1 or exact.row.shape[1] == 0:
         return _closed_form(exact)
     u = exact.on_row(exact.t - exact.x)
-    left = torch.arange(len(u), device=u.device)
+    rest = torch.arange(len(u), device=u.device)
     for dtype, steps in ROUNDS:
-        u[left] = exact.on_row(_conjugate_ascent(exact.take(left).to(dtype), u[left].to(dtype), steps).to(u.dtype))
-        left = left[~_solved(exact.take(left), u[left])]
-    for part in row_chunks(len(left), exact.row.numel(), u.device):
-        u[left[part]] = _proximal_newton(exact.take(left[part]), u[left[part]])
+        u[rest] = exact.on_row(_conjugate_ascent(exact.take(rest).to(dtype), u[rest].to(dtype), steps).to(u.dtype))
+        rest = rest[~_solved(exact.take(rest), u[rest])]
+    for part in row_chunks(len(rest), exact.row.numel(), u.device):
+        u[rest[part]] = _proximal_newton(exact.take(rest[part]), u[rest[part]])
     return _certify(exact, u)
 
 

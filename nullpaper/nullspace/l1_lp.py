@@ -27,8 +27,6 @@ from torch import Tensor
 
 from nullpaper.nullspace.box_qp import Patches, Projection, project, row_chunks
 
-__all__ = ["nearest_l1"]
-
 RELATIVE_GAP = 3e-5  # per patch; the last step usually goes far beyond it
 GAP_FLOOR = 1e-6  # a mean distance to the target below this, per pixel, counts as none
 MIXED = ((torch.float32, 6), (torch.float64, 8))  # interior-point steps a precision; few patches need them all
@@ -64,9 +62,9 @@ class _Point:
 
 
 def nearest_l1(patches: Patches) -> Projection:
-    """Noises ``v`` (b, D) that minimise |x + v - t|_1 over K(x) of `box`, the objective, and a lower bound on it.
+    """Noises ``v`` (b, D) that minimise |x + v - t|_1 over K(x) of `box_qp`, the objective, and a lower bound on it.
 
-    The bound holds whatever the accuracy; v keeps the box to `box.TARGET` and is in the nullspace to float64.
+    The bound holds whatever the accuracy; v keeps the box to `box_qp.TARGET` and is in the nullspace to float64.
     """
     parts = []
     for part in row_chunks(*patches.x.shape, patches.x.device):
@@ -81,17 +79,17 @@ def _solve(patches: Patches) -> Projection:
         v = (inside.t - inside.x) * bool(inside.null.shape[1])
         primal = (inside.x + v - patches.t).abs().sum(1)
         return Projection(v, primal, primal.clone())
-    found = _certify(inside, *_interior_point(inside, MIXED))
-    for again in (lambda left: _interior_point(left, DOUBLE), _highs):
-        proved = found.primal - found.dual <= RELATIVE_GAP * found.primal + GAP_FLOOR * inside.x.shape[1]
-        left = (~proved).nonzero()[:, 0]
-        if len(left) == 0:
+    best = _certify(inside, *_interior_point(inside, MIXED))
+    for solve in (lambda rest: _interior_point(rest, DOUBLE), _highs):
+        proved = best.primal - best.dual <= RELATIVE_GAP * best.primal + GAP_FLOOR * inside.x.shape[1]
+        rest = (~proved).nonzero()[:, 0]
+        if len(rest) == 0:
             break
-        other = _certify(inside.take(left), *again(inside.take(left)))
-        closer = other.primal - other.dual < (found.primal - found.dual)[left]
-        for value, better in zip(found, other, strict=True):
-            value[left[closer]] = better[closer]
-    return Projection(found.v, found.primal + offset, found.dual + offset)
+        other = _certify(inside.take(rest), *solve(inside.take(rest)))
+        closer = other.primal - other.dual < (best.primal - best.dual)[rest]
+        for value, better in zip(best, other, strict=True):
+            value[rest[closer]] = better[closer]
+    return Projection(best.v, best.primal + offset, best.dual + offset)
 
 
 def _certify(patches: Patches, y: Tensor, w: Tensor) -> Projection:
@@ -117,9 +115,9 @@ def _interior_point_chunk(patches: Patches, rounds: Rounds) -> tuple[Tensor, Ten
     half = torch.where(free, room, 1.0) / 2
     low, high = torch.full_like(half, 1.3), torch.full_like(half, 0.3)  # 1 - low + high = 0: dual feasible with w = 0
     point = _Point(half, half.clone(), low, high, torch.zeros_like(patches.x @ patches.row))
-    left = torch.arange(len(patches.x), device=half.device)
+    rest = torch.arange(len(patches.x), device=half.device)
     for dtype, steps in rounds:
-        current, problem, index = point.take(left).to(dtype), patches.take(left).to(dtype), left
+        current, problem, index = point.take(rest).to(dtype), patches.take(rest).to(dtype), rest
         for _ in range(steps):
             current = _step(problem, free[:, index].to(dtype), current)
             point.put(index, current)
@@ -127,8 +125,8 @@ def _interior_point_chunk(patches: Patches, rounds: Rounds) -> tuple[Tensor, Ten
             if len(keep) == 0:
                 break
             current, problem, index = current.take(keep), problem.take(keep), index[keep]
-        left = left[_unsolved(patches.take(left), free[:, left], point.take(left))]
-        if len(left) == 0:
+        rest = rest[_unsolved(patches.take(rest), free[:, rest], point.take(rest))]
+        if len(rest) == 0:
             break
     moves = torch.where(free, point.length, 0.0).nan_to_num(0)  # a step that broke down is left to the next solver
     return patches.t + moves[0] - moves[1], -point.w.nan_to_num(0)
@@ -188,9 +186,9 @@ def _highs(patches: Patches) -> tuple[Tensor, Tensor]:
     for x, t in zip(patches.x.cpu().numpy(), patches.t.cpu().numpy(), strict=True):
         upper = np.concatenate([patches.hi - t, t - patches.lo])
         constraint, right = np.hstack([row.T, -row.T]), row.T @ (x - t)
-        found = linprog(np.ones(2 * len(x)), A_eq=constraint, b_eq=right, bounds=np.stack([0 * upper, upper], 1))
-        if found.x is None:  # y = x is feasible, so only numerical trouble ends here
+        optimum = linprog(np.ones(2 * len(x)), A_eq=constraint, b_eq=right, bounds=np.stack([0 * upper, upper], 1))
+        if optimum.x is None:  # y = x is feasible, so only numerical trouble ends here
             points.append((x, np.zeros(row.shape[1])))
         else:
-            points.append((t + found.x[: len(x)] - found.x[len(x) :], -found.eqlin.marginals))
+            points.append((t + optimum.x[: len(x)] - optimum.x[len(x) :], -optimum.eqlin.marginals))
     return tuple(torch.from_numpy(np.stack(values)).to(patches.x) for values in zip(*points, strict=True))

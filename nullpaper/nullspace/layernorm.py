@@ -32,8 +32,6 @@ from torch import nn
 
 from nullpaper.models.vit import ViT
 
-__all__ = ["Invariance", "shift_invariance"]
-
 MODELS = ("VisionTransformer", "VisionTransformerDistilled", "VisionTransformerRelPos", "Beit", "Eva", "Cait")
 PRE_NORM = {
     "Block": ("norm1", "norm2"),

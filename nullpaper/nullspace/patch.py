@@ -2,7 +2,7 @@
 
 The patch embedding is linear and the first layer, so what it ignores the whole network ignores. Every patch may carry
 its own combination of the basis, jointly over channels. `through="encoder"` takes the nullspace of P W instead of W,
-P = I - 11^T/d: what a LayerNorm encoder ignores on top (see `invariance.py`), one dimension a patch where 1 lies in the
+P = I - 11^T/d: what a LayerNorm encoder ignores on top (see `layernorm.py`), one dimension a patch where 1 lies in the
 column space of W.
 """
 
@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import InputError, check_count, nearest
 from nullpaper.models.vit import ViT, check_images, patchify, unpatchify
 from nullpaper.nullspace.box_qp import Patches, largest_noise, norm_bounds, project, row_chunks
 from nullpaper.nullspace.layernorm import shift_invariance
-
-__all__ = ["LargestCertificate", "PatchNullspace", "channel_nullspace", "patch_nullspace"]
 
 THROUGH = ("embedding", "encoder")
 GAP_FLOOR = 1e-6  # a distance to the target below this, per pixel (rms), counts as none
@@ -106,86 +104,64 @@ class PatchNullspace:
         noise = noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1) * norm.to(noise.device).view(-1, 1, 1)
         return self._image(noise @ self.basis.T, dtype)
 
-    def nearest(
-        self, images: Tensor, targets: Tensor, box: tuple[float, float] = (0.0, 1.0), *, progress: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Noise v (B, C, H, W) that minimises |images + v - targets| with v in the nullspace and images + v in the box.
+    def nearest(self, images: Tensor, targets: Tensor, *, progress: bool = False) -> tuple[Tensor, Tensor]:
+        """Noise v (B, C, H, W) that minimises |images + v - targets| with v in the nullspace, images + v in [0, 1].
 
         Returns:
-            ``(noise, gap)``: noise in the images' dtype and on their device (box kept to 1e-6, membership to that
+            ``(noise, gap)``: noise in the images' dtype and on their device ([0, 1] kept to 1e-6, membership to that
             dtype's precision), and the relative optimality gap (B,) of each image, float64:
             ``|primal - dual| / max(primal, floor)`` with the objective 1/2 |x + v - t|^2 and a dual lower bound, both
             summed over the patches; the floor is the objective of an rms distance of 1e-6 per pixel. The gap is
             0 by closed form if the nullspace has dimension 0, 1 or C*p*p a patch.
 
         Raises:
-            InputError: images outside [0, 1] or the box, another shape, NaN, a box that is empty.
+            InputError: images outside [0, 1], another shape, or NaN.
         """
-        lo, hi = self._check_problem(images, box)
+        check_images(images, self.channels, self.image_size, self.name)
         if targets.shape != images.shape:
             raise InputError(f"targets have shape {tuple(targets.shape)}, images {tuple(images.shape)}; match them.")
         _check_finite(targets, "targets")
-        noise, primal, dual = self._over_patches(project, images, targets.to(images.device), lo, hi, progress)
+        noise, primal, dual = self._over_patches(project, images, targets.to(images.device), progress)
         primal, dual = (value.view(len(images), -1).sum(1) for value in (primal, dual))
         floor = GAP_FLOOR**2 * images[0].numel() / 2
         return self._image(noise, images.dtype), (primal - dual).abs() / primal.clamp_min(floor)
 
-    def largest(
-        self,
-        images: Tensor,
-        box: tuple[float, float] = (0.0, 1.0),
-        *,
-        steps: int = 15,
-        restarts: int = 0,
-        generator: torch.Generator | None = None,
-        progress: bool = False,
-    ) -> Tensor:
-        """Noise (B, C, H, W) of large L2 norm in the nullspace, with images + noise in the box.
+    def largest(self, images: Tensor, *, steps: int = 15, progress: bool = False) -> Tensor:
+        """Noise (B, C, H, W) of large L2 norm in the nullspace, with images + noise in [0, 1].
 
         Maximising a norm over a polytope is NP-hard. The result is the global maximum if the nullspace has dimension 0,
         1 or C*p*p a patch. Otherwise it approaches a local one: a fixed point of v <- projection of 3 v on the feasible
-        set (`box.ascend` proves that the norm never falls), started from the feasible point nearest to the corner of
-        the box that is farthest from the patch. `certify_largest` says how far it is from stationary and from a global
+        set (`box_qp.ascend` proves that the norm never falls), started from the feasible point nearest to the corner of
+        [0, 1] that is farthest from the patch. `certify_largest` says how far it is from stationary and from a global
         upper bound.
 
         Args:
             steps: inexact steps before the two exact ones; more bring the result closer to stationary.
-            restarts: further starts at random corners, drawn from ``generator``; each patch keeps its best.
-            generator: a CPU generator; seeded with 0 if absent.
 
         Raises:
-            InputError: images outside [0, 1] or the box, another shape, NaN, an empty box, negative counts.
+            InputError: images outside [0, 1], another shape, NaN, or negative ``steps``.
         """
-        lo, hi = self._check_problem(images, box)
-        if steps < 0 or restarts < 0:
-            raise InputError(f"steps={steps} and restarts={restarts} must not be negative.")
-        generator = generator or torch.Generator().manual_seed(0)
-        best = None
-        for attempt in range(1 + restarts):
-            up = torch.rand(images.shape, generator=generator) < 0.5 if attempt else images < (lo + hi) / 2
-            corner = torch.where(up.to(images.device), hi, lo).double()
-            (noise,) = self._over_patches(lambda p: (largest_noise(p, steps),), images, corner, lo, hi, progress)
-            longer = best is None or noise.norm(dim=-1, keepdim=True) > best.norm(dim=-1, keepdim=True)
-            best = noise if best is None else torch.where(longer, noise, best)
-        return self._image(best, images.dtype)
+        check_images(images, self.channels, self.image_size, self.name)
+        check_count("steps", steps, least=0)
+        corner = (images < 0.5).double()
+        (noise,) = self._over_patches(lambda patches: (largest_noise(patches, steps),), images, corner, progress)
+        return self._image(noise, images.dtype)
 
-    def certify_largest(
-        self, images: Tensor, noise: Tensor, box: tuple[float, float] = (0.0, 1.0)
-    ) -> LargestCertificate:
+    def certify_largest(self, images: Tensor, noise: Tensor) -> LargestCertificate:
         """How good ``noise`` (B, C, H, W) is as a maximiser of the L2 norm, per image (B,).
 
-        ``upper_bound`` on the norm of any feasible noise v, with l = lo - x and h = hi - x: the farthest corner of the
-        box, or the root of |v|^2 <= |B^T(l + h)||v| - l.h, the sum of (v - l)(v - h) <= 0 over pixels; the smaller.
+        ``upper_bound`` on the norm of any feasible noise v, with l = -x and h = 1 - x: the farthest corner of
+        [0, 1], or the root of |v|^2 <= |B^T(l + h)||v| - l.h, the sum of (v - l)(v - h) <= 0 over pixels; the smaller.
         ``stationarity`` bounds max v.q / |noise|^2 - 1 over feasible q, v the noise: 0 at a first-order local maximum.
         ``exact``: a closed form exists, so that `largest` returns the global maximum.
 
         Raises:
             InputError: as `largest`.
         """
-        lo, hi = self._check_problem(images, box)
+        check_images(images, self.channels, self.image_size, self.name)
         self._check_shape(tuple(noise.shape), "noise")
         _check_finite(noise, "noise")
-        sums = self._over_patches(norm_bounds, images, noise.to(images.device), lo, hi, False)
+        sums = self._over_patches(norm_bounds, images, noise.to(images.device), False)
         linear, corner, span, product, square = (value.view(len(images), -1).sum(1) for value in sums)
         upper = torch.minimum(corner.sqrt(), (span.sqrt() + (span + 4 * product).sqrt()) / 2)
         stationarity = (linear / square.clamp_min(torch.finfo(torch.float64).tiny) - 1).clamp_min(0)
@@ -193,16 +169,14 @@ class PatchNullspace:
         exact = self.dim <= 1 or self.row_basis.shape[1] == 0
         return LargestCertificate(square.sqrt(), upper, stationarity, exact)
 
-    def _over_patches(
-        self, solve: Solver, images: Tensor, targets: Tensor, lo: float, hi: float, progress: bool
-    ) -> list[Tensor]:
+    def _over_patches(self, solve: Solver, images: Tensor, targets: Tensor, progress: bool) -> list[Tensor]:
         """Run ``solve`` over chunks of patches of all images; outputs (B, N, D) for noises, (B*N,) for numbers."""
         null, row = self.basis.to(images.device), self.row_basis.to(images.device)
         x = patchify(images, self.patch_size).flatten(0, 1)
         t = patchify(targets, self.patch_size).flatten(0, 1)
         chunks = list(row_chunks(len(x), x.shape[1], images.device))
         parts = [
-            solve(Patches(x[part].double(), t[part].double(), null, row, lo, hi))
+            solve(Patches(x[part].double(), t[part].double(), null, row))
             for part in tqdm(chunks, "patches", disable=not progress)
         ]
         joined = (torch.cat(values) for values in zip(*parts, strict=True))
@@ -215,15 +189,6 @@ class PatchNullspace:
         expected = (self.channels, *self.image_size)
         if len(shape) != 4 or shape[1:] != expected:
             raise InputError(f"{what} has shape {shape}, but {self.name} needs (B, {', '.join(map(str, expected))}).")
-
-    def _check_problem(self, images: Tensor, box: tuple[float, float]) -> tuple[float, float]:
-        check_images(images, self.channels, self.image_size, self.name)
-        lo, hi = (float(end) for end in box)
-        if not (math.isfinite(lo) and math.isfinite(hi) and lo < hi):
-            raise InputError(f"box={tuple(box)} is empty or unbounded: pass finite (low, high) with low < high.")
-        if images.min() < lo or images.max() > hi:
-            raise InputError(f"images leave the box ({lo:g}, {hi:g}), so no noise is near: widen it or clamp them.")
-        return lo, hi
 
 
 def patch_nullspace(vit: ViT, *, through: str = "embedding", rtol: float | None = None) -> PatchNullspace:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import requests
 import torch
 from PIL import Image
 from slow_fetching import fetch_slowly
@@ -161,7 +160,7 @@ def test_a_disk_that_fills_up_leaves_nothing(home: Path) -> None:
     program = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000));"
-        "import numpy as np; from pathlib import Path; from nullpaper import fetching;"
+        "import numpy as np; from pathlib import Path; from nullpaper.data import fetch as fetching;"
         "arrays = fetching.verified('cifar10');"
         "import os; os.environ['NULLPAPER_HOME'] = os.environ['FULL'];"
         "fetching.SOURCES['cifar10'] = (lambda name, staging, bar: fetching._save_arrays(arrays, name, staging),);"
@@ -171,29 +170,6 @@ def test_a_disk_that_fills_up_leaves_nothing(home: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert "InputError: cannot write to" in done.stderr and "set NULLPAPER_HOME" in done.stderr, done.stderr
     assert [path.name for path in (home / "data").iterdir()] == ["cifar10.lock"]
-
-
-def served(folder: Path) -> tuple[subprocess.Popen, str]:
-    """A real HTTP server on the loopback, which cannot resume (Python's own)."""
-    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(folder)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    port = server.stdout.readline().split("port ")[1].split()[0]
-    return server, f"http://127.0.0.1:{port}/"
-
-
-def test_an_interrupted_download_ends_with_the_right_bytes(tmp_path) -> None:
-    content = np.random.default_rng(0).bytes(3_000_000)
-    (tmp_path / "archive.tgz").write_bytes(content)
-    server, address = served(tmp_path)
-    try:
-        part = tmp_path / "archive.part"
-        part.write_bytes(content[:1_000_000])
-        fetching._download(address + "archive.tgz", part, progress=False)
-        assert part.read_bytes() == content
-        with pytest.raises(requests.HTTPError):
-            fetching._download(address + "nothing.tgz", part, progress=False)
-    finally:
-        server.kill()
 
 
 def test_two_processes_fetch_once_and_a_killed_one_leaves_nothing_finished(home: Path) -> None:
