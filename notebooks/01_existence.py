@@ -18,14 +18,15 @@
 # $W \in \mathbb{R}^{d \times C p^2}$. Whatever $W$ ignores, the whole network ignores, however deep it is (paper A, section
 # 3; paper C). This notebook asks four things: how large that space is across the models that people use; what a *numerical*
 # rank means; what survives when the noisy image is stored as a file; and what such noise looks like.
+#
+# Takes about 4 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package.
 
 # %% tags=["parameters"]
-profile: str = "cpu"
-images: int | None = None  # test images in (c); None: the profile's
-square_images: int | None = None  # training images for the square embedding in (b); None: the profile's
-random_matrices: int | None = None  # random 768 x 768 matrices in (b); None: the profile's
+images: int = 1_000  # test images in (c)
+square_images: int = 20_000  # training images for the square embedding in (b)
+random_matrices: int = 200  # random 768 x 768 matrices in (b)
 pictures: int = 5  # images in the grid of (d)
-seed: int = 0
+seed: int = 0  # of noises, random matrices and the order of the images
 
 # %%
 import tempfile
@@ -38,34 +39,22 @@ import torch
 from matplotlib.ticker import PercentFormatter
 from timm.models.vision_transformer import VisionTransformer
 
-from nullpaper import statistics
-from nullpaper.data import datasets as data
-from nullpaper.finetuning import trainer as training
+from nullpaper import load_data, load_vit, patch_nullspace, statistics
+from nullpaper.data import datasets
+from nullpaper.finetuning import trainer
 from nullpaper.models import vit
-from nullpaper.nullspace import box_qp as box
-from nullpaper.nullspace import layernorm as invariance
-from nullpaper.nullspace import patch as nullspace
 from nullpaper.nullspace import zoo
 from nullpaper.robustness import perturbation
-from nullpaper.workflow import figures as plots
+from nullpaper.studies.verdicts import Verdicts, at_least, below, every, interval, number, percent, row, some, word
+from nullpaper.workflow import figures
 from nullpaper.workflow.store import records, stored
 
-plots.use_style()
+figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-sizes = {
-    "smoke": dict(images=24, square_images=128, random_matrices=4),
-    "cpu": dict(images=1_000, square_images=20_000, random_matrices=200),
-    "gpu": dict(images=10_000, square_images=45_000, random_matrices=500),
-    "imagenet": dict(images=10_000, square_images=45_000, random_matrices=500),
-}[profile]
-images = images or sizes["images"]
-square_images = square_images or sizes["square_images"]
-random_matrices = random_matrices or sizes["random_matrices"]
-
-cifar = data.load_data("cifar10")
-model = vit.load_vit(vit.SHIPPED, device=device)
-space = nullspace.patch_nullspace(model)
-identity = cifar.identity | {"weights": vit.fingerprint(model)}
+cifar = load_data("cifar10")
+model = load_vit("nullpaper_vit_cifar10", device=device)
+space = patch_nullspace(model)
+data = cifar.identity | {"weights": vit.fingerprint(model)}
 
 # %% [markdown]
 # ## (a) How much of pixel space is invisible?
@@ -99,23 +88,23 @@ identity = cifar.identity | {"weights": vit.fingerprint(model)}
 # $c_n \mathbf 1$ the norm is free. Approximate noise has to be measured in the complement, with centred tokens.
 
 # %%
-table = pd.DataFrame(stored("nullity", {}, lambda: records(zoo.nullity_table()), code=[zoo, invariance]).metrics)
-shown = table.drop(columns=["reason", "image_embedding"])
-_ = plots.save_table(
-    shown, "01_nullity", caption="Exactly invisible dimensions of a patch, from shapes alone (full rank)."
+zoo_table = pd.DataFrame(stored("nullity", {}, lambda: records(zoo.nullity_table())).metrics)
+nullity = zoo_table.drop(columns=["reason", "image_embedding"])
+figures.save_table(
+    nullity, "01_nullity", caption="Exactly invisible dimensions of a patch, from shapes alone (full rank)."
 )
-shown.style.hide(axis="index").format(precision=3)
+nullity.style.hide(axis="index").format(precision=3)
 
 # %%
-not_invariant = table[~table["invariant"]][["model", "reason"]]
-_ = plots.save_table(
-    not_invariant.reset_index(drop=True), "01_not_invariant", caption="Encoders that do read the shift."
-)
+not_invariant = zoo_table[~zoo_table["invariant"]][["model", "reason"]]
+figures.save_table(not_invariant.reset_index(drop=True), "01_not_invariant", caption="Encoders that do read the shift.")
 not_invariant.style.hide(axis="index")
 
 # %%
-figure, axis = plots.subplots()
-drawn = table.assign(patch=table["patch"].astype(str) + " px").drop_duplicates(["patch", "width", "share_encoder"])
+figure, axis = figures.subplots()
+drawn = zoo_table.assign(patch=zoo_table["patch"].astype(str) + " px").drop_duplicates(
+    ["patch", "width", "share_encoder"]
+)
 order = sorted(drawn["patch"].unique(), key=lambda label: int(label.split()[0]))
 sns.scatterplot(
     drawn, x="width", y="share_encoder", hue="patch", style="patch", hue_order=order, style_order=order, ax=axis
@@ -130,7 +119,7 @@ axis.set_xticks(ticks, [str(tick) for tick in ticks])
 axis.minorticks_off()
 axis.yaxis.set_major_formatter(PercentFormatter(1))
 axis.legend(title="patch side")
-_ = plots.save_figure(figure, "01_nullity")
+_ = figures.save_figure(figure, "01_nullity")
 
 # %% [markdown]
 # The lines are $1 - d / C p^2$, from $W$ alone; the points are whole networks. Square embeddings ($p = 16$, $d = 768$) lie on
@@ -143,9 +132,9 @@ _ = plots.save_figure(figure, "01_nullity")
 def shift_against_random() -> list[dict[str, object]]:
     """Relative change of the logits for token shifts and for random token noise of equal norm (per image)."""
     generator, rows = torch.Generator().manual_seed(seed), []
-    pixels = data.to_pixels(cifar.test.subset(100).images, model.image_size)
+    pixels = datasets.to_pixels(cifar.test.subset(100).images, model.image_size)
     for dtype in (torch.float32, torch.float64):
-        net = vit.load_vit(vit.SHIPPED).to(dtype)
+        net = load_vit("nullpaper_vit_cifar10").to(dtype)
         with torch.inference_mode():
             tokens = net.embed(pixels.to(dtype))
             clean = net.encode(tokens)
@@ -161,12 +150,9 @@ def shift_against_random() -> list[dict[str, object]]:
     return rows
 
 
-shifts = stored("token_shift", {"seed": seed}, shift_against_random, code=[vit, perturbation], data=identity)
-shifts_table = pd.DataFrame(shifts.metrics)
-_ = plots.save_table(
-    shifts_table, "01_token_shift", caption="Relative change of the logits under token noise.", sources=[shifts]
-)
-shifts_table.pivot_table("relative_change", ["dtype", "norm"], "noise").style.format("{:.1e}")
+shifts = pd.DataFrame(stored("token_shift", {"seed": seed}, shift_against_random, data=data).metrics)
+figures.save_table(shifts, "01_token_shift", caption="Relative change of the logits under token noise.")
+shifts.pivot_table("relative_change", ["dtype", "norm"], "noise").style.format("{:.1e}")
 
 # %% [markdown]
 # In float64 the shift changes nothing but the last digits, at any norm; in float32 rounding error grows with the norm, as it
@@ -216,10 +202,12 @@ def square_embedding() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     net = VisionTransformer(img_size=48, patch_size=8, embed_dim=192, depth=2, num_heads=3, num_classes=10)
     square = vit.ViT(net, vit.CIFAR10_MEAN, vit.CIFAR10_STD, "square").to(device)
     before = square.patch_matrix.cpu()
-    sample = data.Data("cifar10", cifar.train.subset(square_images), cifar.dev.subset(500), cifar.test, cifar.classes)
-    recipe = training.Recipe(epochs=3, warmup_epochs=0.5, seed=seed, ema=0.0)
+    sample = datasets.Data(
+        "cifar10", cifar.train.subset(square_images), cifar.dev.subset(500), cifar.test, cifar.classes
+    )
+    recipe = trainer.Recipe(epochs=3, warmup_epochs=0.5, seed=seed, ema=0.0)
     with tempfile.TemporaryDirectory() as folder:
-        trained = training.train(square, sample, recipe, folder=Path(folder))
+        trained = trainer.train(square, sample, recipe, folder=Path(folder))
     after = trained.vit.patch_matrix.cpu()
     return {"dev_accuracy": trained.history[-1]["dev_accuracy"]}, {"before": before, "after": after}
 
@@ -228,12 +216,11 @@ square = stored(
     "square_embedding",
     {"images": square_images, "seed": seed},
     square_embedding,
-    code=[training, vit, data],
     data=cifar.identity,
 )
 torch.manual_seed(seed)
 matrices = {
-    "96 x 192, initialised": vit.load_vit(vit.SHIPPED, pretrained=False).patch_matrix,
+    "96 x 192, initialised": load_vit("nullpaper_vit_cifar10", pretrained=False).patch_matrix,
     "96 x 192, trained (shipped)": model.patch_matrix.cpu(),
     "192 x 192, initialised": square.tensors()["before"],
     "192 x 192, trained": square.tensors()["after"],
@@ -241,11 +228,12 @@ matrices = {
 
 
 # %%
-def nullity(values: np.ndarray, shape: torch.Size, rtol: float) -> int:
+def dimension(values: np.ndarray, shape: torch.Size, rtol: float) -> int:
+    """Dimensions whose singular value is below the tolerance, or that have none."""
     return shape[1] - int((values > rtol * values[0]).sum())
 
 
-rows = []
+spectra = []
 for name, matrix in matrices.items():
     values = torch.linalg.svdvals(matrix).numpy()
     rules = {
@@ -255,18 +243,16 @@ for name, matrix in matrices.items():
         "dim, float16 weights": 2.0**-11 * np.sqrt(min(matrix.shape)),
         "dim, bfloat16 weights": 2.0**-8 * np.sqrt(min(matrix.shape)),
     }
-    dimensions = {rule: nullity(values, matrix.shape, rtol) for rule, rtol in rules.items()}
+    dimensions = {rule: dimension(values, matrix.shape, rtol) for rule, rtol in rules.items()}
     centred = torch.linalg.svdvals(matrix - matrix.mean(0)).numpy()
-    rows.append({"matrix": name, "smallest / largest": values[-1] / values[0]} | dimensions)
-    rows[-1]["dim through the encoder"] = nullity(centred, matrix.shape, EPS32 / 2 * np.sqrt(min(matrix.shape)))
-ranks = pd.DataFrame(rows)
-_ = plots.save_table(
-    ranks, "01_ranks", caption="Nullspace dimension a patch by tolerance.", float_format="%.1e", sources=[square]
-)
+    spectra.append({"matrix": name, "smallest / largest": values[-1] / values[0]} | dimensions)
+    spectra[-1]["dim through the encoder"] = dimension(centred, matrix.shape, EPS32 / 2 * np.sqrt(min(matrix.shape)))
+ranks = pd.DataFrame(spectra)
+figures.save_table(ranks, "01_ranks", caption="Nullspace dimension a patch by tolerance.", float_format="%.1e")
 ranks.style.hide(axis="index").format({"smallest / largest": "{:.1e}"})
 
 # %%
-figure, (left, right) = plots.subplots(1, 2)
+figure, (left, right) = figures.subplots(1, 2)
 for axis, width in ((left, "96 x 192"), (right, "192 x 192")):
     for name, matrix in matrices.items():
         if name.startswith(width):
@@ -279,7 +265,8 @@ for axis, width in ((left, "96 x 192"), (right, "192 x 192")):
     axis.text(2, ours * 0.45, "ours, float32", fontsize=7, color="0.4")
     axis.set(title=f"d x C p² = {width}", xlabel="index", ylabel="singular value / largest", ylim=(1e-8, 2))
     axis.legend(loc="center left")
-_ = plots.save_figure(figure, "01_spectrum", sources=[square])
+_ = figures.save_figure(figure, "01_spectrum")
+
 # %% [markdown]
 # **Answer.** The 96 invisible dimensions of the shipped model are a matter of shape: no tolerance removes them, and coarse
 # tolerances only add to them. For a square embedding the dimension of the nullspace of $W$ *is* the tolerance: with float64 it
@@ -307,7 +294,7 @@ shares = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 def stability() -> list[dict[str, object]]:
     """Accuracy, its paired change, unchanged predictions and largest logit change, by noise, norm and transport."""
     generator = torch.Generator().manual_seed(seed)
-    pixels = data.to_pixels(test.images, model.image_size, device)
+    pixels = datasets.to_pixels(test.images, model.image_size, device)
     labels = torch.from_numpy(test.labels).to(device)
     clean = perturbation.transported_logits(model, pixels, "float32")
     clean_correct = (clean.argmax(1) == labels).cpu()
@@ -340,28 +327,28 @@ stable = stored(
     "stability",
     {"images": images, "seed": seed, "shares": shares},
     stability,
-    code=[nullspace, box, perturbation, statistics, vit, data],
-    data=identity,
+    data=data,
 )
 curves = pd.DataFrame(stable.metrics)
-_ = plots.save_table(curves, "01_stability", caption="Stability under noise of equal norm.", sources=[stable])
+figures.save_table(curves, "01_stability", caption="Stability under noise of equal norm.")
 
 # %%
 palette = dict(zip(("exact nullspace", "Gaussian", "permuted"), sns.color_palette(), strict=False))
-figure, axes = plots.subplots(2, 3, height=3.9, sharex=True, sharey="row")
+figure, axes = figures.subplots(2, 3, height=3.9, sharex=True, sharey="row")
 for column, transport in enumerate(perturbation.TRANSPORTS):
     for noise, color in palette.items():
         line = curves[(curves["noise"] == noise) & (curves["transport"] == transport)]
         for axis, value in zip(axes[:, column], ("accuracy", "logit_change"), strict=True):
             seen = line[line["logit_change"] > 0] if value == "logit_change" else line  # no change is not on a log axis
-            plots.curve(axis, seen, "norm", value, color=color, label=noise, markersize=4)
+            figures.curve(axis, seen, "norm", value, color=color, label=noise, markersize=4)
     axes[0, column].set_title(transport)
     axes[1, column].set(xlabel="L2 norm of the noise", yscale="log")
 axes[0, 0].set(ylabel="accuracy", ylim=(0, 1))
 axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
 axes[1, 0].set(ylabel="largest logit change\n(mean over images)", ylim=(1e-7, 1e1))
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-_ = plots.save_figure(figure, "01_stability", sources=[stable])
+_ = figures.save_figure(figure, "01_stability")
+
 # %% [markdown]
 # How large is the largest? Maximising a norm over a polytope is NP-hard, and `largest` finds a local maximum. Its certificate
 # says how far the noise is from stationary (0 at a first-order local maximum) and from an upper bound on *any* legal nullspace
@@ -370,30 +357,25 @@ _ = plots.save_figure(figure, "01_stability", sources=[stable])
 
 # %%
 def certificate() -> dict[str, object]:
-    pixels = data.to_pixels(test.images[: min(images, 200)], model.image_size, device)
-    found = space.certify_largest(pixels, space.largest(pixels))
-    share = statistics.mean((found.norm / found.upper_bound).cpu()).columns("share of the bound")
-    return share | {"norm": found.norm.mean().item(), "largest stationarity": found.stationarity.max().item()}
+    pixels = datasets.to_pixels(test.images[: min(images, 200)], model.image_size, device)
+    proof = space.certify_largest(pixels, space.largest(pixels))
+    share = statistics.mean((proof.norm / proof.upper_bound).cpu()).columns("share of the bound")
+    return share | {"norm": proof.norm.mean().item(), "largest stationarity": proof.stationarity.max().item()}
 
 
 certified = stored(
     "largest_certificate",
     {"images": min(images, 200), "seed": seed},
     certificate,
-    code=[nullspace, box, statistics, vit, data],
-    data=identity,
+    data=data,
 )
 pd.DataFrame([certified.metrics]).style.hide(axis="index").format(precision=3)
 
 # %%
-at_largest = curves[(curves["share"] == 1) & (curves["noise"] == "exact nullspace")].set_index("transport")
-for transport, row in at_largest.iterrows():
-    print(
-        f"{transport:>8}: predictions unchanged {row['unchanged']:.2%} [{row['unchanged_low']:.2%}, "
-        f"{row['unchanged_high']:.2%}], largest logit change {row['largest_logit_change']:.2g} "
-        f"(mean {row['logit_change']:.2g}), accuracy {row['accuracy']:.2%}, paired change {row['accuracy_change']:+.2%} "
-        f"[{row['accuracy_change_low']:+.2%}, {row['accuracy_change_high']:+.2%}], norm {row['norm']:.1f}, n = {row['n']:,.0f}"
-    )
+at_largest = curves.query("share == 1 and noise == 'exact nullspace'").set_index("transport")
+columns = ["norm", "unchanged", "logit_change", "largest_logit_change"]
+columns += ["accuracy", "accuracy_change", "accuracy_change_low", "accuracy_change_high", "n"]
+at_largest[columns].style.format(precision=3).format("{:.0f}", "n").format("{:.1e}", columns[2:4])
 
 # %% [markdown]
 # As it is, exact noise at the largest legal norm moves the logits by float32 rounding and nothing else, where Gaussian noise
@@ -408,8 +390,7 @@ for transport, row in at_largest.iterrows():
 # Gaussian noise of the same norm, which it can.
 
 # %%
-chosen = cifar.test.subset(pictures, seed)
-pixels = data.to_pixels(chosen.images, model.image_size, device)
+pixels = datasets.to_pixels(cifar.test.subset(pictures, seed).images, model.image_size, device)
 largest = space.largest(pixels)
 gaussian = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed)).to(device)
 gaussian = perturbation.in_box(pixels, gaussian, perturbation.norms(largest))
@@ -419,7 +400,7 @@ panels = {
     "image + noise": (pixels + largest).clamp(0, 1),
     "image + Gaussian": (pixels + gaussian).clamp(0, 1),
 }
-figure, axes = plots.subplots(len(panels), pictures, height=6.3 * len(panels) / pictures * 1.06, squeeze=False)
+figure, axes = figures.subplots(len(panels), pictures, height=6.3 * len(panels) / pictures * 1.06, squeeze=False)
 for line, (title, pictured) in zip(axes, panels.items(), strict=True):
     with torch.inference_mode():
         confidence, guess = model(pictured).softmax(1).max(1)
@@ -431,8 +412,126 @@ for line, (title, pictured) in zip(axes, panels.items(), strict=True):
         label = f"{cifar.classes[guess[i]]}, {confidence[i]:.1%}"
         norm = f"norm {perturbation.norms(largest)[i]:.1f}"
         axis.set_title(norm if title == "noise" else label, fontsize=7)
-_ = plots.save_figure(figure, "01_pictures")
+_ = figures.save_figure(figure, "01_pictures")
 
 # %% [markdown]
-# The tables and figures above lie under `results/` and `figures/`, each stamped with the run that made it
-# (`nullpaper show figures/...`).
+# ## The answer
+
+# %%
+answer = Verdicts("01")
+
+
+@answer.claim(
+    "A, C",
+    "",
+    "most ViT configurations have an exact nullspace",
+    where="01 (a)",
+    criterion="holds if the embedding alone ignores dimensions in more than half of the listed timm configurations; "
+    "in part if only embedding and LayerNorm together do",
+)
+def existence() -> tuple[str, str]:
+    embedding, encoder = ((nullity[column] > 0).sum() for column in ("dim_embedding", "dim_encoder"))
+    measured = (
+        f"{embedding} of {len(nullity)} timm configurations by their embedding; {encoder} with the one dimension a "
+        "patch that LayerNorm removes"
+    )
+    return measured, word(2 * embedding > len(nullity), 2 * encoder > len(nullity))
+
+
+@answer.claim(
+    "C",
+    "code",
+    "a basis for each colour channel finds that nullspace",
+    where="01 (a)",
+    criterion="holds if the three bases have as many dimensions as the joint nullspace in every configuration that has "
+    "one",
+)
+def per_channel() -> tuple[str, str]:
+    table = nullity.query("dim_embedding > 0")
+    short, empty = table["dim_per_channel"] < table["dim_embedding"], table["dim_per_channel"] == 0
+    measured = f"it misses dimensions in {short.sum()} of {len(table)} configurations and finds none in {empty.sum()}"
+    return measured, word(not short.any(), not short.all())
+
+
+@answer.claim(
+    "A",
+    "authors' reply",
+    "ViT-B/16 has a numerical nullspace",
+    where="01 (a), (b)",
+    criterion="holds if its embedding, by shape, and a trained square embedding, by float64's tolerance, ignore a "
+    "dimension",
+)
+def numerical_rank() -> tuple[str, str]:
+    base = row(nullity, model="vit_base_patch16_224")
+    trained = row(ranks, matrix="192 x 192, trained")
+    measured = (
+        f"by shape its embedding ignores {base['dim_embedding']} dimensions and its encoder {base['dim_encoder']} a "
+        f"patch; of a trained square embedding {trained['dim, SciPy float64']} by float64's tolerance, "
+        f"{trained['dim, float16 weights']} by float16's, {trained['dim, bfloat16 weights']} by bfloat16's"
+    )
+    return measured, word(bool(base["dim_embedding"] > 0 and trained["dim, SciPy float64"] > 0))
+
+
+@answer.claim(
+    "",
+    "",
+    "a non-linear encoder has an exact nullspace: shifts along the all-ones vector (proved)",
+    where="01 (a)",
+    criterion="holds if the longest shift changes the logits by less than 0.1 % and random noise of its norm by more "
+    "than 10 %",
+)
+def layer_norm() -> tuple[str, str]:
+    longest = shifts.query("dtype == 'float32' and norm == norm.max()")
+    norm = longest["norm"].max()
+    shift, random = (interval(row(longest, noise=noise), "relative_change") for noise in ("shift along 1", "random"))
+    measured = (
+        f"of norm {norm:,.0f} in float32: logits change by {number(shift, '.0e', None)} of their norm, by "
+        f"{number(random, '.2f', None)} under random noise (n = {shift.n:,})"
+    )
+    return measured, word(every((below(shift, 1e-3), at_least(random, 0.1))))
+
+
+longest = curves.query("share == share.max()")
+
+
+@answer.claim(
+    "A, C",
+    "",
+    "exact nullspace noise changes nothing",
+    where="01 (c)",
+    criterion="holds if at least 99 % of predictions stay under the largest legal noise, and under 50 % in both "
+    "controls",
+)
+def exact_noise() -> tuple[str, str]:
+    lines = [row(longest, noise=noise, transport="float32") for noise in ("exact nullspace", "Gaussian", "permuted")]
+    exact, gaussian, permuted = (interval(line, "unchanged") for line in lines)
+    measured = (
+        f"at the largest legal norm ({lines[0]['norm']:.1f} on average) predictions stay for {percent(exact, 'images')}, "
+        f"largest logit change {lines[0]['largest_logit_change']:.0e}; at that norm Gaussian noise leaves "
+        f"{percent(gaussian, None)}, permuted {percent(permuted, None)}"
+    )
+    return measured, word(every((at_least(exact, 0.99), below(gaussian, 0.5), below(permuted, 0.5))))
+
+
+@answer.claim(
+    "",
+    "",
+    "exact noise survives being stored as a file",
+    where="01 (c)",
+    criterion="holds if at least 99 % of predictions stay both in 8 bits and as JPEG 90, in part if in one of them",
+)
+def stored_noise() -> tuple[str, str]:
+    bits, jpeg = (
+        interval(row(longest, noise="exact nullspace", transport=transport), "unchanged")
+        for transport in ("8 bits", "JPEG 90")
+    )
+    answers = at_least(bits, 0.99), at_least(jpeg, 0.99)
+    measured = f"8 bits: {percent(bits, None)} unchanged; JPEG 90: {percent(jpeg)}"
+    return measured, word(every(answers), some(answers))
+
+
+figures.save_table(answer.table(), "01_verdicts", caption="What the papers say of exact nullspaces, and what holds.")
+answer.show(
+    limits=f"dimensions are those of shapes; stability is measured on one model of 0.7 M parameters and {images:,} CIFAR-10 "
+    "images, the square embedding on one training run of two blocks, and no weights of ViT-B/16 were at hand."
+)
