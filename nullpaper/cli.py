@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from nullpaper import __version__
-from nullpaper.cli_book import book
 from nullpaper.cli_provenance import show, verify
 from nullpaper.cli_report import report, verdict_table
 from nullpaper.cli_sweep import sweep
@@ -146,7 +145,6 @@ def doctor() -> None:
         click.echo(f"{'ok  ' if well else 'LOOK'} {subject:<12} {found}")
 
 
-main.add_command(book)
 main.add_command(report)
 main.add_command(show)
 main.add_command(sweep)
