@@ -1,25 +1,95 @@
-"""Parts of the notebook tests: a file names its ``NOTEBOOKS``, run once, at smoke, in a project of its own.
+"""The fixture `run` of the notebooks' tests: a file names its ``NOTEBOOK``, which is run once, at smoke, for real.
 
-The files are several because a file is what pytest-xdist hands to a worker; notebooks that share trials stay together.
+::
+
+    NOTEBOOK = "01_existence"
+
+    def test_the_dimensions_are_those_of_the_shapes(run: NotebookRun) -> None:
+        table = run.table("01_dimensions")
+
+All files and all pytest-xdist workers share one project and so one store: what two notebooks compute is computed once.
+A test that looks into the store must therefore ask for what its own notebook made.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from nullpaper.workflow.runs import RunReport, run_notebook
 
-ALL = sorted((Path(__file__).parents[1] / "notebooks").glob("[0-9]*.py"))
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+@dataclass(frozen=True)
+class NotebookRun:
+    """A finished run: its report, and the project in whose ``build/`` everything lies."""
+
+    report: RunReport
+    project: Path
+
+    def table(self, name: str, **options: object) -> pd.DataFrame:
+        """The saved table of this name; ``options`` go to `pandas.read_csv`."""
+        paths = {path.stem: path for path in self.report.tables if path.suffix == ".csv"}
+        assert name in paths, f"{self.report.notebook.stem} saved no table {name} but {sorted(paths)}"
+        return pd.read_csv(paths[name], **options)
+
+    @property
+    def figures(self) -> set[str]:
+        """The names of the figures."""
+        return {path.stem for path in self.report.figures}
+
+    @property
+    def printed(self) -> str:
+        """All that its cells printed."""
+        cells = json.loads(self.report.ipynb.read_text())["cells"]
+        streams = [output.get("text", []) for cell in cells for output in cell.get("outputs", [])]
+        return "".join("".join(text) for text in streams)
+
+
+def run_at_smoke(project: Path, notebook: str, label: str | None = None, **parameters: object) -> NotebookRun:
+    """Run a notebook at the smoke profile in ``project``; it must succeed and leave a page, figures and tables."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NULLPAPER_ROOT", str(project))
+        path = NOTEBOOKS / f"{notebook}.py"
+        report = run_notebook(path, parameters, profile="smoke", label=label, progress=False, threads=1)
+    assert report.error is None, f"{report.error}: {report.ipynb}"
+    assert report.html.stat().st_size > 10_000 and report.figures and report.tables
+    assert {path.suffix for path in report.figures} == {".pdf", ".png"}
+    return NotebookRun(report, project)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project that all workers of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    project = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "paper"
+    project.mkdir(exist_ok=True)
+    return project
+
+
+@pytest.fixture(scope="module")
+def run(request: pytest.FixtureRequest, project: Path) -> Iterator[NotebookRun]:
+    """The file's notebook, run once; `nullpaper` finds the run's project while the file is tested."""
+    result = run_at_smoke(project, request.module.NOTEBOOK)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NULLPAPER_ROOT", str(project))
+        yield result
+
+
+# The first form, a project for each file: for the tests that still name their ``NOTEBOOKS``.
+ALL = sorted(NOTEBOOKS.glob("[0-9]*.py"))
 
 
 def numbered(*numbers: str) -> list[Path]:
     """The notebooks of these numbers."""
-    chosen = [path for path in ALL if path.stem.split("_")[0] in numbers]
-    if len(chosen) != len(numbers):
-        raise LookupError(f"of the notebooks {numbers} there are {[path.name for path in chosen]}")
-    return chosen
+    return [path for path in ALL if path.stem.split("_")[0] in numbers]
 
 
 def stems(notebooks: list[Path]) -> list[str]:
@@ -27,22 +97,11 @@ def stems(notebooks: list[Path]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("project")
-
-
-@pytest.fixture(scope="module")
 def runs(request, project: Path) -> dict[str, RunReport]:
     """The file's notebooks, run once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NULLPAPER_ROOT", str(project))
-        reports = [run_notebook(notebook, profile="smoke", progress=False) for notebook in request.module.NOTEBOOKS]
-    return {report.notebook.stem: report for report in reports}
+    return {path.stem: run_at_smoke(project, path.stem).report for path in request.module.NOTEBOOKS}
 
 
 def assert_complete(report: RunReport) -> None:
     """It ran and left a page, figures and tables."""
     assert report.error is None
-    assert report.html.stat().st_size > 10_000 and report.figures and report.tables
-    assert {path.suffix for path in report.figures} == {".pdf", ".png"}
-    assert {path.suffix for path in report.tables} == {".csv", ".tex"}
