@@ -1,9 +1,9 @@
 # nullpaper: `make paper` runs everything, `make test` checks everything, `make help` lists the rest.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup lock data paper figures book verify sweep report run checkpoint test test-more lint bench doctor clean
+.PHONY: help setup lock data paper figures book verify sweep report run checkpoint test test-more lint bench lab clean
 
-# The profile that fits the machine unless one is given: smoke, cpu, gpu or imagenet.
+# The profile that fits the machine unless one is given: smoke, cpu, gpu, imagenet or reference.
 PROFILE ?=
 # An activated conda environment of this name is used as it is; otherwise .venv is built.
 ifeq ($(CONDA_DEFAULT_ENV),nullpaper)
@@ -15,6 +15,7 @@ BIN := $(ENV)/bin
 READY := $(ENV)/.nullpaper-ready
 UV := $(shell command -v uv 2>/dev/null || echo build/uv/bin/uv)
 NULLPAPER := $(BIN)/nullpaper
+LAB := $(ENV)/share/jupyter/lab/settings
 PROFILE_FLAG = $(if $(PROFILE),--profile $(PROFILE))
 
 help: ## list the targets
@@ -28,7 +29,7 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 		--require-hashes --requirement requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@# torchattacks brings a top-level package `robustbench` that would shadow the real one
-	@$(BIN)/python -m nullpaper.stray
+	@$(UV) pip show --quiet --python $(BIN)/python robustbench 2> /dev/null || rm -rf $(ENV)/lib/python*/site-packages/robustbench
 	@touch $@
 
 build/uv/bin/uv:
@@ -42,32 +43,37 @@ lock: | $(UV) ## resolve pyproject.toml anew into requirements.lock (exact versi
 data: $(READY) ## fetch CIFAR-10 into the cache (make paper does it too)
 	$(NULLPAPER) data fetch cifar10
 
-paper: $(READY) ## run every notebook at the profile that fits the machine; PROFILE=smoke is the quick one
+paper: $(READY) ## run every notebook at the profile that fits the machine into build/PROFILE; PROFILE=smoke is the quick one
 	$(NULLPAPER) paper $(PROFILE_FLAG)
 
-figures: $(READY) ## redraw the figures and tables whose inputs changed, and no others
-	$(NULLPAPER) paper --stale $(PROFILE_FLAG)
+figures: $(READY) ## bring the reference, figures/ and results/, up to date: run what changed, and nothing else
+	$(NULLPAPER) figures $(ARGS)
 
-book: $(READY) ## run what is not up to date, and build the book: build/book/index.html
-	$(NULLPAPER) paper $(PROFILE_FLAG)
-	$(NULLPAPER) book $(PROFILE_FLAG)
+book: paper ## run what is not up to date, and build the book: build/book/index.html
+	$(BIN)/python book/build.py $(if $(PROFILE),--label $(PROFILE))
 
-verify: $(READY) ## name figures, tables and results that are stale or were edited by hand
-	$(NULLPAPER) verify $(PROFILE_FLAG)
+verify: $(READY) ## name figures and tables of the reference that were edited, are missing or are stale
+	$(NULLPAPER) verify
 
 sweep: $(READY) ## run a grid of jobs: make sweep GRID=sweeps/seeds.yaml ARGS="--workers 2"
 	$(NULLPAPER) sweep $(GRID) $(PROFILE_FLAG) $(ARGS)
 
-report: $(READY) ## write the README's table of claims from the reference results (results/cpu)
-	$(NULLPAPER) report --profile cpu --write README.md
+report: $(READY) ## one table of a sweep's jobs: make report SWEEP=seeds ARGS="--value accuracy"
+	$(NULLPAPER) report $(SWEEP) $(ARGS)
 
-run: $(READY) ## run one notebook: make run NOTEBOOK=notebooks/01_existence.py ARGS="-p images 500"
+run: $(READY) ## run one notebook: make run NOTEBOOK=01_existence ARGS="-p images 500"
 	$(NULLPAPER) run $(NOTEBOOK) $(PROFILE_FLAG) $(ARGS)
 
-checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on two CPU cores; continues when killed)
-	$(NULLPAPER) run notebooks/00_checkpoint.py -p retrain true --force $(PROFILE_FLAG)
+lab: $(READY) ## open the notebooks in JupyterLab, with the kernel of this environment
+	@test -x $(BIN)/jupyter-lab || $(UV) pip install --quiet --python $(BIN)/python --constraint requirements.lock jupyterlab
+	@mkdir -p $(LAB) && echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"python": "Jupytext Notebook"}}}' \
+		> $(LAB)/overrides.json  # a notebook here is a .py file: a click opens it as a notebook
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter-lab --notebook-dir notebooks $(ARGS)
 
-test: $(READY) ## run the tests
+checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on two CPU cores; continues when killed)
+	$(NULLPAPER) run 00_checkpoint -p retrain true --force $(PROFILE_FLAG)
+
+test: $(READY) ## run the tests, and say how long they took
 	@# the notebooks first: they take longest, and the rest fills what is left of the workers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder \
 		-m "not long" tests/notebooks tests
@@ -80,15 +86,7 @@ lint: $(READY) ## check style
 	$(BIN)/ruff format --check .
 
 bench: $(READY) ## print speed ratios against references measured in the same run
-	$(BIN)/python benchmarks/nearest.py
-	$(BIN)/python benchmarks/watermark.py
-	$(BIN)/python benchmarks/attacks.py
-	$(BIN)/python benchmarks/adapters.py
-	$(BIN)/python benchmarks/sweeps.py
-	$(BIN)/python benchmarks/collect.py
-
-doctor: $(READY) ## say what this machine has and lacks
-	$(NULLPAPER) doctor
+	@for script in benchmarks/*.py; do echo "$$script" && $(BIN)/python $$script || exit 1; done
 
 clean: ## remove what can be rebuilt: stored results, executed notebooks, caches of tools
 	rm -rf build .pytest_cache .ruff_cache

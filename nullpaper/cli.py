@@ -1,43 +1,46 @@
-"""The command ``nullpaper``: run notebooks, make the whole paper, report, fetch data, show a figure's origin."""
+"""The command ``nullpaper``: run notebooks, make the paper, run sweeps, verify, and say where a figure is from."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from nullpaper import __version__
-from nullpaper.cli_provenance import show, verify
-from nullpaper.cli_report import report, verdict_table
-from nullpaper.cli_sweep import sweep
 from nullpaper.errors import InputError
-from nullpaper.workflow.profiles import PROFILES, check_profile, default_profile
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from nullpaper.workflow.runs import RunReport
+
+INTERRUPTED = "Interrupted: finished runs and every stored result are kept; the same command goes on from here."
+PROFILE = click.option(
+    "--profile", metavar="NAME", help="smoke, cpu, gpu, imagenet or reference; by default what fits the machine."
+)
+FORCE = click.option("--force", is_flag=True, help="Compute everything anew, stored results too.")
+JOBS = click.option(
+    "--jobs", type=click.IntRange(min=1), help="Notebooks at a time; by default one a core on a CPU, up to 4."
+)
 
 
 class OneSentence(click.Group):
-    """A command group that shows an `InputError` as one sentence on stderr and exits with 2."""
+    """Shows an `InputError` as one sentence on stderr and exits with 2; an interrupt ends with a sentence and 130."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except InputError as error:
-            shown = click.ClickException(str(error))
-            shown.exit_code = 2
-            raise shown from error
-
-
-def _run_options(command: Any) -> Any:
-    options = (
-        click.option("--profile", metavar="NAME", help=f"{', '.join(PROFILES)}; by default what fits the machine."),
-        click.option("--force", is_flag=True, help="Compute everything anew, stored results too."),
-        click.option("--redraw", is_flag=True, help="Execute again, but reuse stored results."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+            sentence = click.ClickException(str(error))
+            sentence.exit_code = 2
+            raise sentence from error
+        except KeyboardInterrupt:
+            click.echo(INTERRUPTED, err=True)
+            sys.stdout.flush()
+            os._exit(130)  # nothing is left to wait for, and no thread may hold the end up
 
 
 @click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"]})
@@ -45,17 +48,18 @@ def _run_options(command: Any) -> Any:
 def main() -> None:
     """An executable paper on the nullspace of Vision Transformers.
 
-    Notebooks are sources under notebooks/; executed ones and their HTML appear under build/PROFILE/, figures under
-    figures/PROFILE/, tables under results/PROFILE/.
+    Notebooks are sources under notebooks/. What a run makes, executed notebooks, pages, figures and tables, appears
+    under build/PROFILE/; figures/ and results/ hold the reference.
     """
 
 
 @main.command()
 @click.argument("notebook")
 @click.option("-p", "given", nargs=2, multiple=True, metavar="KEY VALUE", help="Set a parameter; may be repeated.")
-@click.option("--label", metavar="NAME", help="Write to figures/NAME and results/NAME instead of the profile's.")
+@click.option("--label", metavar="NAME", help="Write to build/NAME.")
 @click.option("--parameters", "listing", is_flag=True, help="List the notebook's parameters, and run nothing.")
-@_run_options
+@PROFILE
+@FORCE
 def run(
     notebook: str,
     given: tuple[tuple[str, str], ...],
@@ -63,51 +67,127 @@ def run(
     listing: bool,
     profile: str | None,
     force: bool,
-    redraw: bool,
 ) -> None:
     """Run one NOTEBOOK, a path or a name such as 01_existence.
 
-    An equal run that is finished is not repeated. Exits with 1 if the notebook fails.
+    With other parameters than the profile's it writes to a folder named after them. An equal run that is finished is
+    not repeated. Exits with 1 if the notebook fails.
     """
-    from nullpaper.workflow.grid import notebook_path
-    from nullpaper.workflow.parameters import parameters
-    from nullpaper.workflow.runs import run_notebook, summary
+    from nullpaper.workflow.parameters import parameters, profile_parameters
+    from nullpaper.workflow.plan import notebook_path
+    from nullpaper.workflow.runs import run_notebook
 
-    path = notebook_path(notebook)
-    if listing:
-        for known in parameters(path).values():
-            click.echo(f"{known.name}: {known.type} = {known.default!r}" + (f"  # {known.help}" if known.help else ""))
-        return
-    values = dict(given)
-    chosen = profile or values.get("profile") or default_profile()
-    report = run_notebook(path, values, profile=chosen, label=label, force=force, redraw=redraw, say=_say)
-    click.echo(summary([report]))
-    sys.exit(1 if report.error else 0)
+    path, profile = notebook_path(notebook), _profile(profile)
+    if not listing:
+        return _end([run_notebook(path, dict(given), profile=profile, label=label, force=force)])
+    values = profile_parameters(path, profile)
+    for parameter in parameters(path).values():
+        value = values.get(parameter.name, parameter.default)
+        click.echo(f"{parameter.name}: {parameter.type} = {value!r}" + f"  # {parameter.help}" * bool(parameter.help))
 
 
 @main.command()
-@click.option(
-    "--jobs", type=click.IntRange(min=1), help="Notebooks at a time; by default one a core on a CPU, up to 4."
-)
-@click.option("--stale", is_flag=True, help="Only notebooks with figures or tables that `nullpaper verify` names.")
-@_run_options
-def paper(jobs: int | None, stale: bool, profile: str | None, force: bool, redraw: bool) -> None:
-    """Run all numbered notebooks and say what was made.
+@JOBS
+@PROFILE
+@FORCE
+def paper(jobs: int | None, profile: str | None, force: bool) -> None:
+    """Run all numbered notebooks, say what was made, and hold it against the reference.
 
     What is up to date is skipped. Exits with 1 if a notebook fails; the others still run.
     """
+    from nullpaper.workflow.provenance import project_root
+    from nullpaper.workflow.reference import agreement
     from nullpaper.workflow.runs import paper as run_all
     from nullpaper.workflow.runs import summary
 
-    chosen = check_profile(profile) if profile else default_profile()
-    reports = run_all(chosen, force=force, redraw=redraw, stale=stale, jobs=jobs, say=_say)
-    if not reports:
-        return click.echo(f"all figures and tables at profile {chosen} are as they would be made today")
-    click.echo(f"\n{summary(reports)}")
-    if any(report.tables for report in reports):
-        verdict_table(chosen)
-        click.echo(f"Claims of the papers against these tables: results/{chosen}/verdicts.csv")
-    sys.exit(1 if any(report.error for report in reports) else 0)
+    profile, build = _profile(profile), project_root() / "build"
+    reports = run_all(profile, force=force, jobs=jobs)
+    sentences = [summary(reports)]
+    if (build / "book" / "index.html").is_file():
+        sentences.append("The book: build/book/index.html (make book builds it anew).")
+    if profile != "smoke":  # its numbers are not meant to be the paper's
+        sentences.append(f"{agreement(build / profile)}")
+    _end(reports, sentences)
+
+
+@main.command()
+@click.argument("notebooks", nargs=-1)
+@JOBS
+@FORCE
+def figures(notebooks: Sequence[str], jobs: int | None, force: bool) -> None:
+    """Bring figures/ and results/ up to date: run what is stale or missing at the profile reference, and no others.
+
+    With NOTEBOOKS, those. Exits with 1 if a notebook fails, whose figures and tables then stay as they were.
+    """
+    from nullpaper.workflow.plan import notebook_path
+    from nullpaper.workflow.reference import promote
+    from nullpaper.workflow.runs import paper as run_all
+    from nullpaper.workflow.verify import to_redraw
+
+    paths = [notebook_path(name) for name in notebooks] or to_redraw()
+    if not paths:
+        return click.echo("All figures and tables are as they would be made today.")
+    reports = run_all("reference", notebooks=paths, force=force, jobs=jobs)
+    for report in reports:
+        if report.error is None:
+            promote(report.out, report.notebook.stem)
+    _end(reports)
+
+
+@main.command()
+def verify() -> None:
+    """Name the figures and tables of the reference that were edited, are missing, or are stale against the code.
+
+    Exits with 1 if there are any.
+    """
+    from nullpaper.workflow.provenance import project_root
+    from nullpaper.workflow.verify import verify as look
+
+    findings = look(project_root())
+    for finding in findings:
+        click.echo(f"{finding.word:<8} {finding.path}: {finding.reason}")
+    remedies = dict.fromkeys(finding.remedy for finding in findings if finding.remedy)
+    lines = ["", "To mend this:", *(f"  {remedy}" for remedy in remedies)] if findings else ["All is well."]
+    click.echo("\n".join(lines))
+    sys.exit(1 if findings else 0)
+
+
+@main.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the facts by file.")
+def show(files: Sequence[Path], as_json: bool) -> None:
+    """Say which run, parameters, device, data and weights a FILE comes from.
+
+    A figure (PNG, PDF) and a LaTeX table tell it themselves, wherever they are; a CSV table, an executed notebook, its
+    page and a folder of runs are looked up in the manifest beside them.
+    """
+    facts = {str(file): _facts(file) for file in files}
+    if as_json:
+        return click.echo(json.dumps(facts, indent=1))
+    for file, known in facts.items():
+        click.echo("\n".join([file] * (len(facts) > 1) + _told(known)))
+
+
+def _facts(path: Path) -> Mapping[str, Any]:
+    from nullpaper.workflow.figures import read_stamp
+    from nullpaper.workflow.reference import read_manifest
+
+    if not path.is_dir() and path.suffix not in (".ipynb", ".html"):
+        return read_stamp(path)
+    manifest = read_manifest(path if path.is_dir() else path.parent)
+    known = manifest if path.is_dir() else manifest.get(path.stem.removesuffix(".failed"), {})
+    if not known or not path.exists():
+        raise InputError(f"there is no finished run {path}: name what `nullpaper run` or `nullpaper sweep` has made")
+    return known
+
+
+def _told(facts: Mapping[str, Any], indent: int = 0) -> list[str]:
+    """One fact a line, what a mapping holds below it."""
+    lines = []
+    for name, value in facts.items():
+        deeper = _told(value, indent + 2) if isinstance(value, Mapping) else []
+        lines += [f"{'':{indent}}{name:<13} {'' if deeper else value}".rstrip(), *deeper]
+    return lines
 
 
 @main.group()
@@ -136,20 +216,15 @@ def list_data() -> None:
         click.echo(f"{name:<12} {len(dataset.classes):>4} classes  {where}")
 
 
-@main.command()
-def doctor() -> None:
-    """Say what this machine has, and what needs a remedy."""
-    from nullpaper.workflow.doctor import diagnose
+def _profile(name: str | None) -> str:
+    from nullpaper.workflow.parameters import check_profile, default_profile
 
-    for well, subject, found in diagnose():
-        click.echo(f"{'ok  ' if well else 'LOOK'} {subject:<12} {found}")
+    return check_profile(name) if name else default_profile()
 
 
-main.add_command(report)
-main.add_command(show)
-main.add_command(sweep)
-main.add_command(verify)
+def _end(reports: Sequence[RunReport], sentences: Sequence[str] = ()) -> None:
+    """Print what was made, or the ``sentences`` that say it; exit with 1 if something failed."""
+    from nullpaper.workflow.runs import summary
 
-
-def _say(message: str) -> None:
-    click.echo(message, err=True)
+    click.echo("\n".join(sentences or [summary(reports)]))
+    sys.exit(1 if any(report.error for report in reports) else 0)

@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from nullpaper.workflow.planning import Plan
-from nullpaper.workflow.provenance import RunContext
+from nullpaper.workflow.plan import Plan
 
-__all__ = ["execute", "page"]
+_managers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def execute(
     plan: Plan,
     output: Path,
     *,
-    progress: bool = False,
     threads: int | None = None,
     on_cell: Callable[[int], object] | None = None,
+    on_stderr: Callable[[str], object] | None = None,
 ) -> str | None:
     """Execute a planned notebook into ``output``; the first line of the error if it fails, which is in ``output`` then.
 
     Args:
-        progress: show a bar over cells, and what the kernel writes to stderr.
         threads: of the kernel, unless OMP_NUM_THREADS is set; None: as many as it likes.
         on_cell: called with the index of each cell that starts.
+        on_stderr: called with what the kernel writes to stderr, its progress bars for instance.
+
+    Raises:
+        KeyboardInterrupt: `end_kernels` was called meanwhile.
     """
     import jupytext
     import papermill
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
-    node = load_notebook_node(jupytext.reads(plan.source.text, fmt="py:percent"))
-    if plan.injected:
-        node = parameterize_notebook(node, dict(plan.injected), kernel_name="python3", language="python")
+    node = load_notebook_node(jupytext.read(plan.notebook, fmt="py:percent"))
+    if plan.given:
+        node = parameterize_notebook(node, dict(plan.given), kernel_name="python3", language="python")
+    manager = _kernel_manager(plan, threads)
     try:
         papermill.execute_notebook(
             node,
             str(output).replace("{", "{{").replace("}", "}}"),  # papermill formats the path
             kernel_name="python3",
             language="python",
-            progress_bar={"desc": plan.notebook.stem} if progress else False,
-            stderr_file=sys.stderr if progress else None,
-            kernel_manager_class=_kernel_manager(plan.context, threads),
+            progress_bar=False,
+            stderr_file=SimpleNamespace(write=on_stderr, flush=lambda: None) if on_stderr is not None else None,
+            kernel_manager_class=manager,
             resources={"metadata": {"path": str(plan.root)}},
             coalesce_streams=True,
             start_timeout=300,  # a machine that trains on all its cores starts a kernel slowly
@@ -55,22 +62,39 @@ def execute(
         )
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}".strip().splitlines()[0]
-    except DeadKernelError as error:
+    except RuntimeError as error:  # of nbclient or jupyter_client
+        if manager.ended:
+            raise KeyboardInterrupt from error
         return f"the kernel died, perhaps for want of memory ({error})"
     return None
 
 
-def _kernel_manager(context: RunContext, threads: int | None) -> type:
+def end_kernels() -> None:
+    """Kill every kernel that `execute` has started in this process, and the processes that they have started."""
+    for manager in list(_managers):
+        type(manager).ended = True
+        if (provisioner := manager.provisioner) is not None and provisioner.has_process:
+            with contextlib.suppress(OSError):
+                os.killpg(provisioner.process.pid, signal.SIGKILL)  # a kernel leads a session of its own
+
+
+def _kernel_manager(plan: Plan, threads: int | None) -> type:
     """A kernel manager that knows one kernel: this Python, told about the run in its environment.
 
-    A kernelspec named python3 that is installed somewhere may start another Python.
+    A kernelspec named python3 that is installed somewhere may start another Python; the user's IPython start-up files
+    and matplotlibrc would make the run another one.
     """
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from traitlets import default
 
-    quiet = "ignore:IProgress not found"  # the hub's client asks for widgets, which an executed page cannot show
-    environment = {"PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": quiet} | context.environment()
+    environment = {
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "ignore:IProgress not found",  # an executed page cannot show the hub client's widgets
+        "IPYTHONDIR": str(plan.root / "build" / "ipython"),
+        "MATPLOTLIBRC": os.devnull,
+    } | plan.context.environment()
     if threads is not None:
         environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
     specification = KernelSpec(
@@ -85,6 +109,12 @@ def _kernel_manager(context: RunContext, threads: int | None) -> type:
             return specification
 
     class Manager(AsyncKernelManager):
+        ended = False
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            _managers.add(self)
+
         @default("kernel_spec_manager")
         def _this_python(self) -> KernelSpecManager:
             return Specifications(parent=self)

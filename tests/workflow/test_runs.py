@@ -1,38 +1,46 @@
-"""Running notebooks for real: parameters checked first, outputs in place, failures kept, nothing repeated in vain."""
+"""Running notebooks for real: outputs in place, failures kept, nothing repeated in vain, nothing left after Ctrl-C."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256
 from nullpaper.workflow.figures import read_stamp
-from nullpaper.workflow.parameters import check_parameters, parameters
-from nullpaper.workflow.planning import plan_run
-from nullpaper.workflow.runs import RunReport, paper, run_notebook, summary
+from nullpaper.workflow.plan import plan_run
+from nullpaper.workflow.progress import Kernel, Progress
+from nullpaper.workflow.reference import read_manifest
+from nullpaper.workflow.runs import RunReport, paper, run_notebook, summary, up_to_date
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TINY = REPOSITORY / "tests" / "notebooks" / "00_tiny.py"
+TINY = REPOSITORY / "tests" / "tiny"
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project of two notebooks, one of which fails."""
+    """A project of two notebooks, one of which fails, for a user with an IPython start-up file and a matplotlibrc."""
     root = tmp_path_factory.mktemp("pro ject")
-    shutil.copytree(TINY.parent, root / "notebooks", ignore=shutil.ignore_patterns("__pycache__"))
-    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    shutil.copytree(TINY, root / "notebooks", ignore=shutil.ignore_patterns("__pycache__"))
+    startup = root / "home" / "profile_default" / "startup" / "00_mine.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("raise SystemExit('the start-up file ran')")
+    (root / "home" / "matplotlibrc").write_text("savefig.dpi: 7\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NULLPAPER_ROOT", str(root))
-        patch.setenv("PYTHONPATH", path)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("IPYTHONDIR", str(root / "home"))
+        patch.setenv("MATPLOTLIBRC", str(root / "home"))
         patch.delenv("NULLPAPER_RUN", raising=False)
         yield root
 
@@ -42,79 +50,34 @@ def reports(project: Path) -> list[RunReport]:
     return paper("smoke", progress=False)
 
 
-def run_tiny(project: Path, **options: object) -> RunReport:
-    return run_notebook(project / "notebooks" / "00_tiny.py", profile="smoke", progress=False, **options)
+def run_tiny(project: Path, given: dict[str, object] | None = None, **options: object) -> RunReport:
+    return run_notebook(project / "notebooks" / "00_tiny.py", given, profile="smoke", progress=False, **options)
 
 
-def test_parameters_are_read_from_the_tagged_cell() -> None:
-    found = parameters(TINY)
-    assert list(found) == ["profile", "count", "eps", "names", "label"]
-    assert (found["count"].default, found["count"].type) == (None, "int | None")
-    assert found["count"].help == "points drawn; None: the profile's"
-    assert found["label"].type == "str"
-
-
-def test_parameters_are_converted() -> None:
-    given = {"count": "12", "eps": "1", "names": '["x", "y"]', "label": "7"}
-    assert check_parameters(TINY, given) == {"count": 12, "eps": 1.0, "names": ["x", "y"], "label": "7"}
-    assert check_parameters(TINY, {"count": "None", "eps": 2}) == {"count": None, "eps": 2.0}
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "sentence"),
-    [
-        ("cuont", "1", "00_tiny.py has no parameter 'cuont'. Did you mean 'count'?.*profile, count, eps, names, label"),
-        ("count", "1.5", r"'count' must be int \| None, but '1.5' is not"),
-        ("count", True, r"'count' must be int \| None, but True is not"),
-        ("eps", "much", "'eps' must be float, but 'much' is not"),
-        ("eps", "nan", "'eps' must be float, but 'nan' is not"),
-        ("names", "[1]", r"'names' must be list\[str\]"),
-        ("names", "a", r"'names' must be list\[str\]"),
-        ("label", 3, "'label' must be str, but 3 is not"),
-        ("profile", "cpu", "the parameter profile is 'cpu' but the run's profile is 'smoke'"),
-    ],
-)
-def test_bad_parameters_are_refused_before_anything_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object, sentence: str
-) -> None:
-    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
-    with pytest.raises(InputError, match=sentence):
-        run_notebook(TINY, {name: value}, profile="smoke")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_bad_notebooks_are_refused(project: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no notebook .*00_tyni.py. Did you mean '00_tiny.py'?"):
-        run_notebook(TINY.with_name("00_tyni.py"), profile="smoke")
-    with pytest.raises(InputError, match="profile 'smok' is unknown. Did you mean 'smoke'?"):
-        run_notebook(TINY, profile="smok")
-    broken = tmp_path / "broken.py"
-    broken.write_text('# %% tags=["parameters"]\nx = 1 +\n')
-    with pytest.raises(InputError, match="not valid Python"):
-        parameters(broken)
-    broken.write_text('# %% tags=["parameters"]\nx = len("ab")\n')
-    with pytest.raises(InputError, match="line 2: the default of x must be a constant"):
-        parameters(broken)
+def printed(report: RunReport) -> str:
+    cells = json.loads(report.ipynb.read_text())["cells"]
+    return "".join(line for cell in cells for output in cell.get("outputs", []) for line in output.get("text", []))
 
 
 def test_a_run_makes_notebook_page_figures_and_tables(project: Path, reports: list[RunReport]) -> None:
-    report = reports[0]
+    report, out = reports[0], project / "build" / "smoke"
     assert report.error is None and not report.reused
-    assert report.ipynb == project / "build" / "smoke" / "00_tiny.ipynb"
-    names = sorted(path.relative_to(project).as_posix() for path in (*report.figures, *report.tables))
-    assert names == [
-        "figures/smoke/squares.pdf",
-        "figures/smoke/squares.png",
-        "results/smoke/squares.csv",
-        "results/smoke/squares.tex",
-    ]
-    assert f"seen: {sys.executable} | plain | reused False" in report.ipynb.read_text().replace("\\\\", "\\")
+    assert (report.out, report.ipynb, report.html) == (out, out / "00_tiny.ipynb", out / "00_tiny.html")
+    names = sorted(path.relative_to(out).as_posix() for path in (*report.figures, *report.tables))
+    assert names == ["figures/squares.pdf", "figures/squares.png", "results/squares.csv"]
+    assert f"seen: {sys.executable} | plain | reused False" in printed(report)
     page = report.html.read_text()
     assert "A tiny notebook" in page and "data:image/png;base64" in page and "require.min.js" not in page
-    stamp = read_stamp(report.figures[0])
-    assert stamp["run"] == report.run
-    assert stamp["parameters"]["profile"] == "smoke" and stamp["parameters"]["eps"] == 0.5
-    assert (project / "build" / "store" / "squares" / stamp["sources"][0] / "metrics.json").exists()
+    assert read_stamp(report.figures[0])["parameters"] == {
+        "count": 3,
+        "eps": 0.5,
+        "names": ["a", "b"],
+        "label": "plain",
+    }
+    entry = read_manifest(out)["00_tiny"]
+    assert entry["run"] == report.run and entry["profile"] == "smoke" and entry["parameters"]["count"] == 3
+    assert entry["seconds"] > 0 and len(entry["code"]) == 16 and set(names) <= entry["files"].keys()
+    assert not (project / "figures").exists() and not (project / "results").exists(), "the reference is not a run's"
 
 
 def test_a_failing_notebook_keeps_its_traceback_and_stops_nobody(project: Path, reports: list[RunReport]) -> None:
@@ -123,24 +86,28 @@ def test_a_failing_notebook_keeps_its_traceback_and_stops_nobody(project: Path, 
     assert bad.ipynb == project / "build" / "smoke" / "01_failing.failed.ipynb"
     assert "Traceback (most recent call last)" in bad.ipynb.read_text()
     left = {path.name for path in bad.ipynb.parent.glob("*01_failing*")} - {".01_failing.lock"}
-    assert left == {"01_failing.failed.ipynb"}
+    assert left == {"01_failing.failed.ipynb"} and "01_failing" not in read_manifest(bad.out)
     screen = summary(reports)
     assert "build/smoke/00_tiny.html" in screen and "ValueError: a failure on purpose" in screen
-    assert "2 notebooks, 1 failed" in screen and "figures/smoke, results/smoke" in screen
+    assert "2 notebooks, 1 failed" in screen
 
 
-def test_a_killed_kernel_is_reported(project: Path) -> None:
-    notebook = project / "notebooks" / "01_failing.py"
-    report = run_notebook(notebook, {"die": "True"}, profile="smoke", progress=False)
-    assert "the kernel died" in report.error and report.ipynb.exists()
+def test_a_failed_run_replaces_nothing(project: Path) -> None:
+    notebook, options = project / "notebooks" / "01_failing.py", {"profile": "smoke", "label": "mixed"}
+    good = run_notebook(notebook, {"fail": "false"}, progress=False, **options)
+    before = {path: sha256(path) for path in (good.ipynb, good.html, good.out / "manifest.json")}
+    bad = run_notebook(notebook, {"die": "true"}, progress=False, **options)
+    assert good.error is None and "the kernel died" in bad.error and bad.ipynb.exists()
+    assert {path: sha256(path) for path in before} == before
+    assert run_notebook(notebook, {"fail": False}, progress=False, **options).reused
 
 
 def test_an_equal_run_is_skipped_without_heavy_imports(project: Path, reports: list[RunReport]) -> None:
     script = (
         "import sys, pathlib; from nullpaper.workflow.runs import run_notebook\n"
-        "report = run_notebook(pathlib.Path(sys.argv[1]), {'eps': '0.5'}, profile='smoke')\n"
+        "report = run_notebook(pathlib.Path(sys.argv[1]), {'eps': '0.5'}, profile='smoke', progress=False)\n"
         "assert report.reused and len(report.figures) == 2 and report.run == sys.argv[2], report\n"
-        "print(sorted({'torch', 'papermill', 'matplotlib', 'pandas', 'jupytext'} & sys.modules.keys()))"
+        "print(sorted({'torch', 'matplotlib', 'nbconvert'} & sys.modules.keys()))"
     )
     command = [sys.executable, "-c", script, str(project / "notebooks" / "00_tiny.py"), reports[0].run]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -148,86 +115,68 @@ def test_an_equal_run_is_skipped_without_heavy_imports(project: Path, reports: l
 
 
 def test_waiting_runs_say_so_and_reuse(project: Path, reports: list[RunReport]) -> None:
-    said: list[str] = []
-    found: list[RunReport] = []
-    waiting = threading.Event()
-
-    def say(message: str) -> None:
-        said.append(message)
-        waiting.set()
-
-    thread = threading.Thread(target=lambda: found.append(run_tiny(project, say=say)))
+    script = (
+        "import sys, pathlib; from nullpaper.workflow.runs import run_notebook\n"
+        "print(run_notebook(pathlib.Path(sys.argv[1]), profile='smoke').reused)"
+    )
+    command = [sys.executable, "-c", script, str(project / "notebooks" / "00_tiny.py")]
     with locked(project / "build" / "smoke" / ".00_tiny.lock"):
-        thread.start()
-        assert waiting.wait(30)
-    thread.join(30)
-    assert said == ["waiting for another run of 00_tiny.py at profile smoke"] and found[0].reused
+        waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert waiting.stderr.readline() == f"waiting for another run of 00_tiny in {project / 'build' / 'smoke'}\n"
+    out, rest = waiting.communicate(timeout=60)
+    assert out.strip() == "True" and rest == "00_tiny: up to date (1 of 1)\n"
 
 
-def test_changed_inputs_and_missing_outputs_are_noticed(
-    project: Path, reports: list[RunReport], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_inputs_and_missing_outputs_are_noticed(project: Path, reports: list[RunReport]) -> None:
     """Each reason for a new run, seen from the plan, so that no kernel has to start."""
-    from nullpaper.workflow import runs as runner
-
     notebook = project / "notebooks" / "00_tiny.py"
 
-    def up_to_date(**given: object) -> bool:
-        return runner.up_to_date(plan_run(notebook, given, profile="smoke")) is not None
+    def is_up_to_date(**given: object) -> bool:
+        return up_to_date(plan_run(notebook, given, profile="smoke", label="smoke")) is not None
 
-    assert up_to_date() and not up_to_date(eps=0.25)
-    figure, record = project / "figures" / "smoke" / "squares.png", project / "build" / "smoke" / "00_tiny.run.json"
-    for file in (figure, record):
+    assert is_up_to_date() and not is_up_to_date(eps=0.25)
+    for file in (reports[0].figures[0], reports[0].tables[0], reports[0].html, reports[0].out / "manifest.json"):
         content = file.read_bytes()
-        file.write_bytes(content[:-2])
-        assert not up_to_date(), f"{file} is cut short"
         file.unlink()
-        assert not up_to_date(), f"{file} is gone"
+        assert not is_up_to_date(), f"{file} is gone"
         file.write_bytes(content)
-        assert up_to_date()
+        assert is_up_to_date()
     text = notebook.read_text()
     notebook.write_text(f"{text}\n# %% [markdown]\n# Another word.\n")
-    assert not up_to_date()
+    assert not is_up_to_date(), "the page shows the old prose"
     notebook.write_text(text)
-    assert up_to_date()
+    assert is_up_to_date()
 
 
-def test_a_label_names_the_folders_and_leaves_the_profiles_alone(project: Path, reports: list[RunReport]) -> None:
-    before = {path: sha256(path) for path in (*reports[0].figures, *reports[0].tables)}
-    report = run_tiny(project, label="long-1", given={"count": 3})
-    assert {path.parent.name for path in (*report.figures, *report.tables, report.ipynb)} == {"long-1"}
-    assert read_stamp(report.figures[0])["profile"] == "smoke" and read_stamp(report.figures[0])["label"] == "long-1"
+def test_other_parameters_go_to_a_folder_of_their_own(project: Path, reports: list[RunReport]) -> None:
+    before = {path: sha256(path) for path in reports[0].out.rglob("*") if path.is_file()}
+    report = run_tiny(project, {"count": 5})
+    assert report.out == project / "build" / "00_tiny-count=5-smoke"
     assert {path: sha256(path) for path in before} == before
-    with pytest.raises(InputError, match="label 'a/b' is no folder name"):
-        run_tiny(project, label="a/b")
 
 
-def test_redraw_reuses_results(project: Path, reports: list[RunReport]) -> None:
-    before = [sha256(path) for path in reports[0].figures]
-    redrawn = run_tiny(project, redraw=True)
-    assert not redrawn.reused and "reused True" in redrawn.ipynb.read_text()
-    assert [sha256(path) for path in redrawn.figures] == before, "another kernel draws the same bytes"
-
-
-def test_force_recomputes_and_odd_strings_arrive_unchanged(project: Path, reports: list[RunReport]) -> None:
+def test_odd_strings_arrive_unchanged_and_force_recomputes(project: Path, reports: list[RunReport]) -> None:
     label = '$HOME ${PATH} "quoted" \\n ü {x}'
-    report = run_tiny(project, given={"label": label}, force=True)
-    assert report.error is None and report.run != reports[0].run
-    cells = json.loads(report.ipynb.read_text())["cells"]
-    printed = "".join(line for cell in cells for output in cell.get("outputs", []) for line in output.get("text", []))
-    assert f"| {label} | reused False" in printed
+    report = run_tiny(project, {"label": label}, label="odd")
+    assert report.error is None and f"| {label} | reused True" in printed(report)
     assert read_stamp(report.figures[0])["parameters"]["label"] == label
-    record = json.loads((project / "build" / "smoke" / "00_tiny.run.json").read_text())
-    assert record["parameters"]["names"] == ["a", "b"] and record["parameters"]["label"] == label
+    forced = run_tiny(project, {"label": label}, label="odd", force=True)
+    assert not forced.reused and f"| {label} | reused False" in printed(forced)
+    assert [sha256(path) for path in forced.figures] == [sha256(path) for path in report.figures], "the same bytes"
 
 
-def test_a_project_without_notebooks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    with pytest.raises(InputError, match="no parameter 'cuont'. Did you mean 'count'?"):
+        run_notebook(TINY / "00_tiny.py", {"cuont": 1}, profile="smoke")
+    with pytest.raises(InputError, match="profile 'smok' is unknown. Did you mean 'smoke'?"):
+        run_notebook(TINY / "00_tiny.py", profile="smok")
     with pytest.raises(InputError, match="holds no numbered notebook"):
         paper("smoke")
+    assert list(tmp_path.iterdir()) == []
 
 
-WAITS = """# %%
+MEETS = """# %%
 import os, time
 from pathlib import Path
 mine, other = Path(r"{folder}") / "{mine}", Path(r"{folder}") / "{other}"
@@ -238,16 +187,26 @@ for _ in range(600):
     time.sleep(0.1)
 assert other.exists()
 """
+SLEEPS = """# %%
+import os, subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+Path(r"{folder}", "{mine}").write_text(f"{{os.getpid()}} {{child.pid}}")
+time.sleep(600)
+"""
+
+
+def make_pair(root: Path, text: str) -> None:
+    (root / "notebooks").mkdir()
+    for mine, other in (("00_a", "01_b"), ("01_b", "00_a")):
+        (root / "notebooks" / f"{mine}.py").write_text(text.format(folder=root, mine=mine, other=other))
 
 
 def test_notebooks_run_side_by_side_and_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each waits for the other, so that one after the other both would fail."""
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    (tmp_path / "notebooks").mkdir()
-    for mine, other in (("00_a", "01_b"), ("01_b", "00_a")):
-        text = WAITS.format(folder=tmp_path, mine=mine, other=other)
-        (tmp_path / "notebooks" / f"{mine}.py").write_text(text)
+    make_pair(tmp_path, MEETS)
     reports = paper("smoke", progress=False, jobs=2)
     assert [report.notebook.stem for report in reports] == ["00_a", "01_b"]
     assert [report.error for report in reports] == [None, None]
@@ -255,3 +214,41 @@ def test_notebooks_run_side_by_side_and_share_the_cores(tmp_path: Path, monkeypa
     assert len(threads) == 1 and 1 <= int(threads.pop()) <= max(1, (os.cpu_count() or 1) // 2)
     with pytest.raises(InputError, match="jobs=0"):
         paper("smoke", jobs=0)
+
+
+def test_an_interrupt_ends_all_kernels_at_once(tmp_path: Path) -> None:
+    """Ctrl-C on `nullpaper paper`: within 3 seconds no kernel and no process that one started is left."""
+    make_pair(tmp_path, SLEEPS)
+    environment = os.environ | {"NULLPAPER_ROOT": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "nullpaper", "paper", "--jobs", "2", "--profile", "smoke"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    notes, deadline = [tmp_path / "00_a", tmp_path / "01_b"], time.time() + 60
+    while not all(note.is_file() and note.read_text() for note in notes):
+        assert time.time() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    kernels = [psutil.Process(int(pid)) for note in notes for pid in note.read_text().split()]
+    interrupted = time.time()
+    process.send_signal(signal.SIGINT)
+    _, alive = psutil.wait_procs(kernels, timeout=3)
+    assert alive == []
+    out, told = process.communicate(timeout=10)
+    assert time.time() - interrupted < 4 and process.returncode == 130
+    assert out == "" and told.startswith("Interrupted: ") and told.count("\n") == 1 and "same command goes on" in told
+    left = {path.name for path in (tmp_path / "build" / "smoke").iterdir()}
+    assert left == {".00_a.lock", ".01_b.lock"}, "nothing looks finished"
+
+
+def test_the_overall_line_estimates_from_earlier_runs() -> None:
+    progress = Progress({"a": 60.0, "b": 120.0, "c": None}, jobs=1)
+    assert progress.overall() == "0 of 3, 4 min left"  # a notebook never run is expected to take the mean, 90 s
+    progress.end("a", 30.0, "done")  # twice as quick as then
+    assert progress.left() == pytest.approx(105) and progress.overall() == "1 of 3, 2 min left"
+    progress.running["b"] = Kernel(time.time() - 20, cell=3, said="images: 10%")
+    assert progress.left() == pytest.approx(85, abs=1)
+    overall, line = progress.lines()
+    assert overall.startswith("1 of 3") and line.startswith("  b  cell  3") and line.endswith("20.0 s  images: 10%")
+    progress.said("b", "\rimages: 20%\rimages: 30%")
+    assert progress.running["b"].said == "images: 30%"
+    progress.end("b", 60.0, "done")
+    progress.end("c", 0.0, "up to date")
+    assert progress.overall() == "3 of 3"

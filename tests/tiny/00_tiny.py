@@ -12,21 +12,19 @@ from nullpaper.workflow.figures import save_figure, save_table
 from nullpaper.workflow.store import stored
 
 # %% tags=["parameters"]
-profile: str = "cpu"
-count: int | None = None  # points drawn; None: the profile's
+count: int = 4  # points drawn
 eps: float = 0.5
-names: list[str] = ["a", "b"]
+names: list = ["a", "b"]
 label = "plain"
 
 # %%
-points = count or 4
-result = stored("squares", {"count": points}, lambda: [index**2 for index in range(points)])
+result = stored("squares", {"count": count}, lambda: [index**2 for index in range(count)])
 print(f"seen: {sys.executable} | {label} | reused {result.reused}")
 
 # %%
 figure, axes = plt.subplots()
 axes.plot(result.metrics)
-save_figure(figure, "squares", sources=[result])
+save_figure(figure, "squares")
 
 # %%
-save_table(pd.DataFrame({"square": result.metrics, "eps": eps}), "squares", sources=[result])
+save_table(pd.DataFrame({"square": result.metrics, "eps": eps}), "squares")

@@ -1,0 +1,94 @@
+"""One notebook in three ways: cell by cell in Jupyter, through plain papermill, and by `nullpaper run`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jupytext
+import pandas as pd
+import pytest
+from jupyter_client.manager import KernelManager
+
+from nullpaper.workflow.parameters import parameters
+from nullpaper.workflow.plan import plan_run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+NOTEBOOK, IMAGES = "12_any_model", 8
+SILENT = ("NULLPAPER_ROOT", "NULLPAPER_RUN", "NULLPAPER_PROFILE", "PROFILE")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A checkout in small: the notebooks and the file that marks a project's root."""
+    root = tmp_path_factory.mktemp("checkout")
+    shutil.copy(REPOSITORY / "pyproject.toml", root)
+    shutil.copytree(REPOSITORY / "notebooks", root / "notebooks")
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in SILENT:
+            patch.delenv(variable, raising=False)
+        patch.setenv("PYTHONPATH", str(REPOSITORY))
+        patch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+        patch.setenv("IPYTHONDIR", str(root / "ipython"))
+        yield root
+
+
+@pytest.fixture(scope="module")
+def reference(project: Path) -> pd.DataFrame:
+    """The table of `nullpaper run`."""
+    call("nullpaper", "run", NOTEBOOK, "-p", "images", str(IMAGES), "--profile", "cpu", cwd=project / "notebooks")
+    return pd.read_csv(project / "build" / f"{NOTEBOOK}-images={IMAGES}" / "results" / "12_effect.csv")
+
+
+def call(*command: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks"])
+def test_cell_by_cell_in_jupyter(project: Path, reference: pd.DataFrame, folder: str) -> None:
+    """As a reader does it: a kernel started in that folder, and a parameter edited in its cell."""
+    table = project / "build" / "interactive" / "results" / "12_effect.csv"
+    table.unlink(missing_ok=True)
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(cwd=str(project / folder))
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        for cell in jupytext.read(project / "notebooks" / f"{NOTEBOOK}.py", fmt="py:percent").cells:
+            tagged = "parameters" in cell.metadata.get("tags", [])
+            if cell.cell_type == "code":
+                source = cell.source + f"\nimages = {IMAGES}" * tagged
+                reply = client.execute_interactive(source, timeout=300, output_hook=lambda message: None)
+                assert reply["content"]["status"] == "ok", reply["content"]
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    pd.testing.assert_frame_equal(pd.read_csv(table), reference)
+
+
+def test_plain_papermill(project: Path, reference: pd.DataFrame) -> None:
+    folder = project / "notebooks"
+    call("jupytext", "--to", "ipynb", f"{NOTEBOOK}.py", cwd=folder)
+    told = call("papermill", "--help-notebook", f"{NOTEBOOK}.ipynb", cwd=folder)
+    for parameter in parameters(folder / f"{NOTEBOOK}.py").values():
+        assert f"  {parameter.name}: {parameter.type} (default " in told and parameter.help in told
+    table = project / "build" / "interactive" / "results" / "12_effect.csv"
+    table.unlink(missing_ok=True)
+    told = call("papermill", f"{NOTEBOOK}.ipynb", "out.ipynb", "-p", "images", str(IMAGES), cwd=folder)
+    assert "unknown parameter" not in told
+    pd.testing.assert_frame_equal(pd.read_csv(table), reference)
+
+
+@pytest.mark.parametrize("notebook", sorted((REPOSITORY / "notebooks").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "imagenet", "reference"])
+def test_every_profile_of_every_notebook_is_sound(notebook: Path, profile: str) -> None:
+    plan = plan_run(notebook, profile=profile)
+    assert plan.out.name == profile and plan.context.parameters.keys() == parameters(notebook).keys()
+    assert all(value is not None for value in plan.context.parameters.values())

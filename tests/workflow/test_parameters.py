@@ -1,0 +1,114 @@
+"""The parameters of a notebook: read as papermill reads them, checked against their types, changed by profiles."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from nullpaper.errors import InputError
+from nullpaper.workflow.parameters import PROFILES, check_parameters, default_profile, parameters, profile_parameters
+
+TINY = Path(__file__).parents[1] / "tiny" / "00_tiny.py"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A copy of the tiny notebook and of the profiles beside it."""
+    shutil.copy(TINY.with_name("profiles.yaml"), tmp_path)
+    return Path(shutil.copy(TINY, tmp_path))
+
+
+def test_they_are_read_from_the_tagged_cell() -> None:
+    read = parameters(TINY)
+    assert {name: (parameter.default, parameter.type) for name, parameter in read.items()} == {
+        "count": (4, "int"),
+        "eps": (0.5, "float"),
+        "names": (["a", "b"], "list"),
+        "label": ("plain", "str"),
+    }
+    assert read["count"].help == "points drawn"
+
+
+def test_values_are_converted() -> None:
+    given = {"count": "12", "eps": "1", "names": '["x", "y"]', "label": "7"}
+    assert check_parameters(TINY, given) == {"count": 12, "eps": 1.0, "names": ["x", "y"], "label": "7"}
+    assert check_parameters(TINY, {"eps": 2, "names": ("x",)}) == {"eps": 2.0, "names": ["x"]}
+    assert check_parameters(TINY.with_name("01_failing.py"), {"die": "true"}) == {"die": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("cuont", "1", "00_tiny.py has no parameter 'cuont'. Did you mean 'count'?.*count, eps, names, label"),
+        ("count", "1.5", "'count' must be int, but '1.5' is not"),
+        ("count", True, "'count' must be int, but True is not"),
+        ("count", None, "'count' must be int, but None is not"),
+        ("eps", "much", "'eps' must be float, but 'much' is not"),
+        ("eps", "nan", "'eps' must be float, but 'nan' is not"),
+        ("names", "[1]", r"'names' must be list\[str\]"),
+        ("names", "a", r"'names' must be list\[str\]"),
+        ("label", 3, "'label' must be str, but 3 is not"),
+    ],
+)
+def test_bad_values_are_refused(name: str, value: object, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        check_parameters(TINY, {name: value})
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("x = 1 +", "not valid Python"),
+        ('x = len("ab")', "default of the parameter x must be a constant, not len"),
+        ("x: Path = 'a'", "the parameter x is a Path; it can be int, float, str, bool, list"),
+        ("x = None", "the parameter x is a NoneType; it can be int"),
+        ("x: int | None = None", "papermill cannot read .*x: int | None"),
+    ],
+)
+def test_bad_notebooks_are_refused(tmp_path: Path, line: str, sentence: str) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text(f'# %% tags=["parameters"]\n{line}\n')
+    with pytest.raises(InputError, match=sentence):
+        parameters(broken)
+
+
+def test_an_absent_notebook_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match="no notebook .*00_tyni.py. Did you mean '00_tiny.py'?"):
+        parameters(TINY.with_name("00_tyni.py"))
+
+
+def test_profiles_change_defaults_and_fall_back(tiny: Path) -> None:
+    changes = {profile: profile_parameters(tiny, profile) for profile in PROFILES}
+    assert changes == {"smoke": {"count": 3}, "cpu": {}, "gpu": {"count": 9}, "imagenet": {"count": 9}, "reference": {}}
+    tiny.with_name("profiles.yaml").unlink()
+    assert profile_parameters(tiny, "smoke") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("00_tiny: {smok: {count: 3}}", "profile 'smok' is unknown. Did you mean 'smoke'?"),
+        ("00_tiny: {smoke: {cuont: 3}}", "profile smoke: .*no parameter 'cuont'. Did you mean 'count'?"),
+        ("00_tiny: {smoke: {count: many}}", "profile smoke: parameter 'count' must be int"),
+        ("00_tiny: {smoke: [", "not valid YAML"),
+    ],
+)
+def test_bad_profiles_are_refused(tiny: Path, text: str, sentence: str) -> None:
+    tiny.with_name("profiles.yaml").write_text(text)
+    with pytest.raises(InputError, match=sentence):
+        profile_parameters(tiny, "smoke")
+
+
+def test_the_default_profile_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("NULLPAPER_PROFILE", "PROFILE"):
+        monkeypatch.delenv(variable, raising=False)
+    assert default_profile() in ("cpu", "gpu")
+    monkeypatch.setenv("PROFILE", "smoke")
+    assert default_profile() == "smoke"
+    monkeypatch.setenv("NULLPAPER_PROFILE", "imagenet")
+    assert default_profile() == "imagenet"
+    monkeypatch.setenv("NULLPAPER_PROFILE", "cpuu")
+    with pytest.raises(InputError, match="NULLPAPER_PROFILE: 'cpuu' is unknown. Did you mean 'cpu'?"):
+        default_profile()
