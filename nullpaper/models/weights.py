@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
@@ -30,16 +31,25 @@ def load_weights(net: nn.Module, path: Path, name: str) -> None:
             state["pos_embed"] = resample_abs_pos_embed(
                 positions.float(), list(net.patch_embed.grid_size), num_prefix_tokens=net.num_prefix_tokens
             )
-    wrong = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    extra = [key for key in state if key not in own]
-    if wrong or extra:
-        key = (wrong or extra)[0]
+    check_fit(state, own, f"{path.name} does not fit {name}", "check the model name, img_size and num_classes")
+    net.load_state_dict(state)
+
+
+def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], misfit: str, remedy: str) -> None:
+    """Refuse tensors ``state`` of a file whose names or shapes are not the model's ``own``.
+
+    Raises:
+        InputError: they are not; ``misfit`` and ``remedy`` begin and end the sentence.
+    """
+    differing = [key for key in own if key not in state or state[key].shape != own[key].shape]
+    unknown = [key for key in state if key not in own]
+    if differing or unknown:
+        key = (differing or unknown)[0]
         have, want = (tuple(part[key].shape) if key in part else "absent" for part in (state, own))
         raise InputError(
-            f"{path.name} does not fit {name}: {len(wrong)} tensors differ and {len(extra)} are unknown, first "
-            f"'{key}' ({have} in the file, {want} in the model); check the model name, img_size and num_classes."
+            f"{misfit}: {len(differing)} tensors differ and {len(unknown)} are unknown, first '{key}' ({have} in the "
+            f"file, {want} in the model); {remedy}."
         )
-    net.load_state_dict(state)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

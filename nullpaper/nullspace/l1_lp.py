@@ -1,4 +1,4 @@
-"""The L1 watermark problem of paper C (section 2.4 of its code), exactly: a linear programme a patch, all at once.
+"""Paper C's watermark, the L1 problem that its authors' code gives to SLSQP, exactly: a linear programme a patch.
 
 For one patch x (D,), a target t and the nullspace with complement R (D, r), the problem is
 

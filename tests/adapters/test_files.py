@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from adapted import VARIANTS, adapted, base, images, named
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from nullpaper.adapters.files import CONFIG_FILE, WEIGHTS_FILE, load_adapter, save_adapter
 from nullpaper.adapters.inject import DEFAULT_TARGETS, AdaptedViT, expected_parameters, inject, merge, trainable
@@ -36,7 +36,7 @@ def test_an_adapter_of_five_percent_is_a_small_file(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("targets", [DEFAULT_TARGETS, ("qkv", "proj")], ids=["all", "attention"])
-def test_plain_lora_goes_through_the_peft_package_and_back(targets, tmp_path) -> None:
+def test_the_peft_package_loads_plain_lora_and_keeps_it(targets, tmp_path) -> None:
     peft = pytest.importorskip("peft", reason="peft is no dependency; the test needs the real package")
     vit = adapted(0.05, kind="lora", r=3, alpha=6, targets=targets)
     save_adapter(vit, tmp_path / "ours")
@@ -48,10 +48,8 @@ def test_plain_lora_goes_through_the_peft_package_and_back(targets, tmp_path) ->
     theirs.save_pretrained(tmp_path / "theirs")
     first, second = (load_file(tmp_path / who / WEIGHTS_FILE) for who in ("ours", "theirs"))
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-    with pytest.raises(InputError, match="does not say which base it is for: pass any_base=True"):
+    with pytest.raises(InputError, match="does not say which base it is for"):
         load_adapter(base(), tmp_path / "theirs")
-    back = load_adapter(base(), tmp_path / "theirs", any_base=True)
-    assert fingerprint(back) == fingerprint(vit) and back.adapter == vit.adapter
     merged = theirs.merge_and_unload()
     torch.testing.assert_close(merged(pixels), merge(vit)(images()), rtol=1e-4, atol=1e-4)
 
@@ -85,9 +83,9 @@ def test_an_adapter_for_another_base_is_refused(saved) -> None:
     with torch.no_grad():
         other.net.blocks[3].mlp.fc1.bias[0] += 1e-6
     refuses(saved, "was trained on other weights .* load the checkpoint that it started from", other)
-    refuses(saved, "for another architecture: num_classes is 10, and 12", load_vit(SHIPPED, num_classes=12))
-    tiny = load_vit("test_vit", pretrained=False, num_classes=10)
-    refuses(saved, "for another architecture: embed_dim is 96, and 64 in test_vit", tiny)
+    twelve = load_vit(SHIPPED, num_classes=12)
+    refuses(saved, "does not fit .* 2 tensors differ and 0 are unknown, first 'base_model.model.head.weight'", twelve)
+    refuses(saved, "was trained on other weights .* of test_vit", load_vit("test_vit", pretrained=False))
     refuses(saved, "carries a 'lora' adapter already", inject(base(), "lora"))
     fresh_head = base()
     fresh_head.net.reset_classifier(10)  # the head is part of the adapter, not of the base
@@ -116,28 +114,6 @@ def test_damaged_files_are_refused(saved) -> None:
     refuses(saved, "is not an existing .safetensors file")
     weights.write_bytes(whole)
     assert type(load_adapter(base(), saved)) is AdaptedViT
-
-
-def test_files_of_the_peft_package_that_do_not_fit_are_refused(tmp_path) -> None:
-    save_adapter(inject(base(), "lora", r=2, targets="qkv"), tmp_path)
-    config, weights = (tmp_path / name for name in (CONFIG_FILE, WEIGHTS_FILE))
-    plain = {key: value for key, value in json.loads(config.read_text()).items() if key != "nullpaper"}
-    state = load_file(weights)
-
-    def refused(match: str, changed: dict | None = None, tensors: dict | None = None) -> None:
-        config.write_text(json.dumps(plain | (changed or {})))
-        save_file(state if tensors is None else tensors, weights)
-        refuses(tmp_path, match, any_base=True)
-
-    refused("uses PEFT's use_dora, which is not served", {"use_dora": True})
-    refused("uses PEFT's peft_type=IA3", {"peft_type": "IA3"})
-    refused("does not fit .* tensors differ, first .*lora_A.weight' .* in the file", {"r": 3})
-    without_head = {key: value for key, value in state.items() if ".head." not in key}
-    refused("2 tensors differ, first 'base_model.model.head.weight' .absent in the file", tensors=without_head)
-    moved = {key.replace("attn.qkv", "attn.gate"): value for key, value in state.items()}
-    refused("is on 'attn.gate'; served are patch_embed.proj", tensors=moved)
-    config.write_text(json.dumps({"r": 2}))
-    refuses(tmp_path, "adapter_config.json is damaged", any_base=True)
 
 
 def test_saving_is_whole_or_refused(saved, tmp_path) -> None:
