@@ -45,7 +45,6 @@ from nullpaper.finetuning import trainer
 from nullpaper.models import vit
 from nullpaper.nullspace import zoo
 from nullpaper.robustness import perturbation
-from nullpaper.studies.verdicts import Verdicts, at_least, below, every, interval, number, percent, row, some, word
 from nullpaper.workflow import figures
 from nullpaper.workflow.store import records, stored
 
@@ -142,7 +141,7 @@ def shift_against_random() -> list[dict[str, object]]:
                 shift = torch.randn(*tokens.shape[:2], 1, generator=generator).expand_as(tokens)
                 noise = torch.randn(tokens.shape, generator=generator)
                 for kind, direction in (("shift along 1", shift), ("random", noise)):
-                    step = direction / perturbation.norms(direction).view(-1, 1, 1) * norm
+                    step = direction / vit.norms(direction).view(-1, 1, 1) * norm
                     moved = net.encode(tokens + step.to(dtype))
                     change = ((moved - clean).norm(dim=1) / clean.norm(dim=1)).numpy()
                     interval = statistics.mean(change).columns("relative_change")
@@ -299,7 +298,7 @@ def stability() -> list[dict[str, object]]:
     clean = perturbation.transported_logits(model, pixels, "float32")
     clean_correct = (clean.argmax(1) == labels).cpu()
     largest = space.largest(pixels, progress=True)
-    norm = perturbation.norms(largest)
+    norm = vit.norms(largest)
     gaussian = torch.randn(pixels.shape, generator=generator).to(device)
     permuted = perturbation.permuted_in_patches(largest, model.patch_size, generator)
     rows = []
@@ -313,7 +312,7 @@ def stability() -> list[dict[str, object]]:
             logits = perturbation.transported_logits(model, (pixels + values).clamp(0, 1), transport)
             change = (logits - clean).abs().amax(1).cpu()
             row = {"share": share, "noise": noise, "transport": transport}
-            row |= statistics.mean(perturbation.norms(values).cpu()).columns("norm")
+            row |= statistics.mean(vit.norms(values).cpu()).columns("norm")
             correct = (logits.argmax(1) == labels).cpu()
             row |= statistics.proportion(correct).columns("accuracy")
             row |= statistics.paired_difference(correct, clean_correct).columns("accuracy_change")
@@ -393,7 +392,7 @@ at_largest[columns].style.format(precision=3).format("{:.0f}", "n").format("{:.1
 pixels = datasets.to_pixels(cifar.test.subset(pictures, seed).images, model.image_size, device)
 largest = space.largest(pixels)
 gaussian = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed)).to(device)
-gaussian = perturbation.in_box(pixels, gaussian, perturbation.norms(largest))
+gaussian = perturbation.in_box(pixels, gaussian, vit.norms(largest))
 panels = {
     "image": pixels,
     "noise": (largest / 2 + 0.5).clamp(0, 1),
@@ -410,7 +409,7 @@ for line, (title, pictured) in zip(axes, panels.items(), strict=True):
         axis.set(xticks=[], yticks=[])
         sns.despine(ax=axis, left=True, bottom=True)
         label = f"{cifar.classes[guess[i]]}, {confidence[i]:.1%}"
-        norm = f"norm {perturbation.norms(largest)[i]:.1f}"
+        norm = f"norm {vit.norms(largest)[i]:.1f}"
         axis.set_title(norm if title == "noise" else label, fontsize=7)
 _ = figures.save_figure(figure, "01_pictures")
 
@@ -418,6 +417,8 @@ _ = figures.save_figure(figure, "01_pictures")
 # ## The answer
 
 # %%
+from nullpaper.studies.verdicts import Verdicts, at_least, below, every, interval, number, percent, row, some, word
+
 answer = Verdicts("01")
 
 

@@ -23,17 +23,20 @@
 # with $\sigma$ the softmax, as in the official code. The papers judge such noise by its norm and by a control: permute its
 # entries, which keeps norm and histogram and loses the direction. We ask: is "the largest noise" a question that has an answer?
 # Is the control fair? How much does learning gain over random noise under the same verification? And how large is the set?
+#
+# Takes about 5 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once.
 
 # %% tags=["parameters"]
-profile: str = "cpu"
-images: int | None = None  # dev images that noise is learned from; None: the profile's
-held_out: int | None = None  # test images that verify it; None: the profile's
-linear_images: int | None = None  # training images for the linearised encoder; None: the profile's
-steps: int | None = None  # steps a noise; None: the profile's
-free_steps: int | None = None  # steps of the ascent whose norm is not bounded token by token; None: the profile's
-seeds: int | None = None  # noises a setting; None: the profile's
-lambdas: list[float] | None = None  # weights of log ||v||; None: the profile's
-eps: float = 0.03
+images: int = 2_000  # dev images that noise is learned from
+held_out: int = 2_000  # test images that verify it
+linear_images: int = 4_000  # training images for the linearised encoder
+steps: int = 40  # steps a noise
+free_steps: int = 240  # steps of the ascent whose norm is not bounded token by token
+seeds: int = 3  # noises a setting
+free_seeds: int = 1  # noises of that long ascent
+lambdas: list = [0.1, 0.2, 0.4, 0.8]  # weights of log ||v|| in (b)
+spans: list = [0.0, 0.2, 0.5, 0.8, 0.99]  # shares of the directions taken away in (d)
+eps: float = 0.03  # bound on the mean squared change of the softmax
 seed: int = 0  # the first of the seeds
 
 # %% [markdown]
@@ -43,7 +46,6 @@ seed: int = 0  # the first of the seeds
 
 # %%
 from functools import cache, partial
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -51,43 +53,19 @@ import seaborn as sns
 import torch
 from matplotlib.ticker import PercentFormatter
 
-from nullpaper import statistics
-from nullpaper.data import datasets as data
+from nullpaper import encoder_noise, load_data, load_vit, noise_influence, statistics
 from nullpaper.models import vit
 from nullpaper.synthesis import ascent, influence, linearised
 from nullpaper.synthesis import noise as synthesis
-from nullpaper.workflow import figures as plots
-from nullpaper.workflow.store import stored
+from nullpaper.workflow import figures
+from nullpaper.workflow.store import Result, stored
 
-plots.use_style()
+figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-everything = dict(images=5_000, held_out=10_000, linear_images=5_000, steps=200, free_steps=800, seeds=5)
-everything |= dict(lambdas=[0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0])
-sizes = {
-    "smoke": dict(images=96, held_out=48, linear_images=96, steps=3, free_steps=4, seeds=2, lambdas=[0.1, 0.5]),
-    "cpu": dict(
-        images=2_000,
-        held_out=2_000,
-        linear_images=4_000,
-        steps=40,
-        free_steps=240,
-        seeds=3,
-        lambdas=[0.1, 0.2, 0.4, 0.8],
-    ),
-    "gpu": everything,
-    "imagenet": everything,
-}[profile]
-images, held_out = images or sizes["images"], held_out or sizes["held_out"]
-linear_images = linear_images or sizes["linear_images"]
-steps, free_steps = steps or sizes["steps"], free_steps or sizes["free_steps"]
-noise_seeds = range(seed, seed + (seeds or sizes["seeds"]))
-lambdas = lambdas or sizes["lambdas"]
-spans = (0.0, 0.5, 0.99) if profile == "smoke" else (0.0, 0.2, 0.5, 0.8, 0.99)  # directions taken away in (d)
-
-cifar = data.load_data("cifar10")
-model = vit.load_vit(vit.SHIPPED, device=device)
-identity = cifar.identity | {"weights": vit.fingerprint(model)}
-code = [synthesis, influence, ascent, linearised, statistics, vit, data]
+cifar = load_data("cifar10")
+model = load_vit("nullpaper_vit_cifar10", device=device)
+data = cifar.identity | {"weights": vit.fingerprint(model)}
+noise_seeds = range(seed, seed + seeds)
 common = {"images": images, "held_out": held_out, "seed": seed}
 
 
@@ -140,33 +118,33 @@ def one_token() -> dict[str, list[dict[str, object]]]:
     return {"token": by_token, "norm": by_norm, "number": by_number}
 
 
-lost = stored("one_token", common, one_token, code=code, data=identity)
+lost = stored("one_token", common, one_token, data=data)
 by_token, by_norm, by_number = (pd.DataFrame(lost.metrics[name]) for name in ("token", "norm", "number"))
 for name, frame in (("token", by_token), ("norm", by_norm), ("number", by_number)):
     caption = f"Influence of random noise on few tokens, by {name}."
-    _ = plots.save_table(frame, f"02_lost_by_{name}", caption=caption, float_format="%.4f", sources=[lost])
+    figures.save_table(frame, f"02_lost_by_{name}", caption=caption, float_format="%.4f")
 
 # %%
-figure, (left, middle, right) = plots.subplots(1, 3, height=2.4)
+figure, (left, middle, right) = figures.subplots(1, 3, height=2.4)
 grid = by_token["influence"].to_numpy().reshape(model.grid_size)
 sns.heatmap(grid, ax=left, cmap="rocket_r", square=True, xticklabels=False, yticklabels=False, cbar_kws={"shrink": 0.7})
 left.set(title="one token, norm 10,000")
 for name, line in by_norm.groupby("tokens", sort=False):
-    plots.curve(middle, line, "norm", "influence", label=name)
+    figures.curve(middle, line, "norm", "influence", label=name)
 middle.set(xscale="log", yscale="log", xlabel="norm", ylabel="influence", ylim=(1e-5, 2))
 middle.legend(fontsize=6, loc="lower right")
-plots.curve(right, by_number, "tokens", "influence")
+figures.curve(right, by_number, "tokens", "influence")
 right.set(xlabel="tokens hit, norm 10,000", yscale="log", ylim=(1e-3, 2))
 for axis in (middle, right):
     axis.axhline(eps, color="0.4", linestyle="--", linewidth=1)
 right.text(by_number["tokens"].max(), eps * 1.15, f"eps = {eps:g}", ha="right", fontsize=7, color="0.4")
-_ = plots.save_figure(figure, "02_lost_tokens", sources=[lost])
+_ = figures.save_figure(figure, "02_lost_tokens")
 
 # %%
-below = (by_token["influence_high"] <= eps).sum()
+within = (by_token["influence_high"] <= eps).sum()
 allowed = by_number.loc[by_number["influence_high"] <= eps, "tokens"].max()
 print(
-    f"{below} of {len(by_token)} tokens can be given random noise of norm 10,000 with the upper end of its influence "
+    f"{within} of {len(by_token)} tokens can be given random noise of norm 10,000 with the upper end of its influence "
     f"below {eps:g}; so can {allowed:.0f} random tokens at once (n = {by_token['n'].iloc[0]} images)"
 )
 
@@ -199,25 +177,21 @@ def unlearned() -> list[dict[str, object]]:
         options = dict(held_out=seen, lam=1.0, seed=seed, like=value_as_noise(value))
         noises[name.replace("_", " ")] = control(model, pool("dev", images), **options).value
     for name, noise in noises.items():
-        metrics = synthesis.noise_influence(model, noise, seen)
-        row = {"noise": name, "norm": noise.norm().item()} | metrics["match"].columns("match")
-        rows.append(row | {key: metrics["mse_probs"].columns("influence")[key] for key in INFLUENCE})
+        metrics = noise_influence(model, noise, seen)
+        line = {"noise": name, "norm": noise.norm().item()} | metrics["match"].columns("match")
+        changes = metrics["mse_probs"]
+        line |= {"influence": changes.value, "influence_low": changes.low, "influence_high": changes.high}
+        rows.append(line)
     return rows
-
-
-INFLUENCE = ("influence", "influence_low", "influence_high")
 
 
 def value_as_noise(value: torch.Tensor) -> influence.EncoderNoise:
     return influence.EncoderNoise(value, statistics.Interval(0.0, 0.0, 0.0, 1), None)
 
 
-nothing_learned = stored("one_token_control", common, unlearned, code=code, data=identity)
-fooled = pd.DataFrame(nothing_learned.metrics)
-_ = plots.save_table(
-    fooled, "02_unlearned", caption="The papers' control on a noise that learned nothing.", sources=[nothing_learned]
-)
-fooled.style.hide(axis="index").format(precision=3)
+nothing_learned = pd.DataFrame(stored("one_token_control", common, unlearned, data=data).metrics)
+figures.save_table(nothing_learned, "02_unlearned", caption="The papers' control on a noise that learned nothing.")
+nothing_learned.style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
 # ## (b) Match and norm against lambda
@@ -244,20 +218,18 @@ def exploratory(lam: float, noise_seed: int) -> list[dict[str, object]]:
     seen = pool("test", held_out).take(torch.arange(held_out // 2))
     few = seen.take(torch.arange(min(len(seen), 64)))  # this form has nothing to verify; the metrics are taken below
     given = dict(held_out=few, lam=lam, seed=noise_seed)
-    learned = synthesis.encoder_noise(model, train, steps=steps, lim=min(1.0, 3 * lam), linear=linear(), **given)
+    learned = encoder_noise(model, train, steps=steps, lim=min(1.0, 3 * lam), linear=linear(), **given)
     noises = {"learned": learned}
     for name in ("permuted", "permuted_within"):
         noises[name.replace("_", " ")] = synthesis.CONTROLS[name](model, train, like=learned, **given)
     for name, noise in noises.items():
-        metrics = {key: value.value for key, value in synthesis.noise_influence(model, noise, seen).items()}
+        metrics = {key: value.value for key, value in noise_influence(model, noise, seen).items()}
         rows.append({"lambda": lam, "seed": noise_seed, "noise": name, "norm": noise.norm} | metrics)
     return rows, {"noise": learned.value}
 
 
 runs = {
-    (lam, s): stored(
-        "exploratory", options | {"lam": lam, "noise_seed": s}, partial(exploratory, lam, s), code=code, data=identity
-    )
+    (lam, s): stored("exploratory", options | {"lam": lam, "noise_seed": s}, partial(exploratory, lam, s), data=data)
     for lam in lambdas
     for s in noise_seeds
 }
@@ -268,25 +240,23 @@ curves = pd.DataFrame(
     | {k: v for m in measures for k, v in statistics.over_seeds(g[m]).columns(m).items()}
     for (lam, noise), g in single.groupby(["lambda", "noise"], sort=False)
 )
-_ = plots.save_table(
-    curves, "02_lambda", caption="Noise of the exploratory form and its permutations.", sources=list(runs.values())
-)
+figures.save_table(curves, "02_lambda", caption="Noise of the exploratory form and its permutations.")
 curves[["lambda", "noise", *measures]].pivot(index="lambda", columns="noise").style.format(precision=4)
 
 # %%
-figure, axes = plots.subplots(1, 3, height=2.4)
+figure, axes = figures.subplots(1, 3, height=2.4)
 labels = ("match with the clean prediction", "MSE of the confidence", "L2 norm")
 for axis, measure, label in zip(axes, measures, labels, strict=True):
     for noise, line in curves.groupby("noise", sort=False):
         if measure == "norm" and noise != "learned":
             continue  # equal by construction
-        plots.curve(axis, line, "lambda", measure, label=noise)
+        figures.curve(axis, line, "lambda", measure, label=noise)
     axis.set(xscale="log", xlabel="lambda", title=label)
     axis.set_xticks(lambdas, [f"{lam:g}" for lam in lambdas])
     axis.minorticks_off()
 axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 axes[0].legend(loc="lower left", fontsize=6)
-_ = plots.save_figure(figure, "02_lambda", sources=list(runs.values()))
+_ = figures.save_figure(figure, "02_lambda")
 
 # %% [markdown]
 # The shape is the paper's: learned noise keeps the prediction where its permutations lose it, and norm is bought with agreement
@@ -312,34 +282,37 @@ def bounded(method: str, noise_seed: int) -> tuple[dict[str, object], dict[str, 
     train, seen = pool("dev", images), pool("test", held_out)
     given = dict(held_out=seen, eps=eps, seed=noise_seed)
     if method == "ours, spread":
-        noise = synthesis.encoder_noise(model, train, steps=steps, spread=True, linear=linear(), **given)
+        noise = encoder_noise(model, train, steps=steps, spread=True, linear=linear(), **given)
     elif method == "ours, free":
-        noise = synthesis.encoder_noise(model, train, steps=free_steps, **given)
+        noise = encoder_noise(model, train, steps=free_steps, **given)
     elif method == "random":
         noise = synthesis.CONTROLS["random"](model, train, **given)
     elif method == "linearised":
         start = torch.randn(train.noise_shape, generator=torch.Generator().manual_seed(noise_seed)).to(device)
         noise = synthesis.rescaled(model, linear().filtered(start), train, **given)
     elif method == "official, rescaled":
-        noise = synthesis.rescaled(model, at_eps["official", noise_seed].tensors(device)["noise"], train, **given)
+        noise = synthesis.rescaled(model, at("official", noise_seed).tensors(device)["noise"], train, **given)
     else:
-        noise = synthesis.encoder_noise(model, train, official=True, lim=3.0, **given)
+        noise = encoder_noise(model, train, official=True, lim=3.0, **given)
     tokens = influence.centred(noise.value).norm(dim=-1)
     row = {"method": method, "seed": noise_seed, "norm": noise.norm, "reached": noise.reached}
     row |= noise.influence.columns("influence") | {"largest token": tokens.max().item(), "steps": len(noise.history)}
     return row, {"noise": noise.value, "norms": torch.tensor([record["norm"] for record in noise.history])}
 
 
+def at(method: str, noise_seed: int) -> Result:
+    """The stored noise of a method and seed."""
+    given = options | {"eps": eps, "method": method, "noise_seed": noise_seed}
+    given |= {"free": free_steps} if method == "ours, free" else {}
+    return stored("at_eps", given, partial(bounded, method, noise_seed), data=data)
+
+
 methods = ["ours, spread", "ours, free", "official", "official, rescaled", "linearised", "random"]
-free_seeds = noise_seeds if device == "cuda" else noise_seeds[:1]  # the long ascent: one seed has to do on a CPU
-at_eps = {}
-for method, s in product(methods, noise_seeds):
-    if method == "ours, free" and s not in free_seeds:
-        continue
-    given = (
-        options | {"eps": eps, "method": method, "noise_seed": s} | ({"free": free_steps} if "free" in method else {})
-    )
-    at_eps[method, s] = stored("at_eps", given, partial(bounded, method, s), code=code, data=identity)
+at_eps = {
+    (method, s): at(method, s)
+    for method in methods
+    for s in noise_seeds[: free_seeds if method == "ours, free" else seeds]
+}
 verified = pd.DataFrame([run.metrics for run in at_eps.values()])
 counted = {method: group[group["reached"]] for method, group in verified.groupby("method", sort=False)}
 counted = {method: group if len(group) else verified[verified["method"] == method] for method, group in counted.items()}
@@ -350,12 +323,12 @@ summary = pd.DataFrame(
     | {"reached": f"{group['reached'].sum()} of {(verified['method'] == method).sum()}"}
     for method, group in counted.items()
 )
-_ = plots.save_table(verified, "02_eps_runs", caption=f"Noises at eps = {eps:g}.", sources=list(at_eps.values()))
-_ = plots.save_table(summary, "02_eps", caption=f"Norm at eps = {eps:g}, verified.", sources=list(at_eps.values()))
+figures.save_table(verified, "02_eps_runs", caption=f"Noises at eps = {eps:g}.")
+figures.save_table(summary, "02_eps", caption=f"Norm at eps = {eps:g}, verified.")
 summary.style.hide(axis="index").format(precision=3)
 
 # %%
-figure, (left, right) = plots.subplots(1, 2, height=2.5, width_ratios=(1.3, 1))
+figure, (left, right) = figures.subplots(1, 2, height=2.5, width_ratios=(1.3, 1))
 shown = summary.iloc[::-1].reset_index(drop=True)
 shown["method"] += shown["reached"].map(lambda reached: "\n(violates eps)" if reached.startswith("0") else "")
 error = [shown["norm"] - shown["norm_low"].clip(lower=1), shown["norm_high"] - shown["norm"]]
@@ -369,18 +342,16 @@ for method, label in (("ours, free", "free"), ("official", "official")):
     right.plot(np.arange(1, len(norms) + 1), norms, label=label)
 right.set(xlabel="step", ylabel="norm during the ascent", yscale="log")
 right.legend()
-_ = plots.save_figure(figure, "02_eps", sources=list(at_eps.values()))
+_ = figures.save_figure(figure, "02_eps")
 
 
 # %%
-def ratio(first: str, second: str) -> float:
-    """Ratio of two methods' mean norms."""
-    return counted[first]["norm"].mean() / counted[second]["norm"].mean()
-
-
-for first in ("ours, free", "ours, spread"):
-    for second in ("official, rescaled", "official", "random"):
-        print(f"{first:>12} / {second:<18} {ratio(first, second):8.2f}")
+norm_of = summary.set_index("method")["norm"]
+ratios = {
+    f"{first} over": norm_of[first] / norm_of[["official, rescaled", "official", "random"]]
+    for first in ("ours, free", "ours, spread")
+}
+pd.DataFrame(ratios).T.style.format(precision=2)
 
 # %% [markdown]
 # What learning gains is the ratio of *spread* noise to random noise; what solving the constraint gains over the published
@@ -424,10 +395,10 @@ def capacity() -> list[dict[str, object]]:
     return rows, {"eigenvalues": spectrum.eigenvalues}
 
 
-def closure() -> list[dict[str, object]]:
+def combinations() -> list[dict[str, object]]:
     """Influence of multiples, and of convex combinations with and without their norm restored."""
     seen = pool("test", held_out).take(torch.arange(min(held_out, 500)))
-    solutions = [at_eps["ours, spread", s].tensors(device)["noise"] for s in noise_seeds]
+    solutions = [at("ours, spread", s).tensors(device)["noise"] for s in noise_seeds]
     made = [("multiple", s, i, s * v) for s in (-1, -0.5, 0.5, 1, 1.5) for i, v in enumerate(solutions)]
     for i, v in enumerate(solutions):  # shares above one half are those of another pair
         w = solutions[(i + 1) % len(solutions)]
@@ -443,14 +414,12 @@ def closure() -> list[dict[str, object]]:
     ]
 
 
-sized = stored(
-    "capacity", options | {"eps": eps, "seeds": len(noise_seeds), "spans": spans}, capacity, code=code, data=identity
-)
+sized = stored("capacity", options | {"eps": eps, "seeds": len(noise_seeds), "spans": spans}, capacity, data=data)
 solutions_used = [at_eps["ours, spread", s].key for s in noise_seeds]
-closed = stored("closure", options | {"eps": eps, "solutions": solutions_used}, closure, code=code, data=identity)
+closed = stored("closure", options | {"eps": eps, "solutions": solutions_used}, combinations, data=data)
 dimension, combined = pd.DataFrame(sized.metrics), pd.DataFrame(closed.metrics)
-_ = plots.save_table(dimension, "02_dimension", caption="Norm at eps by dimension of the span.", sources=[sized])
-_ = plots.save_table(combined, "02_closure", caption="Multiples and combinations of solutions.", sources=[closed])
+figures.save_table(dimension, "02_dimension", caption="Norm at eps by dimension of the span.")
+figures.save_table(combined, "02_closure", caption="Multiples and combinations of solutions.")
 
 # %%
 stack = np.stack([run.arrays()["noise"].ravel() for key, run in runs.items()])
@@ -466,15 +435,15 @@ for kind, part in (("different seeds", between), ("one seed and different lambda
         print(f"cosine between noises of {kind}: {part.mean():.3f}, largest {part.max():.3f}")
 
 # %%
-figure, (left, middle, right) = plots.subplots(1, 3, height=2.5)
+figure, (left, middle, right) = figures.subplots(1, 3, height=2.5)
 means = dimension.groupby("dimension")["norm"].agg(norm="mean", norm_low="min", norm_high="max").reset_index()
-plots.curve(left, means, "dimension", "norm")
+figures.curve(left, means, "dimension", "norm")
 left.set(xlabel="dimension of the span", ylabel=f"norm at eps = {eps:g}", xlim=(0, None), ylim=(0, None))
 left.xaxis.set_major_formatter("{x:,.0f}")
 for kind, group in combined.groupby("kind", sort=False):
     ends = dict(influence="mean", influence_low="min", influence_high="max")
     line = group.groupby("factor")["influence"].agg(**ends).reset_index()
-    plots.curve(middle, line, "factor", "influence", label=kind.replace(", norm", ",\nnorm"))
+    figures.curve(middle, line, "factor", "influence", label=kind.replace(", norm", ",\nnorm"))
 middle.axhline(eps, color="0.4", linestyle="--", linewidth=1)
 middle.set(xlabel="factor or share", ylabel="influence", ylim=(0, min(0.2, 1.2 * combined["influence"].max())))
 middle.legend(fontsize=6, loc="upper center")
@@ -482,7 +451,7 @@ right.plot(np.arange(1, len(values) + 1), values, marker="o", markersize=3, labe
 right.plot(np.arange(1, len(values) + 1), random_values, linestyle="--", label="random")
 right.set(xlabel="index", ylabel="singular value", ylim=(0, None))
 right.legend()
-_ = plots.save_figure(figure, "02_size", sources=[sized, closed, *runs.values()])
+_ = figures.save_figure(figure, "02_size")
 
 # %% [markdown]
 # **Dimension.** Taking away the directions that move the logits most raises the norm at $\epsilon$ until about half of them are gone, and
@@ -497,3 +466,201 @@ _ = plots.save_figure(figure, "02_size", sources=[sized, closed, *runs.values()]
 #
 # **Spectrum.** One seed gives one direction, whatever $\lambda$; another seed gives another. The stacked noises have as many large
 # singular values as there are seeds.
+
+# %% [markdown]
+# ## The answer
+
+# %%
+from nullpaper.studies.verdicts import (
+    Missing,
+    Verdicts,
+    above,
+    at_least,
+    below,
+    every,
+    interval,
+    intervals,
+    number,
+    percent,
+    row,
+    rows,
+    some,
+    word,
+)
+
+answer = Verdicts("02")
+
+
+@answer.claim(
+    "A",
+    "eq. 7",
+    f"there is a largest noise within eps = {eps:g}",
+    where="02 (a)",
+    criterion=f"ill-posed if random noise of the largest norm tried, on one token, has influence below {eps:g}: "
+    "LayerNorm saturates and the norm is free",
+)
+def largest_noise() -> tuple[str, str]:
+    within = [below(influence, eps) for influence in intervals(by_token, "influence")]
+    measured = (
+        f"random noise of norm {by_token['norm'].max():,.0f} on a single token stays within eps for "
+        f"{within.count(True)} of {len(within)} tokens (influence up to {by_token['influence_high'].max():.3f}, "
+        f"n = {by_token['n'].min():,})"
+    )
+    if some(within):
+        measured += ": LayerNorm saturates, and the net loses that token and nothing else"
+    return measured, "ill-posed" if some(within) else "not resolved"
+
+
+@answer.claim(
+    "A, C",
+    "figure of A",
+    "match survives a noise and not its permutation, so its direction is special",
+    where="02 (a)",
+    criterion="does not hold if random noise, which learned nothing, keeps at least 90 % and its permutation under 50 %",
+)
+def permutation_control() -> tuple[str, str]:
+    lines = [row(nothing_learned, noise=kind) for kind in ("random, one token", "permuted", "permuted within")]
+    random, permuted, within = (interval(line, "match") for line in lines)
+    fooled = every((at_least(random, 0.9), below(permuted, 0.5)))
+    measured = (
+        f"random noise of norm {lines[0]['norm']:,.0f} on one token, which learned nothing: match "
+        f"{percent(random, None)}, its permutation {percent(permuted, 'images')}; permuted within tokens "
+        f"{percent(within, None)}"
+    )
+    return measured, "does not hold" if fooled else "not resolved"
+
+
+@answer.claim(
+    "A, C",
+    "eq. 6 of A",
+    "learned noise keeps predictions, permuted noise does not",
+    where="02 (b)",
+    criterion="holds if the learned noise's match is above that of its permutation at every lambda, in part if at some",
+)
+def learned_noise() -> tuple[str, str]:
+    texts, over_permuted, over_within = [], [], []
+    strengths = sorted(curves["lambda"].unique())
+    for strength in strengths:
+        at_strength = rows(curves, **{"lambda": strength})
+        learned, permuted, within = (
+            interval(row(at_strength, noise=kind), "match") for kind in ("learned", "permuted", "permuted within")
+        )
+        over_permuted.append(above(learned, permuted))
+        over_within.append(above(learned, within))
+        shares = (percent(share, None) for share in (learned, permuted, within))
+        texts.append("learned {}, permuted {}, within tokens {}".format(*shares))
+    measured = (
+        f"at lambda {strengths[0]:g} {texts[0]}; at {strengths[-1]:g} {texts[-1]} (n = {learned.n} noise seeds); "
+        f"above its permutation at {over_permuted.count(True)} of {len(strengths)} lambdas, above that within tokens "
+        f"at {over_within.count(True)}"
+    )
+    return measured, word(every(over_permuted), some(over_permuted))
+
+
+@answer.claim(
+    "A, C",
+    "figure of A",
+    "the norm of learned noise grows with lambda",
+    where="02 (b)",
+    criterion="holds if each norm is above the one before, in part if the last is above the first",
+)
+def norm_of_lambda() -> tuple[str, str]:
+    lines = rows(curves, noise="learned").sort_values("lambda")
+    norms, strengths = intervals(lines, "norm"), lines["lambda"].tolist()
+    steps = every(above(later, earlier) for earlier, later in zip(norms, norms[1:], strict=False))
+    measured = f"{number(norms[0], of=None)} at {strengths[0]:g}, {number(norms[-1])} at {strengths[-1]:g}"
+    return measured, word(steps, above(norms[-1], norms[0]))
+
+
+@answer.claim(
+    "A",
+    "code",
+    f"the published procedure ends within eps = {eps:g}",
+    where="02 (c)",
+    criterion="holds if the influence of every run, on held-out images, is below eps; in part if of some",
+)
+def published_procedure() -> tuple[str, str]:
+    lines = rows(verified, method="official")
+    within = [below(influence, eps) for influence in intervals(lines, "influence")]
+    measured = (
+        f"it returns norm {number(interval(row(summary, method='official'), 'norm'))}, within eps in "
+        f"{within.count(True)} of {len(within)} runs (influence up to {lines['influence_high'].max():.3f})"
+    )
+    return measured, word(every(within), some(within))
+
+
+@answer.claim(
+    "",
+    "",
+    "learned noise is larger than random noise at the same eps",
+    where="02 (c)",
+    criterion="holds if the published noise, rescaled to eps, and ours are both above random noise; in part if one is",
+)
+def norm_at_eps() -> tuple[str, str]:
+    ours, linear, official, random = (
+        interval(row(summary, method=method), "norm")
+        for method in ("ours, spread", "linearised", "official, rescaled", "random")
+    )
+    answers = above(ours, random), above(official, random)
+    measured = (
+        f"norm at verified eps = {eps:g}: ours with equal tokens {number(ours)}, linearised encoder in closed form "
+        f"{number(linear)}, published procedure rescaled {number(official)}, random {number(random)}"
+    )
+    return measured, word(every(answers), some(answers))
+
+
+@answer.claim(
+    "A",
+    "appendix A.5",
+    "the set of noises within eps is closed under scaling and convex combination",
+    where="02 (d)",
+    criterion="holds if halves, negatives and convex combinations of solutions all stay within eps; in part if halves "
+    "or combinations do",
+)
+def closure() -> tuple[str, str]:
+    multiples, mixed = (rows(combined, kind=kind) for kind in ("multiple", "combination"))
+    solutions = rows(multiples, factor=1)["norm"]
+    kinds = {
+        "half of it": multiples[(multiples["factor"] > 0) & (multiples["factor"] < 1)],
+        "a combination": mixed,
+        "its negative": rows(multiples, factor=-1),
+    }
+    answers = [every(below(influence, eps) for influence in intervals(part, "influence")) for part in kinds.values()]
+    inside = {True: "yes", False: "no", None: "undecided"}
+    texts = (
+        f"{kind} {inside[answer]} (influence up to {part['influence_high'].max():.3f})"
+        for (kind, part), answer in zip(kinds.items(), answers, strict=True)
+    )
+    measured = (
+        f"{', '.join(texts)} (n = {mixed['n'].min():,}); a combination has norm {mixed['norm'].min():.0f} to "
+        f"{mixed['norm'].max():.0f}, solutions {solutions.min():.0f} to {solutions.max():.0f}"
+    )
+    return measured, word(every(answers), some(answers[:2]))
+
+
+@answer.claim(
+    "",
+    "",
+    "that set is large: it has room in half of all dimensions",
+    where="02 (d)",
+    criterion="holds if every random direction in the quieter half of the dimensions reaches a larger norm within eps "
+    "than every unrestricted one",
+)
+def size() -> tuple[str, str]:
+    whole = dimension["dimension"].max()
+    half = min(dimension["dimension"], key=lambda count: abs(count - whole / 2))
+    if abs(half - whole / 2) > 0.1 * whole:
+        raise Missing("a row for half of the dimensions")
+    quiet, free = (rows(dimension, dimension=count)["norm"] for count in (half, whole))
+    measured = (
+        f"random directions in the quieter half ({half:,} of {whole:,} dimensions) reach norm {quiet.min():.1f} to "
+        f"{quiet.max():.1f}, unrestricted ones {free.min():.1f} to {free.max():.1f} ({len(quiet)} draws each)"
+    )
+    return measured, word(bool(quiet.min() > free.max()))
+
+
+figures.save_table(answer.table(), "02_verdicts", caption="What the papers say of learned noise, and what holds.")
+answer.show(
+    limits=f"one model of 0.7 M parameters on CIFAR-10, {seeds} noise seeds, {held_out:,} test images; the published "
+    "procedure ran as its code does, on fewer images than its authors had."
+)
