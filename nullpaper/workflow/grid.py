@@ -1,4 +1,4 @@
-"""Grid files: a notebook and the parameters of its jobs, checked before anything starts.
+"""Grid files: a notebook and the parameters of its jobs.
 
 ::
 
@@ -22,170 +22,113 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nullpaper.errors import InputError, first_line, nearest
-from nullpaper.workflow.parameters import Parameter, check_parameters, parameters
-from nullpaper.workflow.planning import LABEL
-from nullpaper.workflow.provenance import project_root
+import numpy as np
+import yaml
 
-__all__ = ["MOST_JOBS", "Grid", "notebook_path", "read_grid"]
+from nullpaper.errors import InputError, first_line, nearest
+from nullpaper.workflow.parameters import check_profile, default_profile
+from nullpaper.workflow.plan import notebook_path
 
 MOST_JOBS = 10_000
-"""More than that are started only on request."""
-
-LONGEST = 1_000_000
-ENTRIES = ("name", "notebook", "profile", "fixed", "grid", "zip")
+ENTRIES = ("notebook", "profile", "fixed", "grid", "zip")
 RANGE = ("from", "to", "step", "count", "scale")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A checked grid file. ``given``: for each job the parameters that the file sets, in the notebook's types."""
+    """A grid file: its notebook, its profile, and for each job the parameters that it sets, as they stand there."""
 
-    name: str
     notebook: Path
-    profile: str | None
-    given: tuple[dict[str, Any], ...]
-    varied: tuple[str, ...]
-    content: Mapping[str, Any]
+    profile: str
+    points: tuple[dict[str, Any], ...]
 
 
-def read_grid(file: Path, *, many: bool = False) -> Grid:
-    """Read and check a grid file.
-
-    Args:
-        many: accept more than `MOST_JOBS` jobs.
+def read_grid(file: Path, profile: str | None = None) -> Grid:
+    """Read a grid file; whether the notebook takes its parameters is for `plan.plan_run` to say.
 
     Raises:
-        InputError: no such file, not YAML, an unknown entry, no notebook, an unknown or mistyped parameter, a bad
-            range, lists of different lengths under zip, an empty grid, or too many jobs.
+        InputError: no such file, not YAML, an unknown entry or profile, no notebook, a parameter set twice, a bad
+            range, lists of different lengths under zip, no job, or over 10,000 jobs.
     """
     content = _content(file)
-    listed = ", ".join(ENTRIES)
-    for entry in content:
-        if entry not in ENTRIES:
-            raise InputError(f"{file} has an entry '{entry}'.{nearest(str(entry), ENTRIES)} It takes {listed}")
-    name = str(content.get("name") or file.stem)
-    if not LABEL.fullmatch(name):
-        raise InputError(f"{file}: name {name!r} is no file name: use letters, digits, '_', '-' and '.'")
-    if not isinstance(content.get("notebook"), str):
-        raise InputError(f"{file} names no notebook: add a line such as 'notebook: 01_existence'")
+    fixed, crossed = _mapping(file, content, "fixed"), _mapping(file, content, "grid")
+    groups = content.get("zip") or []
+    groups = [_mapping(file, {"zip": group}, "zip") for group in (groups if isinstance(groups, list) else [groups])]
+    names = [*fixed, *crossed, *itertools.chain(*groups)]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{file} sets the parameter '{name}' twice: keep one of them")
+    axes = [[{name: value} for value in _values(file, name, values)] for name, values in crossed.items()]
+    axes += [_side_by_side(file, group) for group in groups]
+    jobs = math.prod(map(len, axes))
+    if jobs == 0 or not names:
+        raise InputError(f"{file} is an empty grid: give at least one parameter with one value")
+    if jobs > MOST_JOBS:
+        raise InputError(f"{file} makes {jobs:,} jobs, over {MOST_JOBS:,}: shorten its lists, or make several grids")
+    points = tuple({name: value for part in (fixed, *point) for name, value in part.items()} for point in itertools.product(*axes))
+    profile = profile or content.get("profile")
     notebook = notebook_path(content["notebook"], beside=file.parent)
-    fixed, crossed, zipped = _mapping(file, content, "fixed"), _mapping(file, content, "grid"), _groups(file, content)
-    names = [*fixed, *crossed, *itertools.chain(*zipped)]
-    for parameter in names:
-        if names.count(parameter) > 1:
-            raise InputError(f"{file} sets the parameter '{parameter}' twice: keep one of them")
-    if "profile" in names:
-        raise InputError(f"{file} varies the profile, which is one for a whole sweep: give a line 'profile: NAME'")
-    known = parameters(notebook)
-    axes = [_axis(file, notebook, known, name, values) for name, values in crossed.items()]
-    axes += [_side_by_side(file, [_axis(file, notebook, known, *item) for item in group.items()]) for group in zipped]
-    _check_count(file, math.prod(map(len, axes)), bool(names), many)
-    same = check_parameters(notebook, fixed, known)
-    given = tuple(same | dict(itertools.chain(*point)) for point in itertools.product(*axes))
-    varied = (*crossed, *itertools.chain(*zipped))
-    return Grid(name, notebook, content.get("profile"), given, varied, content)
-
-
-def notebook_path(name: str, *, beside: Path | None = None) -> Path:
-    """The path as given (from ``beside``, or from here), or that of a notebook of this name in the project."""
-    path = Path(name)
-    if path.suffix or len(path.parts) > 1:
-        return beside / path if beside is not None and (beside / path).is_file() else path
-    return path if path.exists() else project_root() / "notebooks" / f"{name}.py"
+    return Grid(notebook, check_profile(str(profile)) if profile else default_profile(), points)
 
 
 def _content(file: Path) -> dict[str, Any]:
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Safe, and strict: PyYAML lets a second key of one name win silently."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for key in keys:
-                if keys.count(key) > 1:
-                    raise yaml.YAMLError(f"'{key}' stands there twice")
-            return super().construct_mapping(node, deep)
-
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader)
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"the grid file {file} cannot be read ({error.strerror}): name a YAML file") from error
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place is not None else ""
         reason = getattr(error, "problem", None) or first_line(error)
         raise InputError(f"{file}{where} is not valid YAML ({reason}): correct it first") from error
     if not isinstance(content, dict):
         raise InputError(f"{file} is no grid file: it needs 'notebook: NAME' and parameters under 'grid:'")
+    for entry in content:
+        if entry not in ENTRIES:
+            raise InputError(f"{file} has an entry '{entry}'.{nearest(str(entry), ENTRIES)} It takes {', '.join(ENTRIES)}")
+    if not isinstance(content.get("notebook"), str):
+        raise InputError(f"{file} names no notebook: add a line such as 'notebook: 01_existence'")
     return content
 
 
 def _mapping(file: Path, content: Mapping[str, Any], entry: str) -> dict[str, Any]:
-    found = content.get(entry) or {}
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise InputError(f"{file}: '{entry}' must map parameters to values, not {found!r}")
-    return found
+    mapping = content.get(entry) or {}
+    if not isinstance(mapping, dict) or not all(isinstance(name, str) for name in mapping):
+        raise InputError(f"{file}: '{entry}' must map parameters to values, not {mapping!r}")
+    return mapping
 
 
-def _groups(file: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    groups = content.get("zip") or []
-    groups = groups if isinstance(groups, list) else [groups]
-    return [_mapping(file, {"zip": group}, "zip") for group in groups]
+def _side_by_side(file: Path, group: Mapping[str, Any]) -> list[dict[str, Any]]:
+    lists = {name: _values(file, name, values) for name, values in group.items()}
+    if len({len(values) for values in lists.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(values)}" for name, values in lists.items())
+        raise InputError(f"{file}: lists under zip must be of one length, but have {lengths} values")
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
 
 
-def _axis(
-    file: Path, notebook: Path, known: Mapping[str, Parameter], name: str, values: Any
-) -> list[list[tuple[str, Any]]]:
-    """The points of one parameter, each a list of one pair, so that axes and zipped groups are alike."""
-    if isinstance(values, dict):
-        values = _range(file, name, values)
-    if not isinstance(values, list):
+def _values(file: Path, name: str, values: Any) -> Sequence[Any]:
+    """A list as it stands, or a range with both its ends; whole numbers stay whole."""
+    if isinstance(values, list):
+        return values
+    if not isinstance(values, dict):
         raise InputError(f"{file}: '{name}' must be a list or a range ({{from: 0, to: 4}}); one value goes to 'fixed'")
-    try:
-        return [[(name, check_parameters(notebook, {name: value}, known)[name])] for value in values]
-    except InputError as error:
-        raise InputError(f"{file}: {error}") from error
-
-
-def _range(file: Path, name: str, given: Mapping[str, Any]) -> list[int | float]:
-    """Equal steps, both ends included; whole numbers stay whole."""
-    unknown = [key for key in given if key not in RANGE]
-    if unknown or not {"from", "to"} <= given.keys() or {"step", "count"} <= given.keys():
+    if not {"from", "to"} <= values.keys() <= {*RANGE} or {"step", "count"} <= values.keys():
         raise InputError(f"{file}: the range of '{name}' takes from, to, and step or count (with scale: log if wanted)")
     try:
-        points = _points(given)
+        points = _points(values)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
-        raise InputError(f"{file}: the range of '{name}' has no points, or too many: {dict(given)}") from None
-    whole = "count" not in given and all(isinstance(given.get(key, 1), int) for key in RANGE[:3])
+        raise InputError(f"{file}: the range of '{name}' has no points, or too many: {values}") from None
+    whole = "count" not in values and all(isinstance(values.get(key, 1), int) for key in RANGE[:3])
     return [round(point) for point in points] if whole else points
 
 
 def _points(given: Mapping[str, Any]) -> list[float]:
-    first, last, scale = float(given["from"]), float(given["to"]), given.get("scale", "linear")
-    step = float(given.get("step", 1))
+    first, last, step = float(given["from"]), float(given["to"]), float(given.get("step", 1))
+    scale = given.get("scale", "linear")
     count = int(given["count"]) if "count" in given else math.floor((last - first) / step + 1e-9) + 1
-    if not 1 <= count <= LONGEST or (scale != "linear" and (scale != "log" or "count" not in given)):
+    is_log = scale == "log" and "count" in given and first * last > 0
+    if not 1 <= count <= MOST_JOBS * 10 or not (scale == "linear" or is_log):
         raise ValueError(given)
-    if scale == "log":
-        first, last = math.log(first), math.log(last)
-    if "count" in given:
-        step = (last - first) / max(1, count - 1)
-    points = (first + index * step for index in range(count))
-    return [float(f"{math.exp(point) if scale == 'log' else point:.12g}") for point in points]
-
-
-def _side_by_side(file: Path, axes: Sequence[list[list[tuple[str, Any]]]]) -> list[list[tuple[str, Any]]]:
-    lengths = {axis[0][0][0] if axis else "a list": len(axis) for axis in axes}
-    if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise InputError(f"{file}: lists under zip must be of one length, but have {told} values")
-    return [list(itertools.chain(*points)) for points in zip(*axes, strict=True)]
-
-
-def _check_count(file: Path, jobs: int, any_parameter: bool, many: bool) -> None:
-    if jobs == 0 or not any_parameter:
-        raise InputError(f"{file} is an empty grid: give at least one parameter with one value")
-    if jobs > MOST_JOBS and not many:
-        raise InputError(f"{file} makes {jobs:,} jobs, over {MOST_JOBS:,}: shorten its lists, or confirm with --yes")
+    last = last if "count" in given else first + (count - 1) * step
+    points = np.geomspace(first, last, count) if is_log else np.linspace(first, last, count)
+    return [float(f"{point:.12g}") for point in points]

@@ -1,217 +1,192 @@
-"""One tidy table over the jobs of a sweep: a table's rows from all jobs, beside what the jobs varied.
+"""The tables of a sweep's jobs as one tidy table of pandas, with the jobs' parameters as columns.
 
-Tables with one header are joined as text and parsed once, which makes 10,000 jobs a matter of seconds.
+Filters, pivots and plots are pandas and seaborn from there: see notebook 13.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from nullpaper.errors import InputError, nearest
-from nullpaper.workflow.code_identity import dumps
-from nullpaper.workflow.collect import JobResult, damaged, listed, read_files
-from nullpaper.workflow.columns import word
+from nullpaper.errors import InputError, first_line, nearest
+from nullpaper.files import storable, temporary_sibling
+from nullpaper.statistics import over_seeds
+from nullpaper.workflow.code_identity import loads
+from nullpaper.workflow.provenance import project_root
+from nullpaper.workflow.reference import read_manifest
 
-__all__ = ["Tidy", "choose_table", "read_tables"]
-
-QUOTED = re.compile(rb'"[^"]*"')
-OWN = ("job", "commit")
-
-EXACT = {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
-
-Bodies = dict[bytes, list[tuple[int, bytes]]]
+BOUNDS = ("_low", "_high")
 
 
-@dataclass(frozen=True)
-class Tidy:
-    """A table over jobs.
-
-    Attributes:
-        frame: varied parameters, the table's columns, ``job`` and ``commit``; the index is the job's place in the list.
-        parameters: the varied parameters, as the columns are called, by the notebook's name for them.
-        columns: those of the table.
-        fixed: the other parameters, as arrays of one value, by the name that a column would have.
-        notes: sentences on what a reader would not expect.
-    """
-
-    frame: pd.DataFrame
-    parameters: Mapping[str, str]
-    columns: Sequence[str]
-    fixed: Mapping[str, Any]
-    notes: Sequence[str] = field(default_factory=tuple)
-
-    def split(self, place: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The rows of the jobs before a place in the list, and those from there on."""
-        before = self.frame.index < place
-        return self.frame[before], self.frame[~before]
-
-    def varied_within(self, place: int) -> tuple[list[str], list[str]]:
-        """The parameters that vary within either part of `split`, and sentences on those that only differ between."""
-        within, between = [], []
-        for name in self.parameters.values():
-            parts = [part[name].drop_duplicates() for part in self.split(place)]
-            if max(map(len, parts)) > 1:
-                within.append(name)
-                continue
-            if len(pd.concat(parts).drop_duplicates()) > 1:
-                one, other = (word(part.iloc[0]) for part in parts)
-                between.append(f"'{name}' is {one} in the first, {other} in the other.")
-        return within, between
+def sweep_folder(sweep: str) -> Path:
+    """The folder of a sweep: given as such, or by the sweep's name or its grid file, in ``build/sweeps``."""
+    path = Path(sweep)
+    return path if path.is_dir() else project_root() / "build" / "sweeps" / (path.stem if path.suffix else sweep)
 
 
-def choose_table(jobs: Sequence[JobResult], name: str | None = None) -> str:
-    """The name of the only table of some jobs, or ``name`` if there is such a table.
+def jobs_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The jobs of the sweeps in a folder, as they were started last: the parameters that the grid sets, by job.
 
     Raises:
-        InputError: no table, no such table, or several, which are then listed with their rows.
+        InputError: no sweep was started there, or its record is damaged.
     """
-    known = Counter(table for job in jobs for table in job.tables)
-    if not known:
-        raise InputError("the finished jobs have no tables: let the notebook write one by plots.save_table().")
-    if name is None and len(known) > 1:
-        rows = {table: sum(counts) for table in sorted(known) for _, counts, _ in [_contents(jobs, table)]}
-        named = ", ".join(f"{table} ({count:,} rows)" for table, count in rows.items())
-        raise InputError(f"there are {len(known)} tables, so choose one by --table: {named}.")
-    name = name or next(iter(known))
-    if name not in known:
-        raise InputError(f"no job has a table '{name}'.{nearest(name, known) or listed(' There are', sorted(known))}")
-    return name
-
-
-def read_tables(jobs: Sequence[JobResult], table: str, given: Sequence[str] = ()) -> Tidy:
-    """One table of all jobs that have it, with the parameters that differ between jobs, or are ``given``, in front.
-
-    A parameter whose name the table has for a column is called ``param.<name>``, and a column ``job`` or ``commit`` of
-    the table ``table.<name>``. Whole numbers and booleans stay so when some are missing (pandas' nullable types).
-
-    Raises:
-        InputError: a file is missing, is not what the job wrote, or is no table.
-    """
-    places, counts, bodies = _contents(jobs, table)
-    frame = _parse(table, places, counts, bodies)
-    frame = frame.rename(columns={name: f"table.{name}" for name in OWN})
-    columns = list(frame.columns)
-    values = _parameters(jobs, given)
-    varied = [name for name in values if name in given or _differ(values[name])]
-    called = {name: _free(name, {*columns, *OWN, "n", "row"}) for name in values}
-    at = frame.index.to_numpy()
-    front = {called[name]: _column(values[name]).take(at) for name in varied}
-    own = {"job": pd.array([job.key for job in jobs], "string")}
-    own["commit"] = pd.array([job.commit or pd.NA for job in jobs], "string")
-    parts = [pd.DataFrame(front, index=at), frame, pd.DataFrame({name: own[name].take(at) for name in OWN}, index=at)]
-    notes = [
-        f"'{name}' is a column of the table, and the parameter is called '{called[name]}'."
-        for name in varied
-        if called[name] != name
-    ]
-    if absent := len(jobs) - len(places):
-        notes.append(f"{absent} of {len(jobs)} finished jobs have no table '{table}'.")
-    return Tidy(
-        frame=pd.concat(parts, axis=1),
-        parameters={name: called[name] for name in varied},
-        columns=columns,
-        fixed={called[name]: _column(values[name][:1]) for name in values if name not in varied},
-        notes=notes,
-    )
-
-
-def _parameters(jobs: Sequence[JobResult], given: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of each parameter in all jobs, the given parameters first."""
-    known = {name: None for job in jobs for name in job.parameters}
-    names = dict.fromkeys([*(name for name in given if name in known), *known])
-    return {name: [job.parameters.get(name) for job in jobs] for name in names}
-
-
-def _contents(jobs: Sequence[JobResult], table: str) -> tuple[list[int], list[int], Bodies]:
-    """Places of the jobs with a table, its rows in each, and by header line the (order, rows as text) of each."""
-    counts: list[int] = []
-    bodies: Bodies = {}
-    places = [place for place, job in enumerate(jobs) if table in job.tables]
-    paths = [f"results/{jobs[place].label}/{table}.csv" for place in places]
-    contents = read_files([(jobs[place].folder, path) for place, path in zip(places, paths, strict=True)])
-    for order, (place, path, content) in enumerate(zip(places, paths, contents, strict=True)):
-        job = jobs[place]
-        if hashlib.sha256(content).hexdigest() != job.tables[table]:
-            raise damaged(job.folder, f"{path} is not what the job wrote")
-        whole = content.rstrip(b"\n")
-        bare = QUOTED.sub(b"", whole) if b'"' in whole else whole
-        rows, fields = bare.count(b"\n"), bare.partition(b"\n")[0].count(b",")
-        if b'"' in bare or bare.count(b",") != (rows + 1) * fields:
-            raise damaged(job.folder, f"{path} has rows of unequal length")
-        header, _, body = whole.partition(b"\n")
-        bodies.setdefault(header, []).append((order, body + b"\n" if rows else b""))
-        counts.append(rows)
-    return places, counts, bodies
-
-
-def _parse(table: str, places: Sequence[int], counts: Sequence[int], bodies: Mapping[bytes, Any]) -> pd.DataFrame:
-    """The rows of all jobs in the order of the jobs, whose places are the index."""
-    frames, orders = [], []
-    for header, parts in bodies.items():
+    jobs: dict[str, dict[str, Any]] = {}
+    if not (records := sorted(folder.glob("*.json"))):
+        others = sorted(path.name for path in folder.parent.glob("*/"))
+        raise InputError(f"no sweep was started in {folder}.{nearest(folder.name, others)} Run nullpaper sweep first")
+    for path in records:
         try:
-            text = io.BytesIO(b"".join([header, b"\n", *(body for _, body in parts)]))
-            frame = pd.read_csv(
-                text,
-                keep_default_na=False,
-                na_values=[""],
-                dtype_backend="numpy_nullable",
-                **EXACT,
-                skip_blank_lines=False,
-                low_memory=False,
-            )
-        except ValueError as error:
-            raise InputError(f"the tables '{table}' of these jobs cannot be read as CSV: {error}.") from error
-        order = [order for order, _ in parts]
-        orders.append(np.repeat(order, np.take(counts, order)))
-        frames.append(frame.rename(columns={} if "index" in frame else {"Unnamed: 0": "index"}))
-    filled = [frame.dropna(axis=1, how="all") for frame in frames]  # an empty column would decide the others' type
-    columns = list(dict.fromkeys(name for frame in frames for name in frame.columns))
-    joined = pd.concat(filled, ignore_index=True).reindex(columns=columns) if len(filled) > 1 else frames[0]
-    order = np.concatenate(orders)
-    if len(frames) > 1:
-        rows = np.argsort(order, kind="stable")
-        joined, order = joined.iloc[rows], order[rows]
-    return joined.apply(_settled).set_axis(np.take(places, order), axis=0)
+            jobs |= loads(path.read_bytes())["jobs"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged ({first_line(error)}): run the sweep again; no job is repeated") from error
+    return jobs
 
 
-def _settled(column: pd.Series) -> pd.Series:
-    """A column without missing values in NumPy's type, and floats always so."""
-    if pd.api.types.is_float_dtype(column.dtype) or column.isna().all():
-        return column.astype("float64")
-    if pd.api.types.is_bool_dtype(column.dtype) and not column.isna().any():
-        return column.astype(bool)
-    if column.dtype == object:  # words in some jobs, numbers in others
-        return column.where(column.isna(), column.astype(str)).astype("string")
-    return column.astype("int64") if column.dtype == "Int64" and not column.isna().any() else column
+def collect(folder: Path, table: str | None = None) -> pd.DataFrame:
+    """One table of all finished jobs of a sweep, row under row, in the order of the grid.
+
+    A parameter whose name is a column of the table too, with other values, is called ``param.<name>``.
+
+    Args:
+        table: its name; None where the jobs have only one, verdicts aside.
+
+    Returns:
+        The parameters that the grid sets, the table's columns, and ``job``, the folder of each row. In ``attrs``,
+        which Parquet keeps: ``table``, its name; ``parameters``, their columns; ``unfinished``, the number of jobs that
+        are not.
+
+    Raises:
+        InputError: no such sweep or table, several tables to choose from, or no finished job.
+    """
+    jobs = jobs_of(folder)
+    entries = {job: next(iter(read_manifest(folder / job).values()), None) for job in jobs}
+    finished = {job: entry for job, entry in entries.items() if entry}
+    names = {Path(file).stem for entry in finished.values() for file in entry["files"] if file.startswith("results/")}
+    table = table or _only([name for name in names if not name.endswith("_verdicts")] or names, folder)
+    varied = list(dict.fromkeys(name for given in jobs.values() for name in given))
+    frames = []
+    for job, entry in finished.items():
+        if (file := f"results/{table}.csv") in entry["files"]:
+            rows = pd.read_csv(folder / job / file, float_precision="round_trip", keep_default_na=False, na_values=[""])
+            frames.append((rows, {name: _plain(entry["parameters"].get(name)) for name in varied}, job))
+    if not frames:
+        raise InputError(f"no finished job in {folder} has a table '{table}'.{nearest(table, names)}")
+    clashing = {name for name in varied if any(name in rows and not (rows[name] == own[name]).all() for rows, own, _ in frames)}
+    column = {name: f"param.{name}" if name in clashing else name for name in varied}
+    frame = pd.concat(
+        [rows.assign(**{column[name]: value for name, value in own.items()}, job=job) for rows, own, job in frames],
+        ignore_index=True,
+    )
+    parameters = list(column.values())
+    frame = frame[[*parameters, *(name for name in frame if name not in (*parameters, "job")), "job"]]
+    frame.attrs |= {"table": table, "parameters": parameters, "unfinished": len(jobs) - len(finished)}
+    return frame
 
 
-def _column(values: Sequence[Any]) -> Any:
-    """Parameter values as a pandas array: numbers where all are, else words; lists and mixtures as JSON."""
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int, float} and float in kinds:
-        return pd.array([np.nan if value is None else value for value in values], "Float64").to_numpy(float, np.nan)
-    for kind, plain, nullable in ((bool, "bool", "boolean"), (int, "int64", "Int64")):
-        if kinds == {kind}:
-            return np.asarray(values, plain) if None not in values else pd.array(list(values), nullable)
-    words = [value if value is None or isinstance(value, str) else dumps(value, canonical=True) for value in values]
-    return pd.array(words, "string")
+def _only(names: Sequence[str] | set[str], folder: Path) -> str:
+    if not names:
+        raise InputError(f"no job in {folder} has finished with a table: run the sweep first")
+    if len(names) > 1:
+        raise InputError(f"the jobs in {folder} have several tables: choose one by --table: {', '.join(sorted(names))}")
+    return next(iter(names))
 
 
-def _differ(values: Sequence[Any]) -> bool:
-    first, kind = values[0], type(values[0])
-    return any(type(value) is not kind or value != first for value in values)
+def _plain(value: Any) -> Any:
+    """A parameter as one cell of a table: a list as its JSON text."""
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
 
 
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name = f"param.{name}"
-    return name
+def write(frame: pd.DataFrame, path: Path) -> list[Path]:
+    """Write a table as Parquet and as CSV with all digits: ``path`` with each suffix.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    paths = [Path(f"{path}.parquet"), Path(f"{path}.csv")]
+    with storable(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for target, save in zip(paths, (frame.to_parquet, frame.to_csv), strict=True):
+            save(temporary := temporary_sibling(target), index=False)
+            temporary.replace(target)
+    return paths
+
+
+def key_columns(frame: pd.DataFrame) -> list[str]:
+    """The leftmost columns that tell the rows of a job apart, words before numbers; bounded estimates are no keys."""
+    estimates = {f"{name}{end}" for name in frame if f"{name}_low" in frame for end in ("", *BOUNDS)}
+    candidates = [name for name in frame if name not in (*frame.attrs["parameters"], *estimates, "job", "n")]
+    words = [name for name in candidates if not pd.api.types.is_numeric_dtype(frame[name])]
+    keys: list[str] = []
+    for name in [*words, *(name for name in candidates if name not in words)]:
+        if not frame.duplicated(["job", *keys]).any():
+            return keys
+        if len(frame[["job", *keys, name]].drop_duplicates()) > len(frame[["job", *keys]].drop_duplicates()):
+            keys.append(name)
+    return keys
+
+
+def mean_over(frame: pd.DataFrame, over: str, by: Sequence[str] | None = None) -> pd.DataFrame:
+    """Mean over the runs in which a parameter differs, with Student's t interval at 95 %.
+
+    Args:
+        frame: as `collect` returns it.
+        over: a parameter, such as the seed.
+        by: the columns that tell the rows of a job apart; None: `key_columns`.
+
+    Returns:
+        A row for each point of the other parameters and each row of the table: ``x``, ``x_low``, ``x_high`` for every
+        number x that the jobs measured, and ``n``, the runs behind it. The bounds within a job are dropped, since a
+        mean of bounds bounds nothing; a single run has none (NaN).
+
+    Raises:
+        InputError: no such parameter, or several rows of one run in a group.
+    """
+    parameters = frame.attrs["parameters"]
+    if over not in parameters:
+        raise InputError(f"the sweep sets no parameter '{over}'.{nearest(over, parameters)} It sets {', '.join(parameters)}")
+    groups = [name for name in parameters if name != over] + list(key_columns(frame) if by is None else by)
+    if frame.duplicated([*groups, over]).any():
+        raise InputError(f"{', '.join([*groups, over])} do not tell the rows of the table apart: name what does by --by")
+    numbers = [name for name in frame.select_dtypes(["number", "bool"]) if name not in (*groups, over, "n")]
+    values = [name for name in numbers if not any(name.endswith(end) and name.removesuffix(end) in frame for end in BOUNDS)]
+    rows = []
+    for place, group in frame.groupby(groups, sort=False, dropna=False) if groups else [((), frame)]:
+        row = dict(zip(groups, place, strict=True))
+        for name in values:
+            row |= _interval(group[name].dropna(), name)
+        rows.append(row | {"n": len(group)})
+    return pd.DataFrame(rows)
+
+
+def _interval(values: pd.Series, name: str) -> dict[str, float]:
+    if values.empty:
+        return dict.fromkeys((name, *(f"{name}{end}" for end in BOUNDS)), float("nan"))
+    interval = over_seeds(values)
+    bounds = (interval.low, interval.high) if len(values) > 1 else (float("nan"),) * 2
+    return {name: interval.value, f"{name}_low": bounds[0], f"{name}_high": bounds[1]}
+
+
+def text(frame: pd.DataFrame, keys: Sequence[str] = (), digits: int = 3) -> str:
+    """A table to print, an estimate and its interval in one cell: ``0.931 [0.902, 0.960]``."""
+    cells = {}
+    for name in frame:
+        if any(name.endswith(end) and name.removesuffix(end) in frame for end in BOUNDS):
+            continue
+        if f"{name}_low" in frame:
+            bounds = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
+            cells[name] = [_number(value, digits) + _bounds(low, high, digits) for value, low, high in bounds]
+        else:
+            cells[name] = [_number(value, digits) for value in frame[name]]
+    return pd.DataFrame(cells).to_string(index=False)
+
+
+def _number(value: Any, digits: int) -> str:
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
+
+
+def _bounds(low: float, high: float, digits: int) -> str:
+    return f" [{_number(low, digits)}, {_number(high, digits)}]" if low == low else ""

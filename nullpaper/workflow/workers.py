@@ -1,0 +1,182 @@
+"""The workers of a sweep as a Dask client: processes of this machine, or those of a scheduler somewhere.
+
+Dask sends functions to its workers and runs them, so whoever reaches a scheduler can run anything there: a cluster of
+this machine listens to the loopback interface alone, and a scheduler on another machine is asked for TLS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from logging import CRITICAL
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from nullpaper.errors import InputError, first_line
+from nullpaper.workflow.parameters import cores, has_gpu
+
+try:
+    import dask
+    import psutil
+    from distributed import Client, LocalCluster, WorkerPlugin
+    from distributed.security import Security
+except ImportError as error:
+    raise InputError(f"a sweep needs Dask ({first_line(error)}): pip install 'nullpaper[cluster]'") from error
+
+DEATHS = 3  # of workers, that a job is suspected to have caused before the attempt counts as failed
+STARTS = 3  # attempts at a cluster of this machine
+LOOPBACK = "127.0.0.1"
+
+Tls = tuple[Path | None, Path | None, Path | None]
+
+
+class Place(WorkerPlugin):
+    """What a worker of this machine is: deaf to Ctrl-C, which is the driver's to hear, and of one GPU if there are any.
+
+    Set anew when a killed worker is started again under its old name.
+    """
+
+    def __init__(self, gpus: Sequence[str]) -> None:
+        self.gpus = gpus
+
+    def setup(self, worker: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self.gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.gpus[int(worker.name) % len(self.gpus)]
+
+
+def chosen_gpus(names: str | None) -> list[str]:
+    """The GPUs named as in ``0,1``; None: all that torch sees, which is loaded only where a driver is present."""
+    if names is not None:
+        return [name.strip() for name in names.split(",") if name.strip()]
+    if not has_gpu():
+        return []
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(index) for index in range(torch.cuda.device_count())]
+
+
+def share(workers: int | None, threads: int | None, gpus: Sequence[str], per_gpu: int = 1) -> tuple[int, int]:
+    """Workers of this machine and the CPU threads of each, where either is not given: together they fill the cores."""
+    if gpus:
+        workers = workers or len(gpus) * per_gpu
+        return workers, threads or max(1, cores() // workers)
+    threads = threads or 1
+    return workers or max(1, cores() // threads), threads
+
+
+@contextlib.contextmanager
+def local_workers(count: int, gpus: Sequence[str] = ()) -> Iterator[Client]:
+    """``count`` processes of one thread on this machine, spread over ``gpus``, of which each sees one.
+
+    Raises:
+        InputError: they do not start.
+    """
+    options = {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0", "worker_dashboard_address": f"{LOOPBACK}:0"}
+    options |= {"n_workers": count, "threads_per_worker": 1, "memory_limit": 0, "silence_logs": CRITICAL}
+    for attempt in range(STARTS):
+        try:
+            with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
+                cluster = LocalCluster(**options)
+            break
+        except RuntimeError as error:  # a worker died before it was up
+            if attempt + 1 == STARTS:
+                raise InputError(f"no Dask cluster starts on this machine ({first_line(error)})") from error
+    client = Client(cluster, set_as_default=False)
+    with _closed_at_the_end(client, cluster):
+        client.register_plugin(Place(gpus))
+        yield client
+
+
+@contextlib.contextmanager
+def scheduler_workers(
+    address: str,
+    *,
+    tls: Tls = (None, None, None),
+    insecure: bool = False,
+    say: Callable[[str], object] = lambda sentence: None,
+) -> Iterator[Client]:
+    """The workers of a scheduler that runs already.
+
+    Args:
+        address: ``tcp://host:port``, ``tls://host:port``, or a scheduler file (JSON).
+        tls: PEM files of a mutual TLS: the certificate of the authority that signed those of the scheduler and its
+            workers, one's own, and its key.
+        insecure: use a scheduler on another machine without TLS.
+        say: called with a sentence if there is no worker yet.
+
+    Raises:
+        InputError: nobody answers, no TLS to another machine, or bad certificates.
+    """
+    target, security = _checked_address(address, tls, insecure), _security(tls)
+    try:
+        client = Client(target, security=security, set_as_default=False)
+    except (OSError, TimeoutError, ValueError, TypeError) as error:
+        raise InputError(
+            f"no Dask scheduler answers at {address} ({first_line(error)}): check the address and that it runs"
+        ) from error
+    with _closed_at_the_end(client):
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            say(f"the scheduler at {address} has no workers yet: waiting for the first")
+        yield client
+
+
+@contextlib.contextmanager
+def _closed_at_the_end(*parts: Any) -> Iterator[None]:
+    """Close a client and its cluster, in this order; at an interrupt kill the cluster, whose end would wait for jobs."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        raise
+    except BaseException:
+        for part in parts:
+            part.close()
+        raise
+    for part in parts:
+        part.close()
+
+
+def _checked_address(address: str, tls: Tls, insecure: bool) -> str:
+    """The address itself, or that inside a scheduler file, unless it leads to another machine unprotected."""
+    if Path(address).suffix == ".json":
+        try:
+            address = json.loads(Path(address).read_bytes())["address"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{address} is no scheduler file ({first_line(error)}): name one of Dask's") from error
+    parts = urlsplit(address if "://" in address else f"tcp://{address}")
+    if parts.scheme not in ("tcp", "tls") or not parts.hostname:
+        raise InputError(f"'{address}' is no address of a scheduler: write tcp://host:port or tls://host:port")
+    if parts.scheme == "tls" and not all(tls):
+        raise InputError(f"{address} needs certificates: give --tls-ca, --tls-cert and --tls-key")
+    if parts.scheme == "tcp" and not insecure and not _is_loopback(parts.hostname):
+        raise InputError(
+            f"{address} is another machine without TLS, where anybody in between could run code as you: use tls://, "
+            "or --insecure in a network that you trust"
+        )
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
+    return False
+
+
+def _security(tls: Tls) -> Security | None:
+    if not any(tls):
+        return None
+    for file in tls:
+        if file is None or not file.is_file():
+            raise InputError(f"TLS needs --tls-ca, --tls-cert and --tls-key, but {file or 'one'} is not there")
+    ca, cert, key = map(str, tls)
+    return Security(tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key, require_encryption=True)
