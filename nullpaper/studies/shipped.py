@@ -1,8 +1,8 @@
 """How the classifiers that travel with the package were trained, and a command that trains them again.
 
 ``python -m nullpaper.studies.shipped resnet --to build/resnet`` writes weights and record of one of `RECIPES`; without
-``--to``, over those of the package. A killed run continues from its last epoch. On one kind of machine the weights come out equal;
-another rounds differently.
+``--to``, over those of the package. A killed run continues from its last epoch. On one kind of machine the weights come
+out equal; another rounds differently.
 """
 
 from __future__ import annotations

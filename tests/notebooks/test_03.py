@@ -1,0 +1,55 @@
+"""Notebook 03, stability and transfer between architectures: what its tables must say, and verdicts that follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from answers import about, altered, judge, reference, undecided
+from notebook_runs import NotebookRun
+
+NOTEBOOK = "03_stability_and_transfer"
+TABLES = {"cells": "03_transfer", "shares": "03_nullspace_share"}
+
+
+def test_every_model_reads_every_noise(run: NotebookRun) -> None:
+    table = run.table("03_transfer")
+    makers, readers = table["noise of"].unique(), table["read by"].unique()
+    assert len(makers) >= 4 and set(makers) == set(readers) and len(table) == len(makers) ** 2
+    assert (table["match_low"] <= table["match"]).all() and (table["match"] <= table["match_high"]).all()
+    paired = table["match"] - table["match permuted"] - table["over permuted"]
+    assert paired.abs().max() < 1e-9
+
+
+def test_only_vits_have_a_share_in_a_nullspace(run: NotebookRun) -> None:
+    table = run.table("03_nullspace_share")
+    assert set(table["model"]) == {"ViT (shipped)", "ViT (wide)"}
+    shares = table.filter(like="share ")
+    assert ((shares > 0) & (shares < 1)).all(axis=None)
+
+
+def test_it_ends_with_its_answer(run: NotebookRun) -> None:
+    table = run.table("03_verdicts").set_index("name")
+    assert list(table.index) == ["own_noise", "share_in_nullspace"] and not (table["holds"] == "not measured").any()
+    assert "noise learned on the pixels belongs to its model" in run.printed and "Limits: " in run.printed
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "values", "expected"),
+    [
+        ("own_noise", "cells", about("over permuted locally", -0.1), "does not hold"),
+        ("share_in_nullspace", "shares", {"share learned": 0.95}, "holds"),
+    ],
+)
+def test_a_verdict_turns_with_its_numbers(
+    tmp_path: Path, name: str, variable: str, values: dict[str, float], expected: str
+) -> None:
+    tables = {variable: reference(table) for variable, table in TABLES.items()}
+    before = judge(NOTEBOOK, tmp_path, **tables).loc[name]
+    after = judge(NOTEBOOK, tmp_path, **tables | {variable: altered(tables[variable], {}, values)}).loc[name]
+    assert before["holds"] != expected == after["holds"] and before["measured"] != after["measured"]
+
+
+def test_intervals_without_end_decide_nothing(tmp_path: Path) -> None:
+    tables = {variable: undecided(reference(table)) for variable, table in TABLES.items()}
+    assert judge(NOTEBOOK, tmp_path, **tables).loc["own_noise", "holds"] == "not resolved"

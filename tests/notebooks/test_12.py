@@ -1,0 +1,41 @@
+"""Notebook 12, any model: what its tables must say of the shipped model and of one at random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from notebook_runs import NotebookRun, run_at_smoke
+
+from nullpaper.models.vit import SHIPPED
+
+NOTEBOOK = "12_any_model"
+
+
+def test_the_shipped_model_ignores_half_of_every_patch_and_one_dimension_more(run: NotebookRun) -> None:
+    table = run.table("12_dimensions").set_index("through")
+    assert table["ignored"].to_dict() == {"embedding": 96, "encoder": 97} and set(table["model"]) == {SHIPPED}
+    assert "its embedding 96 of 192 (50.0%), its encoder 97 of 192" in run.printed
+
+
+def test_exact_noise_changes_rounding_and_noise_of_its_norm_the_answer(run: NotebookRun) -> None:
+    table = run.table("12_effect").set_index("noise")
+    exact = table.filter(like="exact", axis=0)
+    assert len(exact) == 2 and (exact["change_high"] < 1e-4).all() and (exact["unchanged"] == 1).all()
+    assert (table.loc[["Gaussian", "permuted"], "change_low"] > 0.1).all()
+    assert table["norm"].max() < 1.05 * table["norm"].min()
+
+
+@pytest.mark.parametrize(
+    ("model", "ignored"),
+    [
+        ("vit_tiny_patch16_224", {"embedding": 576, "encoder": 577}),
+        ("vit_base_patch16_224", {"embedding": 0, "encoder": 1}),
+    ],
+)
+def test_a_model_of_timm_at_random_weights(project: Path, model: str, ignored: dict[str, int]) -> None:
+    result = run_at_smoke(project, NOTEBOOK, label=model, model=model, images=2)
+    table = result.table("12_dimensions").set_index("through")
+    assert table["ignored"].to_dict() == ignored and set(table["weights"]) == {"random"}
+    exact = result.table("12_effect").set_index("noise").filter(like="exact", axis=0)
+    assert len(exact) == sum(count > 0 for count in ignored.values()) and (exact["unchanged"] == 1).all()
