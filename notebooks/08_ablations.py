@@ -25,62 +25,70 @@
 #
 # Everything else is as in 07, whose runs are taken from the store. Variants have `variant_seeds` runs and are compared with the runs of the same seeds, on the same images.
 # With one seed there is no interval over seeds: what is drawn then is the interval over images of these very weights, and no difference is called resolved.
+#
+# Takes about 4 min at `cpu` on 2 cores after 07, and 11 min without it; needs CIFAR-10, which is fetched once.
 
 # %% tags=["parameters"]
-profile: str = "cpu"
-images: int | None = None  # test images; None: the profile's, as for all below down to severities
-steps: int | None = None  # gradient steps a run
-steps_per_noise: int | None = None  # steps between fresh noises
-batch_size: int | None = None  # images a step
-noise_images: int | None = None  # dev images behind a noise
-noise_steps: int | None = None  # steps of its synthesis; the published one also ends with 3 passes over its images
-attack_steps: int | None = None  # steps of the attack in adversarial training
-evaluation_steps: int | None = None  # steps of PGD and CW at the end, half those of the patch attack
-severities: list[int] | None = None  # of the corruptions
+images: int = 64  # test images
+steps: int = 24  # gradient steps a run
+steps_per_noise: int = 12  # steps between fresh noises
+batch_size: int = 64  # images a step
+noise_images: int = 400  # dev images behind a noise
+noise_steps: int = 12  # steps of its synthesis; the published one also ends with 3 passes over its images
 eps: float = 0.03  # bound on the mean squared distance between softmax vectors
-eps_values: list[float] | None = None  # bounds in (a); None: the profile's
-lims: list[float] | None = None  # sizes of the published procedure's start in (b); None: the profile's
-noises: list[int] | None = None  # numbers of noises in (c), divisors of the steps; None: the profile's
+eps_values: list = [0.01, 0.03, 0.1]  # bounds in (a)
+lims: list = [0.3, 1.0, 3.0]  # sizes of the published procedure's start in (b)
+noises: list = [1, 2, 8]  # numbers of noises in (c), divisors of the steps
 attack_eps: float = 0.00392156862745098  # L-infinity radius of the table's attacks in pixel units: 1/255, as in 07
 strong_eps: float = 0.03137254901960784  # radius of adversarial training and of its own column: 8/255
+attack_steps: int = 2  # steps of the attack in adversarial training
 learning_rate: float = 0.0005  # peak, the same for all methods
-methods: list[str] | None = None  # finetuning methods in (d); None: those of 07
-seeds: int | None = None  # runs a method in (d); None: as in 07
-variant_seeds: int | None = None  # runs of everything else; None: the profile's
+methods: list = ["zero", "nullspace", "random", "random_norm", "permuted", "pgd_at", "trades"]  # in (d)
+evaluation_steps: int = 20  # steps of PGD and CW at the end, half those of the patch attack
+severities: list = [1, 3, 5]  # of the corruptions
+seeds: int = 3  # runs a method in (d)
+variant_seeds: int = 1  # runs of everything else
 seed: int = 0  # the first of the seeds
-workers: int | None = None  # processes side by side; None: one a thread on a CPU, one on a GPU
+workers: int = 0  # processes side by side; 0: one a thread on a CPU, one on a GPU
 
 # %%
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from itertools import combinations
 
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from nullpaper import statistics
-from nullpaper.data import datasets as data
+from nullpaper import load_data, statistics
 from nullpaper.errors import InputError
-from nullpaper.finetuning import methods as methods_module
+from nullpaper.finetuning.methods import make_noise
 from nullpaper.models.vit import fingerprint
-from nullpaper.studies import contrasts, design
-from nullpaper.studies import trials as experiments
-from nullpaper.studies.trials import Trial
-from nullpaper.workflow import figures as plots
-from nullpaper.workflow.store import Result, stored
+from nullpaper.studies import contrasts, settings
+from nullpaper.studies.trials import Trial, run_trials, start_of
+from nullpaper.studies.verdicts import (
+    BETTER,
+    Verdicts,
+    above,
+    compare,
+    difference,
+    every,
+    intervals,
+    negate,
+    percent,
+    some,
+    word,
+)
+from nullpaper.studies.verdicts import rows as select
+from nullpaper.workflow import figures
+from nullpaper.workflow.store import stored
 
-plots.use_style()
-own = {
-    "smoke": dict(variant_seeds=1, eps_values=[0.03, 0.1], lims=[1.0], noises=[2]),
-    "cpu": dict(variant_seeds=1, eps_values=[0.01, 0.03, 0.1], lims=[0.3, 1.0, 3.0], noises=[1, 2, 8]),
-}.get(profile, dict(variant_seeds=5, eps_values=[0.01, 0.03, 0.1], lims=[0.3, 1.0, 3.0], noises=[1, 5, 20, 80]))
-size = design.chosen(design.SIZES[profile] | own, globals())
-chosen = size["methods"]
-if missing := {"zero", "nullspace", "random"} - set(chosen):
+figures.use_style()
+if missing := {"zero", "nullspace", "random"} - set(methods):
     raise InputError(f"methods lacks {', '.join(sorted(missing))}, which every section compares with: add it.")
-if uneven := [count for count in size["noises"] if size["steps"] % count]:
-    raise InputError(f"{uneven[0]} noises do not divide {size['steps']} steps: choose divisors in noises.")
+if uneven := [count for count in noises if steps % count]:
+    raise InputError(f"{uneven[0]} noises do not divide {steps} steps: choose divisors in noises.")
 
 # %% [markdown]
 # ## The runs
@@ -88,43 +96,52 @@ if uneven := [count for count in size["noises"] if size["steps"] % count]:
 # Those of 07 are described exactly as there, so that the store knows them; each variant has its own change of the recipe.
 
 # %%
-radii = dict(attack_eps=attack_eps, strong_eps=strong_eps)
-recipe, protocol, boundary = design.shared(size, eps=eps, learning_rate=learning_rate, seed=seed, **radii)
-run_seeds = range(seed, seed + size["seeds"])
-variant_runs = range(seed, seed + size["variant_seeds"])
+recipe, protocol, boundary = settings.nullspace_setting(
+    images=images,
+    batch_size=batch_size,
+    steps_per_noise=steps_per_noise,
+    noise_images=noise_images,
+    noise_steps=noise_steps,
+    eps=eps,
+    learning_rate=learning_rate,
+    attack_eps=attack_eps,
+    strong_eps=strong_eps,
+    attack_steps=attack_steps,
+    evaluation_steps=evaluation_steps,
+    severities=severities,
+    seed=seed,
+)
+run_seeds = range(seed, seed + seeds)
+variant_seeds_used = range(seed, seed + variant_seeds)
 
 
 def of_07(method: str, s: int) -> Trial:
-    return design.trial(method, s, size["steps"], recipe, boundary)
+    return settings.nullspace_trial(method, s, steps, recipe, boundary)
 
 
 def variant(method: str, input_scale: str = "own", **changes: object) -> list[Trial]:
     """One trial a seed; those of 07 where nothing changes."""
     changed = replace(recipe, **changes)
     if changed == recipe and input_scale == "own":
-        return [of_07(method, s) for s in variant_runs]
-    return [Trial(method, s, size["steps"], changed, input_scale=input_scale) for s in variant_runs]
+        return [of_07(method, s) for s in variant_seeds_used]
+    return [Trial(method, s, steps, changed, input_scale=input_scale) for s in variant_seeds_used]
 
 
 def named(method: str, change: str, same: bool) -> str:
     return method if same else f"{method}, {change}"
 
 
-plane = {"start": [Trial("start")]} | {method: [of_07(method, s) for s in run_seeds] for method in chosen}
-base = {"start": [Trial("start")]} | {method: variant(method) for method in chosen}
-by_eps = {
-    (method, e): named(method, f"eps {e:g}", e == eps) for method in ("nullspace", "random") for e in size["eps_values"]
-}
+plane = {"start": [Trial("start")]} | {method: [of_07(method, s) for s in run_seeds] for method in methods}
+base = {"start": [Trial("start")]} | {method: variant(method) for method in methods}
+by_eps = {(method, e): named(method, f"eps {e:g}", e == eps) for method in ("nullspace", "random") for e in eps_values}
 planned = base | {name: variant(method, noise_eps=e) for (method, e), name in by_eps.items()}
 makers = {"nullspace, free tokens": dict(spread=False), "official": dict(official=True)}
 makers["official, no early stop"] = dict(official=True, early_stop=False)
-makers |= {
-    f"official, lim {lim:g}": dict(official=True, noise_lim=lim) for lim in size["lims"] if lim != recipe.noise_lim
-}
+makers |= {f"official, lim {lim:g}": dict(official=True, noise_lim=lim) for lim in lims if lim != recipe.noise_lim}
 planned |= {name: variant("nullspace", **changes) for name, changes in makers.items()}
-per_noise = {count: size["steps"] // count for count in size["noises"]}
+per_noise = {count: steps // count for count in noises}
 by_count = {
-    (method, count): named(method, f"{count} x {length} steps", length == size["steps_per_noise"])
+    (method, count): named(method, f"{count} x {length} steps", length == steps_per_noise)
     for method in ("nullspace", "zero")
     for count, length in per_noise.items()
 }
@@ -135,13 +152,8 @@ planned |= {f"{method}, mismatched": variant(method, "mismatched") for method in
 wanted = list(dict.fromkeys(trial for trials in [*planned.values(), *plane.values()] for trial in trials))
 shared = {trial for trials in plane.values() for trial in trials}
 wanted.sort(key=shared.__contains__)  # last those of 07, which may be at them just now
-finished = dict(zip(wanted, experiments.run_trials(wanted, protocol, workers=workers, progress="runs"), strict=True))
+finished = dict(zip(wanted, run_trials(wanted, protocol, workers=workers, progress="runs"), strict=True))
 groups = {name: [finished[trial] for trial in trials] for name, trials in planned.items()}
-
-
-def sources(names: object) -> list[Result]:
-    return [source for name in names for run in groups[name] for source in run.sources]
-
 
 pd.DataFrame({"run": groups.keys(), "seeds": map(len, groups.values())}).style.hide(axis="index")
 
@@ -156,7 +168,7 @@ pairs = [(name, "zero") for name in planned if name != "zero" and "mismatched" n
 pairs += [
     (name, "nullspace") for name in (*makers, *by_eps.values(), *by_count.values()) if name.startswith(("null", "off"))
 ]
-pairs += [(by_eps["nullspace", e], by_eps["random", e]) for e in size["eps_values"]]
+pairs += [(by_eps["nullspace", e], by_eps["random", e]) for e in eps_values]
 pairs += [("official, no early stop", "official")]
 pairs += [(by_count["nullspace", count], by_count["zero", count]) for count in per_noise]
 pairs += [(f"{method}{scale}", f"start{scale}") for method in ("zero", "nullspace") for scale in scales]
@@ -165,7 +177,7 @@ pairs += [(f"{method}, mismatched", "start") for method in ("zero", "nullspace")
 pairs = list(dict.fromkeys((first, second) for first, second in pairs if first != second))
 paired = contrasts.contrast(groups, pairs, attack_eps)
 table = contrasts.tabulate(groups, attack_eps)
-_ = plots.save_table(paired, "08_paired", caption="Paired differences.", sources=sources(groups))
+figures.save_table(paired, "08_paired", caption="Paired differences.")
 drawn = ["clean", "fgsm", "pgd", "cw", "patch", "corruptions", "average"]
 
 
@@ -175,17 +187,8 @@ def rows_of(listed: list[tuple[str, str]], measures: list[str]) -> pd.DataFrame:
     return pd.concat(rows).query("measure in @measures")
 
 
-def draw_difference(axis: Axes, place: float, row: pd.Series, color: object) -> None:
-    """A difference with its interval over images (thin) and, of several seeds, over seeds (thick)."""
-    axis.plot([place] * 2, [row["images_low"], row["images_high"]], color=color, linewidth=0.8)
-    if row["n"] > 1:
-        axis.plot([place] * 2, [row["difference_low"], row["difference_high"]], color=color, linewidth=2.6, alpha=0.6)
-    axis.plot(place, row["difference"], "o", color=color)
-
-
-def points(axis: Axes) -> None:
+def in_points(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}")
-    axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axis.tick_params(labelsize=7)
 
 
@@ -202,29 +205,27 @@ rows = [
 ]
 of_eps = pd.concat(rows, ignore_index=True)
 of_eps.insert(0, "eps", of_eps.pop("eps"))
-used = sources([*by_eps.values(), "zero"])
-_ = plots.save_table(of_eps, "08_eps", caption="Accuracies by eps.", sources=used)
+figures.save_table(of_eps, "08_eps", caption="Accuracies by eps.")
 
-figure, axes = plots.subplots(1, 3, height=2.3)
+figure, axes = figures.subplots(1, 3, height=2.3)
 for axis, measure in zip(axes, ("average", "clean", "corruptions"), strict=True):
     for number, method in enumerate(("nullspace", "random")):
         color = sns.color_palette()[3 if method == "nullspace" else 0]
-        rows = rows_of([(by_eps[method, e], "zero") for e in size["eps_values"]], [measure])
-        places = [e * 1.06 ** (1 - 2 * number) for e in size["eps_values"]]  # side by side
+        rows = rows_of([(by_eps[method, e], "zero") for e in eps_values], [measure])
+        places = [e * 1.06 ** (1 - 2 * number) for e in eps_values]  # side by side
         axis.plot(places, rows["difference"], color=color, label=method)
-        for place, (_, row) in zip(places, rows.iterrows(), strict=True):
-            draw_difference(axis, place, row, color)
+        figures.intervals(axis, rows, places=places, vertical=True, color=color)
     axis.set_xscale("log")
-    axis.set_xticks(size["eps_values"], [f"{e:g}" for e in size["eps_values"]])
+    axis.set_xticks(eps_values, [f"{e:g}" for e in eps_values])
     axis.xaxis.set_minor_locator(NullLocator())
     axis.set(xlabel=r"$\varepsilon$", title=measure)
-    points(axis)
+    in_points(axis)
 axes[0].set_ylabel("accuracy minus\nthat of zero (points)")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=7)
-_ = plots.save_figure(figure, "08_eps", sources=used)
-rows_of([(by_eps["nullspace", e], by_eps["random", e]) for e in size["eps_values"]], drawn).style.format(
-    precision=4
-).hide(axis="index")
+figures.save_figure(figure, "08_eps")
+rows_of([(by_eps["nullspace", e], by_eps["random", e]) for e in eps_values], drawn).style.format(precision=4).hide(
+    axis="index"
+)
 
 # %% [markdown]
 # ## (b) How the noise is made: does a larger one help more?
@@ -236,29 +237,25 @@ rows_of([(by_eps["nullspace", e], by_eps["random", e]) for e in size["eps_values
 # of them. `within` is the share of the noises whose measured influence is at most $\varepsilon$.
 
 # %%
-noisy = ["zero", *(name for name in ("random", "random_norm", "permuted") if name in chosen), "nullspace", *makers]
-cifar, model = data.load_data("cifar10", progress=False), experiments.start_of(Trial("start"))
+noisy = ["zero", *(name for name in ("random", "random_norm", "permuted") if name in methods), "nullspace", *makers]
+cifar, model = load_data("cifar10"), start_of(Trial("start"))
+recipes = {name: groups[name][0].trial.recipe for name in ("nullspace", *makers)}
 
 
-def first_noises() -> dict[str, object]:
-    """The synthesis of the first noise of each learned variant's first run, step by step."""
-    found = {}
-    for name in makers_of:
-        changed = groups[name][0].trial.recipe
-        split = cifar.dev.subset(changed.noise_images, seed)
-        made = methods_module.make_noise(model, split, "learned", changed, 10_007 * seed)
-        history = [{key: record[key] for key in ("step", "norm", "influence")} for record in made.history]
-        stopped = changed.official and changed.early_stop and history[-1]["influence"] < changed.noise_eps
-        ended = {"norm": made.norm, "influence": made.influence.value}
-        found[name] = {"history": history, "steps": len(history) - stopped, "stopped": stopped} | ended
-    return found
+def first_noise(name: str) -> dict[str, object]:
+    """The synthesis of the first noise of a learned variant's first run, step by step."""
+    changed = recipes[name]
+    made = make_noise(model, cifar.dev.subset(changed.noise_images, seed), "learned", changed, 10_007 * seed)
+    history = [{key: record[key] for key in ("step", "norm", "influence")} for record in made.history]
+    stopped = changed.official and changed.early_stop and history[-1]["influence"] < changed.noise_eps
+    ended = {"norm": made.norm, "influence": made.influence.value}
+    return {"history": history, "steps": len(history) - stopped, "stopped": stopped} | ended
 
 
-makers_of = ["nullspace", *makers]
-described = {"recipes": {name: asdict(groups[name][0].trial.recipe) for name in makers_of}, "seed": seed}
-described["weights"] = fingerprint(model)
-first = stored("first_noises", described, first_noises, code=[methods_module], data=cifar.identity)
-firsts = first.metrics
+described = {"recipes": {name: asdict(made) for name, made in recipes.items()}, "weights": fingerprint(model)}
+first = stored(
+    "first_noises", described, lambda: {name: first_noise(name) for name in recipes}, data=cifar.identity
+).metrics
 
 
 def used_noises(name: str) -> dict[str, object]:
@@ -266,7 +263,7 @@ def used_noises(name: str) -> dict[str, object]:
     records = pd.DataFrame([{"run": i} | h for i, run in enumerate(groups[name]) for h in run.history if h["step"]])
     within = (records["noise_influence"] <= eps).mean()
     means = records.groupby("run")[["noise_norm", "noise_influence"]].mean()
-    row = {"noise": name, "steps": firsts[name]["steps"] if name in firsts else None}
+    row = {"noise": name, "steps": first[name]["steps"] if name in first else None}
     for column in ("norm", "influence"):
         row |= statistics.over_seeds(means[f"noise_{column}"]).columns(column)
     return row | {"within": within}
@@ -274,26 +271,13 @@ def used_noises(name: str) -> dict[str, object]:
 
 values = table.pivot(index="method", columns="measure", values="value")
 over_zero = paired[(paired["against"] == "zero") & (paired["measure"] == "average")].set_index("method")
-found = pd.DataFrame([used_noises(name) for name in noisy])
-found = found.astype({"steps": "Int64"}).join(values[["clean", "fgsm", "pgd", "corruptions", "average"]], on="noise")
-found = found.join(over_zero[["difference", "images_low", "images_high", "resolved"]], on="noise")
-found = found.rename(columns={"difference": "average over zero"})
-used = [*sources(noisy), first]
-_ = plots.save_table(found, "08_noise", caption="Noises and what they are worth.", sources=used)
-shown = [
-    "noise",
-    "steps",
-    "norm",
-    "influence",
-    "within",
-    "clean",
-    "fgsm",
-    "pgd",
-    "corruptions",
-    "average",
-    "average over zero",
-]
-found[shown].style.format(precision=3, na_rep="").hide(axis="index")
+worth = pd.DataFrame([used_noises(name) for name in noisy])
+worth = worth.astype({"steps": "Int64"}).join(values[["clean", "fgsm", "pgd", "corruptions", "average"]], on="noise")
+worth = worth.join(over_zero[["difference", "images_low", "images_high", "resolved"]], on="noise")
+worth = worth.rename(columns={"difference": "average over zero"})
+figures.save_table(worth, "08_noise", caption="Noises and what they are worth.")
+listed = ["noise", "steps", "norm", "influence", "within", "clean", "fgsm", "pgd", "corruptions", "average"]
+worth[[*listed, "average over zero"]].style.format(precision=3, na_rep="").hide(axis="index")
 
 
 # %%
@@ -310,24 +294,24 @@ def spaced(places: list[float], gap: float) -> list[float]:
     return moved
 
 
-def label_beside(axis: Axes, found: Mapping[str, tuple[float, float, object]], gap: float = 0.1) -> None:
+def label_beside(axis: Axes, named: Mapping[str, tuple[float, float, object]], gap: float = 0.1) -> None:
     """Name points (x, y, colour) in a column right of the axis, with a line to each; limits must be final."""
     axis.set(xlim=axis.get_xlim(), ylim=axis.get_ylim())
     to_axes = axis.transData + axis.transAxes.inverted()
-    places = spaced([to_axes.transform((x, y))[1] for x, y, _ in found.values()], gap)
-    for (name, (x, y, color)), place in zip(found.items(), places, strict=True):
+    places = spaced([to_axes.transform((x, y))[1] for x, y, _ in named.values()], gap)
+    for (name, (x, y, color)), place in zip(named.items(), places, strict=True):
         leader = dict(arrowstyle="-", color="0.75", linewidth=0.5, shrinkA=1, shrinkB=2, relpos=(0, 0.5))
         options = dict(xycoords="data", textcoords="axes fraction", va="center", fontsize=6.5, color=color)
         axis.annotate(name, (x, y), (1.05, place), arrowprops=leader, annotation_clip=False, **options)
 
 
-figure, axes = plots.subplots(1, 3, height=2.7, width_ratios=[1.15, 1, 1])
+figure, axes = figures.subplots(1, 3, height=2.7, width_ratios=[1.15, 1, 1])
 published = [name for name in noisy if name.startswith("official")]
 palette = dict(zip(published, sns.color_palette("dark:limegreen", len(published) + 1)[1:], strict=True))
 palette |= dict(zip(("random", "random_norm", "permuted"), sns.color_palette("Blues_d", 3), strict=True))
 palette |= {"nullspace": sns.color_palette()[3], "nullspace, free tokens": sns.color_palette()[5], "zero": (0.3,) * 3}
-for name, known in firsts.items():
-    path = pd.DataFrame(known["history"])
+for name, made in first.items():
+    path = pd.DataFrame(made["history"])
     axes[0].plot(path["step"], path["influence"], color=palette[name])
     axes[0].plot(path["step"].iloc[-1], path["influence"].iloc[-1], "o", color=palette[name])
 axes[0].axhline(eps, color="0.6", linewidth=0.8, zorder=0)
@@ -337,28 +321,29 @@ axes[0].yaxis.set_minor_formatter(NullFormatter())
 axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
 axes[0].set(xlabel="step of the synthesis", ylabel="influence on its batch", title="first noise")
 for axis, column in zip(axes[1:], ("norm", "influence"), strict=True):
-    for _, row in found.iterrows():
-        difference = 0.0 if row["noise"] == "zero" else row["average over zero"]
-        axis.plot(row[column], difference, "o", color=palette[row["noise"]])
+    for _, row in worth.iterrows():
+        gain = 0.0 if row["noise"] == "zero" else row["average over zero"]
+        axis.plot(row[column], gain, "o", color=palette[row["noise"]])
         if row["noise"] != "zero":
             ends = row["images_low"], row["images_high"]
             axis.plot([row[column]] * 2, ends, color=palette[row["noise"]], linewidth=0.8, alpha=0.6)
+    axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axis.set(xlabel=f"mean {column}", title="average minus zero's" if column == "norm" else None)
-    points(axis)
+    in_points(axis)
 axes[2].sharey(axes[1])
 axes[2].axvline(eps, color="0.6", linewidth=0.8, zorder=0)
-places = found.set_index("noise").assign(y=found.set_index("noise")["average over zero"].fillna(0))
+places = worth.set_index("noise").assign(y=worth.set_index("noise")["average over zero"].fillna(0))
 named_points = {name: (places.loc[name, "influence"], places.loc[name, "y"], palette[name]) for name in noisy}
 label_beside(axes[2], named_points)
-_ = plots.save_figure(figure, "08_noise", sources=used)
+_ = figures.save_figure(figure, "08_noise")
 
 # %% [markdown]
 # Grey lines: $\varepsilon$, and no difference. The questions as pairs: our noise against the published one at the same $\varepsilon$; the published one without its early stop
 # against itself with it, which is the authors' comparison; tokens of free norm against equal norms.
 
 # %%
-asked = [("official", "nullspace"), ("official, no early stop", "official"), ("nullspace, free tokens", "nullspace")]
-rows_of(asked, drawn).style.format(precision=4).hide(axis="index")
+listed = [("official", "nullspace"), ("official, no early stop", "official"), ("nullspace, free tokens", "nullspace")]
+rows_of(listed, drawn).style.format(precision=4).hide(axis="index")
 
 # %% [markdown]
 # ## (c) Many noises or one?
@@ -374,31 +359,29 @@ for (method, count), name in by_count.items():
         for row in table[table["method"] == name].assign(method=method).to_dict("records")
     ]
 counts = pd.DataFrame(rows)
-used = sources(by_count.values())
-_ = plots.save_table(counts, "08_rounds", caption="Accuracies by number of noises.", sources=used)
+figures.save_table(counts, "08_rounds", caption="Accuracies by number of noises.")
 
 compared = {
     "nullspace minus zero of as many rounds": {c: (by_count["nullspace", c], by_count["zero", c]) for c in per_noise},
     "zero minus zero of 07": {c: (by_count["zero", c], "zero") for c in per_noise if by_count["zero", c] != "zero"},
 }
 compared = {title: by for title, by in compared.items() if by}
-figure, axes = plots.subplots(1, 3, height=2.4)
+figure, axes = figures.subplots(1, 3, height=2.4)
 for axis, measure in zip(axes, ("average", "clean", "corruptions"), strict=True):
     for number, (title, by) in enumerate(compared.items()):
         color = sns.color_palette()[3 - 3 * number]
         rows = rows_of([*by.values()], [measure])
         places = [count * 1.08 ** (1 - 2 * number) for count in by]
         axis.plot(places, rows["difference"], color=color, label=title)
-        for place, (_, row) in zip(places, rows.iterrows(), strict=True):
-            draw_difference(axis, place, row, color)
+        figures.intervals(axis, rows, places=places, vertical=True, color=color)
     axis.set_xscale("log")
     axis.set_xticks([*per_noise], [f"{count}" for count in per_noise])
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.set(xlabel=f"noises in {size['steps']} steps", title=measure)
-    points(axis)
+    axis.set(xlabel=f"noises in {steps} steps", title=measure)
+    in_points(axis)
 axes[0].set_ylabel("difference (points)")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=7)
-_ = plots.save_figure(figure, "08_rounds", sources=used)
+figures.save_figure(figure, "08_rounds")
 rows_of(
     [pair for by in compared.values() for pair in by.values()], ["clean", "pgd", "corruptions", "average"]
 ).style.format(precision=4).hide(axis="index")
@@ -412,31 +395,25 @@ rows_of(
 # %%
 plane_runs = {name: [finished[trial] for trial in trials] for name, trials in plane.items()}
 everywhere = contrasts.tabulate(plane_runs, attack_eps)
-used = [source for runs in plane_runs.values() for run in runs for source in run.sources]
-_ = plots.save_table(everywhere, "08_plane", caption="All methods of notebook 07.", sources=used)
+figures.save_table(everywhere, "08_plane", caption="All methods of notebook 07.")
 of = everywhere.set_index(["method", "measure"])
-
-
-def ends_of(row: pd.Series) -> tuple[float, float]:
-    return (row["value_low"], row["value_high"]) if row["n"] > 1 else (row["images_low"], row["images_high"])
-
 
 colors = {name: sns.color_palette()[0] for name in plane} | {"nullspace": sns.color_palette()[3], "start": (0.4,) * 3}
 colors |= dict.fromkeys(("pgd_at", "trades"), sns.color_palette()[2])
-figure, axes = plots.subplots(1, 2, height=2.8)
+figure, axes = figures.subplots(1, 2, height=2.8)
 titles = {"pgd": f"PGD at {255 * attack_eps:.3g}/255", "corruptions": "corruptions"}
 for axis, (measure, under) in zip(axes, titles.items(), strict=True):
     for name in plane:
         x, y = of.loc[(name, "clean")], of.loc[(name, measure)]
-        axis.plot(ends_of(x), [y["value"]] * 2, color=colors[name], linewidth=0.8, alpha=0.6)
-        axis.plot([x["value"]] * 2, ends_of(y), color=colors[name], linewidth=0.8, alpha=0.6)
+        axis.plot(contrasts.ends(x), [y["value"]] * 2, color=colors[name], linewidth=0.8, alpha=0.6)
+        axis.plot([x["value"]] * 2, contrasts.ends(y), color=colors[name], linewidth=0.8, alpha=0.6)
         axis.plot(x["value"], y["value"], "o", color=colors[name])
     axis.set(xlabel="clean accuracy", ylabel=f"accuracy under {under}")
     for direction in (axis.xaxis, axis.yaxis):
         direction.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
     marks = {name: (of.loc[(name, "clean"), "value"], of.loc[(name, measure), "value"], colors[name]) for name in plane}
     label_beside(axis, marks)
-_ = plots.save_figure(figure, "08_plane", sources=used)
+_ = figures.save_figure(figure, "08_plane")
 
 # %% [markdown]
 # ## (e) A wrong input scale, on purpose
@@ -473,10 +450,9 @@ for scale in scales:
         row["share"] = plain["difference"] / gain["difference"] if clear else float("nan")
         rows.append(row | {"honest": honest["difference"], "n": gain["n"], "images": gain["images"]})
 scaled = pd.DataFrame(rows)
-used = sources([f"{name}{scale}" for name in ("start", "zero", "nullspace") for scale in scales])
-_ = plots.save_table(scaled, "08_normalisation", caption="Gains behind the right and the wrong scale.", sources=used)
+figures.save_table(scaled, "08_normalisation", caption="Gains behind the right and the wrong scale.")
 
-figure, axes = plots.subplots(1, 2, height=2.6, sharey=True, sharex=True)
+figure, axes = figures.subplots(1, 2, height=2.6, sharey=True, sharex=True)
 looks = {
     "start": dict(marker="|", color="0.3", markersize=13, markeredgewidth=1.5),
     "zero": dict(marker="s", color=sns.color_palette()[0]),
@@ -495,7 +471,7 @@ for axis, (scale, part) in zip(axes, scaled.groupby("input_scale", sort=False), 
 axes[0].set_yticks(range(len(drawn)), drawn)
 axes[0].invert_yaxis()
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=7)
-_ = plots.save_figure(figure, "08_normalisation", sources=used)
+figures.save_figure(figure, "08_normalisation")
 scaled[scaled["measure"].isin(drawn)].style.format(precision=3, na_rep="").hide(axis="index")
 
 # %% [markdown]
@@ -503,9 +479,76 @@ scaled[scaled["measure"].isin(drawn)].style.format(precision=3, na_rep="").hide(
 # is a gain of finetuning on a handicapped start, and none of it is shown to be the noise's.
 
 # %%
-asked = [
+listed = [
     ("start", "start, mismatched"),
     ("zero, mismatched", "start, mismatched"),
     ("nullspace, mismatched", "zero, mismatched"),
 ]
-rows_of([*asked, ("nullspace, mismatched", "start")], drawn).style.format(precision=4).hide(axis="index")
+rows_of([*listed, ("nullspace, mismatched", "start")], drawn).style.format(precision=4).hide(axis="index")
+
+# %% [markdown]
+# ## The answer
+
+# %%
+answer = Verdicts("08")
+
+
+@answer.claim(
+    "A",
+    "ablation",
+    "eps hardly matters between 0.01 and 0.1",
+    where="08",
+    criterion="holds if average accuracies differ by less than a point and all intervals over seeds overlap, does not "
+    "hold if two do not overlap; a single seed decides nothing",
+)
+def eps_matters() -> tuple[str, str]:
+    lines = select(of_eps, method="nullspace", measure="average").sort_values("eps")
+    averages = intervals(lines, "value")
+    apart = any(above(*pair) is not None for pair in combinations(averages, 2))
+    spread = max(average.value for average in averages) - min(average.value for average in averages)
+    texts = (f"{percent(average)} at {e:g}" for e, average in zip(lines["eps"], averages, strict=True))
+    decided = False if apart else True if spread < 0.01 else None
+    return f"average {', '.join(texts)}", word(decided if min(average.n for average in averages) > 1 else None)
+
+
+@answer.claim(
+    "A",
+    "authors' reply",
+    "without early stop, robustness to attacks rises and clean accuracy falls",
+    where="08",
+    criterion=BETTER
+    + "Holds if the published noise without early stop is better under FGSM and worse on clean images, in part if one "
+    "of them",
+)
+def early_stop() -> tuple[str, str]:
+    measured, better = compare(paired, "official, no early stop", "official", ("fgsm", "clean"))
+    answers = better["fgsm"], negate(better["clean"])
+    return measured, word(every(answers), some(answers))
+
+
+@answer.claim(
+    "",
+    "",
+    "a gain over a start that is given a wrong input scale, as in the published pipeline, is the finetuning's",
+    where="08",
+    criterion=BETTER
+    + "Holds if behind the wrong scale finetuning with noise 0 is better than the start on the average and nullspace "
+    "noise is not better than noise 0, in part if only the former",
+)
+def faked_gain() -> tuple[str, str]:
+    names = [f"{method}, mismatched" for method in ("start", "zero", "nullspace")]
+    plain, repaired = compare(paired, names[1], names[0], ("average",))
+    extra, added = compare(paired, names[2], names[1], ("average",))
+    over_seeds, _, _ = difference(paired, names[2], names[1], "average")
+    no_more = negate(added["average"])
+    if no_more is None and over_seeds.n > 1 and max(abs(end) for end in (over_seeds.low, over_seeds.high)) < 0.01:
+        no_more = True  # undecided, but less than a point either way
+    measured = f"noise 0: {plain}; nullspace over noise 0: {extra}"
+    return measured, word(every((repaired["average"], no_more)), repaired["average"])
+
+
+figures.save_table(answer.table(), "08_verdicts", caption="What paper A says of its recipe.")
+answer.show(
+    f"{steps} steps of {batch_size} images, {images} test images, {variant_seeds} seeds a variant, one ViT on CIFAR-10; "
+    "one thing of the recipe changes at a time, and nothing is corrected for the number of comparisons."
+)

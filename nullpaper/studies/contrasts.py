@@ -15,14 +15,12 @@ import pandas as pd
 from nullpaper.errors import InputError
 from nullpaper.robustness.comparison import bootstrap, by_family
 from nullpaper.statistics import over_seeds
-from nullpaper.studies.trials import Trialled
-
-__all__ = ["AVERAGED", "Groups", "contrast", "contrast_of", "measures", "tabulate"]
+from nullpaper.studies.trials import TrialResult
 
 AVERAGED = ("clean", "fgsm", "pgd", "cw", "patch", "corruptions")
 """The columns of paper A's "Average" that there are: corruptions as a mean accuracy, since 100 - mCE needs AlexNet."""
 
-Groups = Mapping[str, Sequence[Trialled]]
+Groups = Mapping[str, Sequence[TrialResult]]
 """Finished trials by method, one a seed, in one order of seeds; a single one stands for all seeds."""
 
 
@@ -57,6 +55,17 @@ def tabulate(groups: Groups, eps: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def ends(row: pd.Series) -> tuple[float, float]:
+    """The interval of a row of `tabulate`: over seeds if there are several, else over images."""
+    return (row["value_low"], row["value_high"]) if row["n"] > 1 else (row["images_low"], row["images_high"])
+
+
+def in_percent(row: pd.Series) -> str:
+    """A row of `tabulate` as ``91.2 [90.1, 92.3]``, with the interval of `ends`."""
+    low, high = ends(row)
+    return f"{100 * row['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def contrast(groups: Groups, pairs: Sequence[tuple[str, str]], eps: float) -> pd.DataFrame:
     """Rows (method, against, measure): the paired difference in accuracy, method minus against.
 
@@ -81,9 +90,7 @@ def contrast_of(groups: Groups, first: tuple[str, str], second: tuple[str, str],
     """
     (names, one), (others, two) = (_paired(groups, *pair, eps) for pair in (first, second))
     if names != others or one.shape != two.shape:
-        raise InputError(
-            f"'{first[0]}' and '{second[0]}' were not judged alike, so nothing pairs them; judge them anew."
-        )
+        raise _unlike(first[0], second[0])
     return pd.DataFrame(_resolved(names, one - two))
 
 
@@ -115,7 +122,7 @@ def _rows(names: Sequence[str], stacked: np.ndarray, column: str) -> Iterator[di
         yield {"measure": name, **over_seeds(by_seed).columns(column), **bounds}
 
 
-def _stacked(trials: Sequence[Trialled], eps: float) -> tuple[list[str], np.ndarray]:
+def _stacked(trials: Sequence[TrialResult], eps: float) -> tuple[list[str], np.ndarray]:
     """Names of the measures, and their values (seeds, images, measures)."""
     tables = [measures(trial.frame, eps) for trial in trials]
     return list(tables[0].columns), np.stack([table.to_numpy() for table in tables])

@@ -1,15 +1,18 @@
 """Finetuning trials: a start, a method, a recipe and a seed, finetuned and judged once, and shared between notebooks.
 
 Each trial is two stored results, the finetuned weights and what every test image was answered under every attack and
-corruption, so that any two trials can be compared image by image.
+corruption, so that any two trials can be compared image by image. What a user registers (a method, an attack, a
+corruption) is part of the identity of what it computes, and reaches the process that computes it.
 """
 
 from __future__ import annotations
 
+import pickle
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,22 +22,19 @@ from nullpaper.adapters.files import ADAPTED, load_adapted
 from nullpaper.adapters.inject import AdaptedViT, adapted_copy, remove
 from nullpaper.data.datasets import Data, Split, load_data
 from nullpaper.errors import InputError
-from nullpaper.finetuning.finetune import FinetuneRecipe, finetune
-from nullpaper.models import checkpoints as classifiers
+from nullpaper.finetuning.finetune import finetune
+from nullpaper.finetuning.methods import METHODS, FinetuneRecipe, check_method
+from nullpaper.models import checkpoints
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
-from nullpaper.robustness.corruptions import SEVERITIES
+from nullpaper.robustness.attacks import ATTACKS
+from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES
 from nullpaper.robustness.evaluation import Threat, corrupted_splits, evaluate, from_masks, masks
 from nullpaper.synthesis.influence import read_pool
 from nullpaper.synthesis.linearised import linearise
 from nullpaper.synthesis.noise import CONTROLS, encoder_noise
-from nullpaper.workflow.code_identity import identity
+from nullpaper.workflow.code_identity import code_identity, identity
 from nullpaper.workflow.parallel import each
 from nullpaper.workflow.store import Result, store_root, stored
-
-__all__ = [
-    *("Boundary", "Protocol", "Through", "Trial", "Trialled"),
-    *("boundary_norm", "model_of", "run_trials", "start_of"),
-]
 
 HEAD_STD = 0.02  # of a new head's weights, as timm draws those of a ViT
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -52,7 +52,7 @@ class Boundary:
 
 
 @dataclass(frozen=True)
-class Through:
+class AdapterSpec:
     """What a trial trains instead of all weights: the arguments of `adapters.inject`."""
 
     kind: str
@@ -74,11 +74,11 @@ class Trial:
     seed: int = 0
     steps: int = 0
     recipe: FinetuneRecipe = field(default_factory=FinetuneRecipe)
-    start: str | Trial = SHIPPED  # a ViT of `classifiers` or of timm, or what another trial ended with
+    start: str | Trial = SHIPPED  # a ViT of the package or of timm, or what another trial ended with
     weights: str | None = None  # a safetensors file for a start by name; None: what comes with it
     input_scale: str = "own"  # "mismatched": paper A's wrong mean and standard deviation, see `start_of`
     boundary: Boundary | None = None  # measured after every round
-    adapter: Through | None = None  # None: all weights
+    adapter: AdapterSpec | None = None  # None: all weights
     head: str = "kept"  # "new": drawn from the seed, as it must be where the classes are others
     data: str = "cifar10"
 
@@ -95,35 +95,74 @@ class Protocol:
 
 
 @dataclass(frozen=True)
-class Trialled:
-    """A finished trial: the history of its run (empty for the start) and its answers as `evaluation` keeps them."""
+class TrialResult:
+    """A finished trial: the history of its run (empty for the start) and its answers as a table of `evaluate`."""
 
     trial: Trial
     history: list[dict[str, float]]
     best_step: int
     frame: pd.DataFrame
-    sources: tuple[Result, ...]
+    run: Result | None = None  # what the store holds of the finetuning; None: a start
+    judged: Result | None = None  # what it holds of the answers
+
+
+Entries = tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+"""Registered methods, attacks and corruptions by name, those that a trial rests on."""
 
 
 def run_trials(
-    trials: Sequence[Trial], protocol: Protocol, *, workers: int | None = None, progress: str | None = "trials"
-) -> list[Trialled]:
+    trials: Sequence[Trial], protocol: Protocol, *, workers: int = 0, progress: str | None = "trials"
+) -> list[TrialResult]:
     """Run what is not stored yet, side by side; a killed call continues within the trials that it was at.
+
+    Trials with a method, attack or corruption that a notebook defines, which no other process can import, run in this
+    process, one after the other.
+
+    Args:
+        workers: processes side by side; 0: one a thread on a CPU, one on a GPU.
 
     Raises:
         InputError: as `finetune` and `evaluate`.
     """
-    done = each(_run, [(trial, protocol) for trial in trials], workers=workers, progress=progress)
-    finished = []
-    for trial, (run, judged) in zip(trials, done, strict=True):
-        found = run.metrics if run else {"history": [], "best_step": 0}
-        frame = from_masks(judged.arrays())
-        finished.append(Trialled(trial, **found, frame=frame, sources=(judged,) if run is None else (run, judged)))
-    return finished
+    entries = {trial: _entries(trial, protocol) for trial in trials}
+    local = [trial for trial, used in entries.items() if not _importable(used)]
+    others = [trial for trial in entries if trial not in local]
+    outcomes: dict[Trial, tuple[Result | None, Result]] = {}
+    for group, processes in ((others, workers or None), (local, 1)):
+        jobs = [(trial, protocol, entries[trial]) for trial in group]
+        done = each(_run, jobs, workers=processes, progress=progress if jobs else None)
+        outcomes.update(zip(group, done, strict=True))
+    return [_result(trial, *outcomes[trial]) for trial in trials]
 
 
-def _run(item: tuple[Trial, Protocol]) -> tuple[Result | None, Result]:
-    trial, protocol = item
+def _entries(trial: Trial, protocol: Protocol) -> Entries:
+    names = [trial.method]
+    while isinstance(trial.start, Trial):
+        trial = trial.start
+        names.append(trial.method)
+    methods = {name: check_method(name) for name in names if name != "start"}
+    attacks = {stem: ATTACKS[stem] for threat in protocol.threats if (stem := _stem(threat.name)) in ATTACKS}
+    return methods, attacks, dict(CORRUPTIONS) if protocol.corruptions else {}  # whole: draws depend on their order
+
+
+def _stem(attack: str) -> str:
+    """An attack's name without its steps, as in ``pgd-20``."""
+    stem, _, steps = attack.rpartition("-")
+    return stem if steps.isdigit() else attack
+
+
+def _importable(entries: Entries) -> bool:
+    """Whether another process can import all of it; what a notebook defines is in its own process alone."""
+    try:
+        return b"__main__" not in pickle.dumps(entries)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False  # a lambda or a nested function
+
+
+def _run(item: tuple[Trial, Protocol, Entries]) -> tuple[Result | None, Result]:
+    trial, protocol, entries = item
+    for registry, used in zip((METHODS, ATTACKS, CORRUPTIONS), entries, strict=True):
+        registry.update(used)
     run = None if trial.method == "start" else _finetuned(trial)
     model = start_of(trial) if run is None else _loaded(trial, run)
 
@@ -133,8 +172,16 @@ def _run(item: tuple[Trial, Protocol]) -> tuple[Result | None, Result]:
         options = {"attacks": protocol.threats, "corruptions": prepared, "seed": protocol.seed}
         return {"images": len(split)}, masks(evaluate(model, split, **options))
 
-    given = asdict(protocol) | {"weights": fingerprint(model)}
+    given = asdict(protocol) | {"weights": fingerprint(model), "registered": _identity(protocol, entries)}
     return run, stored("judged", given, judge, data=_data(trial.data).identity)
+
+
+def _identity(protocol: Protocol, entries: Entries) -> list[Any]:
+    """Of the attacks and corruptions that judge; a corruption's place in its registry decides its draws."""
+    _, attacks, corruptions = entries
+    places = [list(corruptions).index(name) for name in protocol.corruptions if name in corruptions]
+    used = [corruptions[name] for name in protocol.corruptions if name in corruptions]
+    return [code_identity(*map(vars, attacks.values())), places, code_identity(*used)]
 
 
 @lru_cache(maxsize=1)
@@ -145,27 +192,37 @@ def _corrupted(protocol: Protocol, data: str) -> dict[str, Split]:
 
 
 def _finetuned(trial: Trial) -> Result:
-    start, described = start_of(trial), asdict(trial)
+    data, start = _data(trial.data), start_of(trial)
+    described = asdict(trial) | {"registered": code_identity(vars(METHODS[trial.method]))}
+    origin = data.identity | {"start": fingerprint(start)}
+    state = _state_folder(described, origin)
 
-    def run() -> tuple[dict[str, Any], dict[str, Any]]:
-        recipe, data = trial.recipe, _data(trial.data)
+    def compute() -> tuple[dict[str, Any], dict[str, Any]]:
         measure = None if trial.boundary is None else lambda vit: boundary_norm(vit, data, trial.boundary)
         adapter = trial.adapter and trial.adapter.options()
-        options = {"steps": trial.steps, "seed": trial.seed, "recipe": recipe, "measure": measure, "adapter": adapter}
-        done = finetune(start, data, method=trial.method, folder=states, progress=False, **options)
-        return {"history": done.history, "best_step": done.best_step}, done.vit.net.state_dict()
+        options = {"steps": trial.steps, "seed": trial.seed, "recipe": trial.recipe, "adapter": adapter}
+        options |= {"measure": measure, "folder": _state_folder(described, origin), "progress": False}
+        result = finetune(start, data, method=trial.method, **options)
+        return {"history": result.history, "best_step": result.best_step}, result.vit.net.state_dict()
 
-    origin = _data(trial.data).identity | {"start": fingerprint(start)}
-    states = store_root().parent / "finetuning" / identity(described, origin)[:20]
-    done = stored("finetuned", described, run, data=origin)
-    shutil.rmtree(states, ignore_errors=True)  # the result holds what is wanted of it
-    return done
+    run = stored("finetuned", described, compute, data=origin)
+    shutil.rmtree(state, ignore_errors=True)  # the result holds what is wanted of it
+    return run
 
 
-def model_of(trialled: Trialled) -> ViT:
+def _state_folder(*described: Mapping[str, Any]) -> Path:
+    """Where a run's state is kept until it has finished. It is no part of what identifies the result."""
+    return store_root().parent / "finetuning" / identity(*described)[:20]
+
+
+def _result(trial: Trial, run: Result | None, judged: Result) -> TrialResult:
+    history = run.metrics if run else {"history": [], "best_step": 0}
+    return TrialResult(trial, **history, frame=from_masks(judged.arrays()), run=run, judged=judged)
+
+
+def model_of(result: TrialResult) -> ViT:
     """The model that a trial ended with, with its adapter."""
-    run = trialled.sources[0] if len(trialled.sources) > 1 else None
-    return start_of(trialled.trial) if run is None else _loaded(trialled.trial, run)
+    return start_of(result.trial) if result.run is None else _loaded(result.trial, result.run)
 
 
 def _loaded(trial: Trial, run: Result) -> ViT:
@@ -186,9 +243,9 @@ def start_of(trial: Trial) -> ViT:
     Raises:
         InputError: an unknown input scale, head or start, or a start that is no ViT.
     """
-    for name, known in (("input_scale", ("own", "mismatched")), ("head", ("kept", "new"))):
-        if getattr(trial, name) not in known:
-            raise InputError(f"{name} '{getattr(trial, name)}' is unknown: '{known[0]}' or '{known[1]}'.")
+    for name, allowed in (("input_scale", ("own", "mismatched")), ("head", ("kept", "new"))):
+        if getattr(trial, name) not in allowed:
+            raise InputError(f"{name} '{getattr(trial, name)}' is unknown: '{allowed[0]}' or '{allowed[1]}'.")
     model = _named(trial.start, trial.weights) if isinstance(trial.start, str) else _ended(trial.start)
     classes = len(_data(trial.data).classes)
     if trial.head == "new" or model.num_classes != classes:
@@ -200,11 +257,11 @@ def _named(name: str, weights: str | None) -> ViT:
     """A model of this package or of timm, in evaluation mode."""
     if name in ADAPTED and weights is None:
         return load_adapted(name, device=_device())
-    if name not in (*classifiers.ARCHITECTURES, *classifiers.FINETUNED):
+    if name not in (*checkpoints.ARCHITECTURES, *checkpoints.FINETUNED):
         return load_vit(name, weights=weights, device=_device())
-    model = classifiers.load_classifier(name, weights=weights, device=_device())
+    model = checkpoints.load_classifier(name, weights=weights, device=_device())
     if not isinstance(model, ViT):
-        raise InputError(f"start '{name}' is no ViT; choose one of the ViTs in classifiers.ARCHITECTURES.")
+        raise InputError(f"start '{name}' is no ViT; choose one of the ViTs in checkpoints.ARCHITECTURES.")
     return model
 
 
