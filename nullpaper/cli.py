@@ -26,6 +26,9 @@ JOBS = click.option(
     "--jobs", type=click.IntRange(min=1), help="Notebooks at a time; by default one a core on a CPU, up to 4."
 )
 
+FILE = click.Path(path_type=Path)
+COUNT = click.IntRange(min=1)
+
 
 class OneSentence(click.Group):
     """Shows an `InputError` as one sentence on stderr and exits with 2; an interrupt ends with a sentence and 130."""
@@ -190,6 +193,70 @@ def _told(facts: Mapping[str, Any], indent: int = 0) -> list[str]:
     return lines
 
 
+@main.command()
+@click.argument("grid", type=FILE)
+@PROFILE
+@click.option("--dry-run", is_flag=True, help="List the jobs and which are finished, and run nothing.")
+@click.option("--folder", type=FILE, help="For the results; build/sweeps/GRID by default.")
+@click.option("--retries", type=click.IntRange(min=0), default=1, show_default=True, help="New attempts at a failure.")
+@click.option("--workers", type=COUNT, help="Jobs at a time on this machine; by default as many as threads allow.")
+@click.option("--threads", type=COUNT, help="CPU threads a job; 1 by default, with GPUs an even share of the cores.")
+@click.option("--gpus", metavar="0,1", help="GPUs to use; all by default, none with ''.")
+@click.option("--per-gpu", type=COUNT, default=1, show_default=True, help="Jobs at a time on each GPU.")
+@click.option("--scheduler", metavar="ADDRESS", help="Dask's: tcp://host:port, tls://host:port or its file (JSON).")
+@click.option("--tls-ca", type=FILE, help="Certificate of the authority that signed the cluster's (PEM).")
+@click.option("--tls-cert", type=FILE, help="Certificate of this client (PEM).")
+@click.option("--tls-key", type=FILE, help="Its key (PEM).")
+@click.option("--insecure", is_flag=True, help="Use a scheduler on another machine without TLS.")
+def sweep(grid: Path, profile: str | None, dry_run: bool, folder: Path | None, retries: int, **place: Any) -> None:
+    """Run the jobs of a GRID file: papermill runs of one notebook on Dask's workers, here or on a cluster.
+
+    What is finished is not repeated, so the same command goes on after an interruption, and two of them share the work.
+    A failed job keeps its notebook and stops no other. Exits with 1 if a job failed.
+    """
+    from nullpaper.workflow.sweep import plan_sweep, run_sweep
+    from nullpaper.workflow.workers import chosen_gpus, local_workers, scheduler_workers, share
+
+    gpus = [] if dry_run or place["scheduler"] else chosen_gpus(place["gpus"])
+    count, threads = share(place["workers"], place["threads"], gpus, place["per_gpu"])
+    planned = plan_sweep(grid, profile=profile, folder=folder, threads=threads)
+    if dry_run:
+        click.echo("\n".join(planned.lines()))
+        return click.echo(f"{len(planned.jobs)} jobs, {len(planned.finished)} of them finished", err=True)
+    tls = tuple(place[f"tls_{part}"] for part in ("ca", "cert", "key"))
+    where = (
+        scheduler_workers(place["scheduler"], tls=tls, insecure=place["insecure"], say=_say)
+        if place["scheduler"]
+        else local_workers(min(count, len(planned.jobs)), gpus)
+    )
+    with where as client:
+        _say(f"{len(planned.jobs)} jobs at profile {planned.profile}; dashboard: {client.dashboard_link or 'none'}")
+        report = run_sweep(planned, client, retries=retries, say=_say)
+    click.echo(str(report))
+    sys.exit(1 if report.failed else 0)
+
+
+@main.command()
+@click.argument("sweep")
+@click.option("--table", metavar="NAME", help="Which table of the jobs, if they have several.")
+@click.option("--over", metavar="PARAMETER", help="Print mean and 95 % interval over it, such as seed.")
+@click.option("--by", multiple=True, metavar="COLUMN", help="Columns that tell the rows of a job apart; repeatable.")
+def report(sweep: str, table: str | None, over: str | None, by: tuple[str, ...]) -> None:
+    """Make one tidy table of the jobs of a SWEEP: a name, a grid file or a folder. Nothing is run.
+
+    Writes it as Parquet and CSV beside the jobs, for pandas: notebook 13 shows how to pivot, filter and plot it.
+    """
+    from nullpaper.workflow.tables import collect, mean_over, sweep_folder, text, write
+
+    folder = sweep_folder(sweep)
+    frame = collect(folder, table)
+    if unfinished := frame.attrs["unfinished"]:
+        _say(f"{unfinished} jobs of {folder} are not finished; nullpaper sweep goes on with them")
+    click.echo(text(mean_over(frame, over, by or None) if over else frame))
+    for path in write(frame, folder / frame.attrs["table"]):
+        _say(f"{path}: {len(frame):,} rows")
+
+
 @main.group()
 def data() -> None:
     """Fetch data sets into the cache (NULLPAPER_HOME)."""
@@ -214,6 +281,10 @@ def list_data() -> None:
         folder = folder_of(name)
         where = str(folder) if folder.is_dir() else f"not fetched (needs {dataset.megabytes} MB)"
         click.echo(f"{name:<12} {len(dataset.classes):>4} classes  {where}")
+
+
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)
 
 
 def _profile(name: str | None) -> str:

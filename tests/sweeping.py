@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
-from nullpaper.files import sha256
-from nullpaper.workflow.code_identity import loads
+from nullpaper.workflow.reference import altered, read_manifest
 
 NOTEBOOK = """# %% tags=["parameters"]
 seed: int = 0
@@ -31,6 +32,7 @@ time.sleep(nap)
 # %%
 if broken and not Path("mended").exists():
     raise ValueError(f"broken at seed {seed}")
+before = seed - 1
 log = Path("log")
 log.mkdir(exist_ok=True)
 with open(log / f"{seed}-{eps}-{model}", "a") as file:
@@ -75,16 +77,30 @@ def executions(root: Path) -> dict[str, list[str]]:
 
 
 def results(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records of everything that looks finished, each checked to the last byte and cell."""
-    found = {}
-    for path in sorted((folder / "jobs").iterdir()):
-        if path.name.startswith("."):
-            continue
-        record = loads((path / "job.json").read_bytes())
-        assert {name: sha256(path / name) for name in record["files"]} == record["files"]
-        cells = json.loads((path / "notebook.ipynb").read_text())["cells"]
+    """The manifest entries of everything that looks finished, each checked to the last byte and cell."""
+    finished = {}
+    for path in sorted(folder.glob("trivial-*")):
+        (entry,) = read_manifest(path).values()
+        assert "code" in entry and not altered(path, entry)
+        cells = json.loads((path / "trivial.ipynb").read_text())["cells"]
         code = [cell for cell in cells if cell["cell_type"] == "code"]
         assert all(cell["execution_count"] and not cell["metadata"]["papermill"]["exception"] for cell in code)
-        assert path.name == f"{Path(record['notebook']).stem}-{record['key']}"
-        found[path.name] = record
-    return found
+        assert path.name.startswith(entry["run"])
+        finished[path.name] = entry
+    return finished
+
+
+def left_behind(root: Path) -> list[int]:
+    """Processes that still work for this project 10 seconds after nobody waits for them."""
+    end = time.time() + 10
+    while (left := [process.pid for process in psutil.process_iter() if _works_for(process, root)]) and time.time() < end:
+        time.sleep(0.2)
+    return left
+
+
+def _works_for(process: psutil.Process, root: Path) -> bool:
+    try:
+        ours = process.environ().get("NULLPAPER_ROOT") == str(root)
+        return ours and process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid()
+    except psutil.Error:
+        return False

@@ -65,7 +65,9 @@ def read_grid(file: Path, profile: str | None = None) -> Grid:
         raise InputError(f"{file} is an empty grid: give at least one parameter with one value")
     if jobs > MOST_JOBS:
         raise InputError(f"{file} makes {jobs:,} jobs, over {MOST_JOBS:,}: shorten its lists, or make several grids")
-    points = tuple({name: value for part in (fixed, *point) for name, value in part.items()} for point in itertools.product(*axes))
+    points = tuple(
+        {name: value for part in (fixed, *point) for name, value in part.items()} for point in itertools.product(*axes)
+    )
     profile = profile or content.get("profile")
     notebook = notebook_path(content["notebook"], beside=file.parent)
     return Grid(notebook, check_profile(str(profile)) if profile else default_profile(), points)
@@ -85,7 +87,9 @@ def _content(file: Path) -> dict[str, Any]:
         raise InputError(f"{file} is no grid file: it needs 'notebook: NAME' and parameters under 'grid:'")
     for entry in content:
         if entry not in ENTRIES:
-            raise InputError(f"{file} has an entry '{entry}'.{nearest(str(entry), ENTRIES)} It takes {', '.join(ENTRIES)}")
+            raise InputError(
+                f"{file} has an entry '{entry}'.{nearest(str(entry), ENTRIES)} It takes {', '.join(ENTRIES)}"
+            )
     if not isinstance(content.get("notebook"), str):
         raise InputError(f"{file} names no notebook: add a line such as 'notebook: 01_existence'")
     return content

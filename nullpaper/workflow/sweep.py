@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from nullpaper.errors import InputError, first_line
 from nullpaper.files import storable, temporary_sibling, write_atomic
-from nullpaper.workflow.code_identity import dumps
+from nullpaper.workflow.canonical import dumps
 from nullpaper.workflow.grid import read_grid
 from nullpaper.workflow.kernels import end_kernels, execute
 from nullpaper.workflow.plan import Plan, plan_run
@@ -44,7 +44,7 @@ class Job:
 
     key: str
     notebook: str
-    given: Mapping[str, Any]
+    given: Mapping[str, Any] = field(hash=False)
     profile: str
     root: str
     folder: str
@@ -151,7 +151,7 @@ def run_sweep(
     report, begun, attempts = Report(sweep), time.time(), Counter[Job]()
     report.found += [job for job in sweep.jobs if job.name in sweep.finished]
     pending = {_submit(client, job): job for job in sweep.jobs if job.name not in sweep.finished}
-    ended = as_completed(pending)
+    ended = as_completed(pending, loop=client.loop)
     with tqdm(total=len(sweep.jobs), initial=len(report.found), desc=sweep.name, unit="job", smoothing=0) as bar:
         while pending:
             time.sleep(REFRESH)
@@ -191,7 +191,9 @@ def _outcome(future: Any) -> tuple[str, str]:
         ) from error
     except Exception as error:
         if "Cancelled" in type(error).__name__:
-            raise InputError("the scheduler is gone: start it and run the sweep again; what is finished stays") from error
+            raise InputError(
+                "the scheduler is gone: start it and run the sweep again; what is finished stays"
+            ) from error
         return "failed", f"{type(error).__name__}: {first_line(error)}"
 
 

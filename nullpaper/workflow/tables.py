@@ -15,7 +15,7 @@ import pandas as pd
 from nullpaper.errors import InputError, first_line, nearest
 from nullpaper.files import storable, temporary_sibling
 from nullpaper.statistics import over_seeds
-from nullpaper.workflow.code_identity import loads
+from nullpaper.workflow.canonical import loads
 from nullpaper.workflow.provenance import project_root
 from nullpaper.workflow.reference import read_manifest
 
@@ -42,7 +42,9 @@ def jobs_of(folder: Path) -> dict[str, dict[str, Any]]:
         try:
             jobs |= loads(path.read_bytes())["jobs"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged ({first_line(error)}): run the sweep again; no job is repeated") from error
+            raise InputError(
+                f"{path} is damaged ({first_line(error)}): run the sweep again; no job is repeated"
+            ) from error
     return jobs
 
 
@@ -75,7 +77,9 @@ def collect(folder: Path, table: str | None = None) -> pd.DataFrame:
             frames.append((rows, {name: _plain(entry["parameters"].get(name)) for name in varied}, job))
     if not frames:
         raise InputError(f"no finished job in {folder} has a table '{table}'.{nearest(table, names)}")
-    clashing = {name for name in varied if any(name in rows and not (rows[name] == own[name]).all() for rows, own, _ in frames)}
+    clashing = {
+        name for name in varied if any(name in rows and not (rows[name] == own[name]).all() for rows, own, _ in frames)
+    }
     column = {name: f"param.{name}" if name in clashing else name for name in varied}
     frame = pd.concat(
         [rows.assign(**{column[name]: value for name, value in own.items()}, job=job) for rows, own, job in frames],
@@ -147,12 +151,18 @@ def mean_over(frame: pd.DataFrame, over: str, by: Sequence[str] | None = None) -
     """
     parameters = frame.attrs["parameters"]
     if over not in parameters:
-        raise InputError(f"the sweep sets no parameter '{over}'.{nearest(over, parameters)} It sets {', '.join(parameters)}")
+        raise InputError(
+            f"the sweep sets no parameter '{over}'.{nearest(over, parameters)} It sets {', '.join(parameters)}"
+        )
     groups = [name for name in parameters if name != over] + list(key_columns(frame) if by is None else by)
     if frame.duplicated([*groups, over]).any():
-        raise InputError(f"{', '.join([*groups, over])} do not tell the rows of the table apart: name what does by --by")
+        raise InputError(
+            f"{', '.join([*groups, over])} do not tell the rows of the table apart: name what does by --by"
+        )
     numbers = [name for name in frame.select_dtypes(["number", "bool"]) if name not in (*groups, over, "n")]
-    values = [name for name in numbers if not any(name.endswith(end) and name.removesuffix(end) in frame for end in BOUNDS)]
+    values = [
+        name for name in numbers if not any(name.endswith(end) and name.removesuffix(end) in frame for end in BOUNDS)
+    ]
     rows = []
     for place, group in frame.groupby(groups, sort=False, dropna=False) if groups else [((), frame)]:
         row = dict(zip(groups, place, strict=True))

@@ -130,7 +130,7 @@ def scheduler_workers(
 
 @contextlib.contextmanager
 def _closed_at_the_end(*parts: Any) -> Iterator[None]:
-    """Close a client and its cluster, in this order; at an interrupt kill the cluster, whose end would wait for jobs."""
+    """Close client and cluster, in this order; at an interrupt kill the cluster, whose end would wait for jobs."""
     try:
         yield
     except KeyboardInterrupt:

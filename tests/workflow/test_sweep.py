@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
+import re
 import resource
+import signal
 import subprocess
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 import yaml
 from filelock import FileLock
-from sweeping import command, environment, executions, grid, project, results, run
+from sweeping import command, environment, executions, grid, left_behind, project, results, run
 
 from nullpaper.errors import InputError
-from nullpaper.workflow.code_identity import loads
-from nullpaper.workflow.grid import read_grid
-from nullpaper.workflow.job import Job, finished, record_of, run_job
-from nullpaper.workflow.sweep import Progress, plan_sweep
+from nullpaper.workflow.sweep import Job, Sweep, plan_sweep, run_job
+from nullpaper.workflow.tables import jobs_of
 
-BUILD = ("build", "sweeps")
-
-
-def jobs_of(file: Path, folder: Path) -> list[Job]:
-    return list(plan_sweep(read_grid(file), folder=folder, profile="smoke", threads=1).jobs)
+PLACE = ("build", "sweeps", "tried")
 
 
 def test_a_failed_job_keeps_its_notebook_and_stops_no_other(tmp_path: Path) -> None:
-    root, folder = project(tmp_path), tmp_path.joinpath(*BUILD)
+    root, folder = project(tmp_path), tmp_path.joinpath(*PLACE)
     file = root / "tried.yaml"
     pairs = {"seed": [0, 1, 2], "broken": [False, True, False]}
     file.write_text(yaml.safe_dump({"notebook": "trivial", "profile": "smoke", "zip": pairs}, sort_keys=False))
-    first = run(root, "sweep", file, "--gpus", "3,5")
+    first = run(root, "sweep", file, "--gpus", "3,5", "--threads", 3)
     assert first.returncode == 1, first.stderr
-    assert "3 jobs: 2 done now, 0 found done, 1 failed (1 attempts more)" in first.stdout
+    assert "3 jobs: 2 done now, 0 found done, 1 failed" in first.stdout
     assert "seed=1 broken=True: ValueError: broken at seed 1" in first.stdout
+    assert "failed at attempt 1" in first.stderr and "failed at attempt 2" in first.stderr, "it is tried once more"
     (failed,) = (folder / "failed").iterdir()
-    assert "broken at seed 1" in (failed / "notebook.ipynb").read_text()
-    record = loads((failed / "error.json").read_bytes())
-    assert record["error"] == "ValueError: broken at seed 1" and record["given"] == {"seed": 1, "broken": True}
+    assert "broken at seed 1" in (failed / "trivial.ipynb").read_text()
     assert len(results(folder)) == 2
-    slots = [lines[0].split()[1] for lines in executions(root).values()]
-    assert {*slots} <= {"3", "5"}, "a job sees the GPU of its slot alone"
+    places = [tuple(lines[0].split()[1:]) for lines in executions(root).values()]
+    assert {*places} <= {("3", "3"), ("5", "3")}, "a job sees the GPU of its worker alone, and its threads"
 
     (root / "mended").touch()
     again = run(root, "sweep", file)
@@ -47,33 +44,51 @@ def test_a_failed_job_keeps_its_notebook_and_stops_no_other(tmp_path: Path) -> N
     assert not list((folder / "failed").iterdir())
     assert all(len(lines) == 1 for lines in executions(root).values()), "what was done is not repeated"
     assert [*executions(root).values()][1][0].split()[1:] == ["None", "1"], "one thread a job on a CPU"
-    for name, record in results(folder).items():
-        assert record["parameters"]["nap"] == 0.0 and record["given"].keys() == {"seed", "broken"}, name
-    assert len(loads((folder / "tried.json").read_bytes())["runs"]) == 1
+    for name, entry in results(folder).items():
+        assert entry["parameters"]["nap"] == 0.0 and jobs_of(folder)[name].keys() == {"seed", "broken"}
 
     whole = run(root, "sweep", file, "--dry-run")
-    assert whole.stdout.count("finished") == 3 and whole.returncode == 0
-    damaged = folder / "jobs" / name
-    (damaged / "notebook.ipynb").write_text("{}")
+    assert whole.stdout.count("  finished  ") == 3 and whole.returncode == 0
+    (folder / name / "manifest.json").write_text("{")
+    assert run(root, "sweep", file, "--dry-run").stdout.count("  finished  ") == 2, "a damaged result is no result"
     mended = run(root, "sweep", file)
-    assert f"{damaged} is damaged (notebook.ipynb has another size): it is done again" in mended.stderr
     assert "1 done now, 2 found done" in mended.stdout and len(results(folder)) == 3
 
 
+def test_an_interrupt_ends_everything_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
+    root, folder = project(tmp_path), tmp_path.joinpath(*PLACE)
+    file = grid(root, seed=[1, 2, 3], fixed={"nap": 60})
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    driver = subprocess.Popen(command("sweep", file), cwd=root, env=environment(root), **pipes)
+    said = driver.stderr.readline()
+    link = re.search(r"3 jobs at profile smoke; dashboard: (http://127.0.0.1:\d+/status)", said)
+    with urllib.request.urlopen(link[1], timeout=20) as page:
+        assert page.status == 200 and b"bokeh" in page.read().lower(), "the dashboard works"
+    while not list(folder.glob(".trivial-*.tmp")):
+        time.sleep(0.05)
+    begun = time.time()
+    driver.send_signal(signal.SIGINT)
+    said = driver.communicate(timeout=20)[1]
+    assert time.time() - begun < 3 and "the same command goes on from here" in said and "Traceback" not in said
+    assert driver.returncode == 130 and not results(folder) and not left_behind(root)
+
+
 @pytest.mark.long
-def test_two_sweeps_that_share_jobs_do_each_once(tmp_path: Path) -> None:
-    root, folder = project(tmp_path), tmp_path.joinpath(*BUILD)
+def test_two_sweeps_on_one_folder_do_each_job_once(tmp_path: Path) -> None:
+    root, folder = project(tmp_path), tmp_path / "out"
     files = [
         grid(root, name=name, seed=seeds, fixed={"nap": 0.5}) for name, seeds in (("a", [1, 2, 3]), ("b", [3, 2, 4]))
     ]
     drivers = [
-        subprocess.Popen(command("sweep", file), cwd=root, env=environment(root), stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            command("sweep", file, "--folder", folder), cwd=root, env=environment(root), stdout=subprocess.PIPE, text=True
+        )
         for file in files
     ]
     said = [driver.communicate(timeout=120)[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0, 0], said
     assert all(len(lines) == 1 for lines in executions(root).values()) and len(executions(root)) == 4
-    assert len(results(folder)) == 4
+    assert len(results(folder)) == 4 == len(jobs_of(folder))
 
 
 def test_a_dry_run_shows_the_jobs_and_leaves_nothing(tmp_path: Path) -> None:
@@ -86,15 +101,13 @@ def test_a_dry_run_shows_the_jobs_and_leaves_nothing(tmp_path: Path) -> None:
 
 def small_files() -> None:
     """A limit on the size of files stands for a full disk: the system refuses the write in the same way."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 
 
 def test_surroundings_that_do_not_serve_are_named_in_one_sentence(tmp_path: Path) -> None:
     root = project(tmp_path)
-    file, folder = grid(root, seed=[1]), tmp_path / "out"
+    file = grid(root, seed=[1])
     (tmp_path / "taken").touch()
-    folder.mkdir()
-    (folder / "tried.json").write_text('{"runs": [')
 
     def refused(*arguments: object, **options: object) -> str:
         asked = command("sweep", file, *arguments)
@@ -103,57 +116,63 @@ def test_surroundings_that_do_not_serve_are_named_in_one_sentence(tmp_path: Path
         return done.stderr.splitlines()[-1]
 
     assert f"{tmp_path / 'taken'} is a file: name a folder" in refused("--folder", tmp_path / "taken")
-    assert "tried.json is damaged" in refused("--folder", folder)
-    assert "--scheduler is for --executor dask" in refused("--executor", "local", "--scheduler", "tcp://127.0.0.1:1")
-    assert "profile 'smok' is unknown. Did you mean 'smoke'" in refused("--profile", "smok")
     full = refused("--folder", tmp_path / "full", preexec_fn=small_files)
     assert f"cannot write to {tmp_path / 'full'}" in full and "File too large" in full
-    assert not [*(tmp_path / "full" / "jobs").iterdir()], "nothing half written"
+    assert not [*(tmp_path / "full").glob("trivial*")], "nothing half written"
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Job:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NULLPAPER_ROOT", str(project(tmp_path)))
-    (job,) = jobs_of(grid(tmp_path, seed=[7]), tmp_path / "out")
+    return tmp_path
+
+
+@pytest.fixture
+def job(root: Path) -> Job:
+    folder = root / "out"
+    folder.mkdir()
+    (job,) = plan_sweep(grid(root, seed=[7]), folder=folder).jobs
     return job
 
 
 def test_a_job_under_other_code_is_refused(job: Job) -> None:
     notebook = Path(job.notebook)
-    notebook.write_text(notebook.read_text().replace("broken at", "defect at"))
-    outcome = run_job(job)
-    assert outcome.state == "refused" and "another version" in str(outcome.error)
-    assert not job.result.exists() and not job.failure.exists()
+    notebook.write_text(notebook.read_text().replace("seed - 1", "seed - 2"))
+    with pytest.raises(InputError, match="has another version of the package, the notebook, data or weights"):
+        run_job(job)
+    assert not job.path.exists() and not job.failure.exists()
 
 
 def test_a_job_that_another_process_holds_is_left_to_it(job: Job) -> None:
-
-    job.lock.parent.mkdir(parents=True)
-    with FileLock(job.lock):
-        assert run_job(job).state == "elsewhere"
-    assert not job.result.exists()
-
-
-def test_a_process_that_dies_is_a_failure_with_a_reason(job: Job) -> None:
-    outcome = run_job(job, environment={"PYTHONHASHSEED": "nonsense"})
-    assert outcome.state == "failed" and "the job's process died (exit status 1" in str(outcome.error)
+    lock = Path(job.folder, ".locks", f"{job.name}.lock")
+    lock.parent.mkdir()
+    with FileLock(lock):
+        assert run_job(job) == ("elsewhere", "")
+    assert not job.path.exists()
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"sizes": {"absent": 1}}', '{"key": 1}', "\x00"])
-def test_a_damaged_result_is_no_result(job: Job, content: str) -> None:
-
-    assert record_of(job.result) is None
-    job.result.mkdir(parents=True)
-    (job.result / "job.json").write_text(content)
-    assert not finished(job)
-    with pytest.raises(InputError, match=r"is damaged \(.*\): delete it and run the sweep again"):
-        record_of(job.result)
+def test_a_machine_without_the_folder_is_named(job: Job) -> None:
+    Path(job.folder).rmdir()
+    with pytest.raises(InputError, match="does not see the folder .*: use one that all machines share"):
+        run_job(job)
 
 
-def test_the_time_left_is_that_of_the_jobs_left() -> None:
-    progress = Progress([], slots=2, states={"a": "done", "b": "waiting", "c": "running", "d": "waiting"})
-    assert progress.eta() is None
-    progress.seconds += [10.0, 20.0]
-    assert progress.eta() == 3 * 15 / 2
-    progress.states = {"a": "done", "b": "failed", "c": "running"}
-    assert progress.eta() == 15, "one job left does not get faster by two slots"
+def test_jobs_are_named_by_what_decides_them(root: Path) -> None:
+    def planned(text: str, profile: str = "smoke") -> Sweep:
+        (root / "tried.yaml").write_text(f"notebook: trivial\n{text}")
+        return plan_sweep(root / "tried.yaml", profile=profile)
+
+    def keys(text: str, profile: str = "smoke") -> list[str]:
+        return [job.key for job in planned(text, profile).jobs]
+
+    first = keys("grid: {seed: [0, 1]}")
+    assert len({*first}) == 2 and keys("fixed: {eps: 0.5}\ngrid: {seed: [1, 0]}") == first[::-1]
+    assert keys("grid: {seed: [1, 1, 0, 1]}") == first[::-1], "equal points are one job"
+    weights = root / "weights.bin"
+    weights.write_bytes(b"one")
+    named = keys(f"grid: {{model: ['{weights}']}}")
+    weights.write_bytes(b"two")
+    assert keys(f"grid: {{model: ['{weights}']}}") != named, "a file counts by its content"
+    notebook = root / "notebooks" / "trivial.py"
+    notebook.write_text(notebook.read_text().replace("seed - 1", "seed - 2"))
+    assert not {*first} & {*keys("grid: {seed: [0, 1]}")}
