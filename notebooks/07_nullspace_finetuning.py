@@ -77,25 +77,6 @@ from nullpaper.robustness.comparison import mean_corruption_error
 from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies import contrasts, settings
 from nullpaper.studies.trials import Protocol, Trial, TrialResult, model_of, run_trials
-from nullpaper.studies.verdicts import (
-    ALSO,
-    ASKED,
-    BETTER,
-    WORSE,
-    Verdicts,
-    above,
-    compare,
-    every,
-    grade,
-    intervals,
-    negate,
-    number,
-    over_images,
-    points,
-    some,
-    word,
-)
-from nullpaper.studies.verdicts import rows as rows_of
 from nullpaper.workflow import figures
 from nullpaper.workflow.store import stored
 
@@ -320,6 +301,26 @@ warnings.style.hide(axis="index")
 # ## The answer
 
 # %%
+from nullpaper.studies.verdicts import (
+    ALSO,
+    ASKED,
+    BETTER,
+    WORSE,
+    Verdicts,
+    above,
+    compare,
+    every,
+    grade,
+    intervals,
+    negate,
+    number,
+    over_images,
+    points,
+    rows,
+    some,
+    word,
+)
+
 answer = Verdicts("07")
 
 
@@ -413,9 +414,9 @@ def adversarial_training() -> tuple[str, str]:
     "of finetuning with noise 0; in part if only above its first value",
 )
 def growth() -> tuple[str, str]:
-    lines = rows_of(dynamics, method="nullspace").sort_values("step")
+    lines = rows(dynamics, method="nullspace").sort_values("step")
     norms, at_steps = intervals(lines, "norm"), lines["step"].tolist()
-    control = intervals(rows_of(dynamics, method="zero").sort_values("step"), "norm")[-1]
+    control = intervals(rows(dynamics, method="zero").sort_values("step"), "norm")[-1]
     grown = above(norms[-1], norms[0])
     measured = (
         f"norm {number(norms[0], of=None)} at step {at_steps[0]:g}, {number(norms[-1])} at step {at_steps[-1]:g}; "

@@ -67,20 +67,6 @@ from nullpaper.finetuning.methods import make_noise
 from nullpaper.models.vit import fingerprint
 from nullpaper.studies import contrasts, settings
 from nullpaper.studies.trials import Trial, run_trials, start_of
-from nullpaper.studies.verdicts import (
-    BETTER,
-    Verdicts,
-    above,
-    compare,
-    difference,
-    every,
-    intervals,
-    negate,
-    percent,
-    some,
-    word,
-)
-from nullpaper.studies.verdicts import rows as select
 from nullpaper.workflow import figures
 from nullpaper.workflow.store import stored
 
@@ -490,6 +476,21 @@ rows_of([*listed, ("nullspace, mismatched", "start")], drawn).style.format(preci
 # ## The answer
 
 # %%
+from nullpaper.studies.verdicts import (
+    BETTER,
+    Verdicts,
+    above,
+    compare,
+    difference,
+    every,
+    intervals,
+    negate,
+    percent,
+    rows,
+    some,
+    word,
+)
+
 answer = Verdicts("08")
 
 
@@ -502,7 +503,7 @@ answer = Verdicts("08")
     "hold if two do not overlap; a single seed decides nothing",
 )
 def eps_matters() -> tuple[str, str]:
-    lines = select(of_eps, method="nullspace", measure="average").sort_values("eps")
+    lines = rows(of_eps, method="nullspace", measure="average").sort_values("eps")
     averages = intervals(lines, "value")
     apart = any(above(*pair) is not None for pair in combinations(averages, 2))
     spread = max(average.value for average in averages) - min(average.value for average in averages)

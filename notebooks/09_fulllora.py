@@ -32,93 +32,72 @@
 # All share start, batches, seeds, steps, schedule and attack; each has its own learning rate, chosen on dev under attack (10). There are two starts, since with a *standardly* trained start
 # parameter-efficient adversarial training is reported to stay behind, and with a *robust* one even a linear probe can win (RoLI, Hua et al., CVPR 2024): the shipped checkpoint, and `vit_robust`, which
 # was adversarially trained at 8/255 in all weights for 1,500 steps.
+#
+# Takes about 5 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package.
 
 # %% tags=["parameters"]
-profile: str = "cpu"
-images: int | None = None  # test images; None: the profile's, as for all below down to adapters
-steps: int | None = None  # gradient steps a run
-batch_size: int | None = None  # images a step
-rounds: int | None = None  # looks at dev, of which the best is kept
-attack_steps: int | None = None  # steps of the attack in training
-evaluation_steps: int | None = None  # steps of PGD and CW at the end
-attack_eps: float | None = (
-    None  # L-infinity radius in training and at the end, in pixel units; None: 2/255 at smoke and cpu, 8/255
-)
-other_eps: float | None = None  # a second radius at the end; None: 8/255 at smoke and cpu, 4/255
-methods: list[str] | None = None  # of adversarial training
-robust_methods: list[str] | None = None  # those of them that the robust start is run with too
-adapters: list[str] | None = None  # names of the table above
-starts: list[str] | None = None  # standard, robust
-data_sets: list[str] | None = None  # cifar10, cifar100, imagenette; other classes than the start's get a new head
+images: int = 48  # test images
+steps: int = 10  # gradient steps a run
+batch_size: int = 64  # images a step
+rounds: int = 1  # looks at dev, of which the best is kept
+attack_steps: int = 2  # steps of the attack in training
+evaluation_steps: int = 20  # steps of PGD and CW at the end
+attack_eps: float = 0.00784313725490196  # L-infinity radius in training and at the end, in pixel units: 2/255
+other_eps: float = 0.03137254901960784  # a second radius at the end: 8/255
+methods: list = ["pgd_at", "trades"]  # of adversarial training
+robust_methods: list = ["pgd_at"]  # those of them that the robust start is run with too
+adapters: list = ["full", "lnlora", "lora", "bitfit", "layernorm", "linear"]  # names of the table above
+starts: list = ["standard", "robust"]
+data_sets: list = ["cifar10"]  # also cifar100, imagenette; other classes than the start's get a new head
 imagenette_start: str = "vit_small_patch16_224"  # a timm ViT
-imagenette_weights: str | None = None  # a safetensors file for it; None: timm's hub
-rank: int | None = None  # of the branches; None: 3, which is about 5 % of the shipped ViT, and 16 on Imagenette's
-autoattack_steps: int | None = None  # of each attack in AutoAttack, 100 being standard; None: the profile's
-autoattack_images: int | None = None  # test images under AutoAttack; None: the profile's
-long_images: int | None = None  # test images of section (f); None: the profile's
-cost_models: list[str] | None = None  # ViTs of section (b); None: the shipped one, at gpu and imagenet ViT-S/16 too
-repeats: int | None = None  # timed steps an adapter; None: the profile's
-seeds: int | None = None  # runs an adapter; None: the profile's
+imagenette_weights: str = ""  # a safetensors file for it; empty: from timm's hub
+rank: int = 3  # of the branches: about 5 % of the shipped ViT's parameters
+wide_rank: int = 16  # the same for ViT-S, on Imagenette and in (b)
+autoattack_methods: list = ["pgd_at"]  # those of the methods that AutoAttack is run against
+autoattack_starts: list = ["standard", "robust"]
+autoattack_steps: int = 5  # of each attack in AutoAttack, 100 being standard
+autoattack_images: int = 10  # test images under AutoAttack
+long_images: int = 128  # test images of section (f)
+cost_models: list = ["nullpaper_vit_cifar10"]  # ViTs of section (b)
+cost_batch: int = 32  # images a step there; an eighth of them for other models than the shipped one
+repeats: int = 4  # timed steps an adapter
+seeds: int = 2  # runs an adapter
 seed: int = 0  # the first of the seeds
-workers: int | None = None  # processes side by side; None: one a thread on a CPU, one on a GPU
-retrain: bool = False  # train vit_robust_lnlora of section (f) again instead of loading it
+workers: int = 0  # processes side by side; 0: one a thread on a CPU, one on a GPU
 
 # %%
-import json
 from dataclasses import asdict, replace
 
 import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.ticker import MaxNLocator, NullLocator
+from torch import nn
+from torch.nn.functional import cosine_similarity
 
-from nullpaper import statistics
-from nullpaper.adapters import files as adapter_files
-from nullpaper.adapters import inject as adapters_of
-from nullpaper.data import datasets as data
-from nullpaper.data.fetch import cache_home
+from nullpaper import load_data, load_vit, statistics
+from nullpaper.adapters import inject
 from nullpaper.errors import InputError
-from nullpaper.files import write_atomic
 from nullpaper.finetuning import costs
-from nullpaper.finetuning import finetune as finetuning
-from nullpaper.models import checkpoints as classifiers
-from nullpaper.models import vit
-from nullpaper.robustness import attacks, evaluation
-from nullpaper.robustness import gradient_masking as diagnosis
+from nullpaper.models.vit import SHIPPED, ViT, fingerprint
+from nullpaper.robustness import gradient_masking
 from nullpaper.robustness.evaluation import Threat
-from nullpaper.studies import contrasts, design, shift
-from nullpaper.studies import trials as experiments
-from nullpaper.studies.trials import Protocol, Trial
-from nullpaper.workflow import figures as plots
-from nullpaper.workflow.provenance import device_name, project_root
-from nullpaper.workflow.store import Result, stored
+from nullpaper.studies import contrasts, settings
+from nullpaper.studies.trials import AdapterSpec, Protocol, Trial, model_of, run_trials, start_of
+from nullpaper.workflow import figures
+from nullpaper.workflow.provenance import device_name
+from nullpaper.workflow.store import stored
 
-plots.use_style()
+figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-WIDER = "vit_small_patch16_224"
-large = dict(autoattack_steps=100, autoattack_images=1_000, long_images=10_000)
-large |= dict(cost_models=[vit.SHIPPED, WIDER], cost_batch=128, repeats=20)
-own = {
-    "smoke": dict(autoattack_steps=1, autoattack_images=2, long_images=4, data_sets=["cifar10"])
-    | dict(cost_models=[vit.SHIPPED], cost_batch=8, repeats=1),
-    "cpu": dict(autoattack_steps=5, autoattack_images=10, long_images=128, data_sets=["cifar10"])
-    | dict(cost_models=[vit.SHIPPED], cost_batch=32, repeats=4, robust_methods=["pgd_at"]),
-    "gpu": large | dict(data_sets=["cifar10", "cifar100"]),
-    "imagenet": large | dict(data_sets=["cifar10", "cifar100", "imagenette"]),
-}[profile]
-size = design.ADVERSARIAL_SIZES[profile] | dict(robust_methods=["pgd_at", "trades"]) | own
-size = design.chosen(size, globals())
-for name, given, known in (
-    ("adapters", size["adapters"], design.ADAPTERS),
-    ("starts", size["starts"], design.STARTS),
-):
-    if wrong := [item for item in given if item not in known]:
-        raise InputError(f"{name}: '{wrong[0]}' is unknown; choose from {', '.join(known)}.")
-if "full" not in size["adapters"]:
+for name, given, allowed in (("adapters", adapters, settings.ADAPTERS), ("starts", starts, settings.STARTS)):
+    if wrong := [item for item in given if item not in allowed]:
+        raise InputError(f"{name}: '{wrong[0]}' is unknown; choose from {', '.join(allowed)}.")
+if "full" not in adapters:
     raise InputError("adapters lacks 'full', which all others are compared with: add it.")
-attack_eps, other_eps, run_seeds = size["attack_eps"], size["other_eps"], range(seed, seed + size["seeds"])
-kinds = [name for name in design.ADAPTERS if name in size["adapters"]]
-colors = dict(zip(design.ADAPTERS, sns.color_palette("colorblind", len(design.ADAPTERS)), strict=True))
+run_seeds = range(seed, seed + seeds)
+kinds = [name for name in settings.ADAPTERS if name in adapters]
+colors = dict(zip(settings.ADAPTERS, sns.color_palette("colorblind", len(settings.ADAPTERS)), strict=True))
 colors |= {"full": (0.2,) * 3, "start": (0.6,) * 3}
 
 
@@ -126,11 +105,16 @@ def radius(eps: float) -> str:
     return f"{255 * eps:.3g}/255"
 
 
-def through(name: str, wide: bool) -> experiments.Through | None:
+def spec_of(name: str, wide: bool) -> AdapterSpec | None:
     """The adapter of that name, at the rank that gives about 5 % of the model's parameters."""
-    found = design.ADAPTERS[name]
-    chosen_rank = rank or (design.RANK_WIDE if wide else design.RANK)
-    return replace(found, r=chosen_rank) if name in ("lora", "lnlora") else found
+    spec = settings.ADAPTERS[name]
+    return replace(spec, r=wide_rank if wide else rank) if name in ("lora", "lnlora") else spec
+
+
+def adapted(vit: ViT, name: str, wide: bool) -> ViT:
+    """A copy with that adapter; the model itself for ``full``."""
+    spec = spec_of(name, wide)
+    return vit if spec is None else inject.adapted_copy(vit, spec.options(), seed)
 
 
 # %% [markdown]
@@ -139,26 +123,21 @@ def through(name: str, wide: bool) -> experiments.Through | None:
 # Counts and sizes of the shipped ViT, whose share is of its own parameters (head included), and of its file. Injection must change nothing: the largest difference of any logit before training is exactly 0.
 
 # %%
-cifar = data.load_data("cifar10", progress=False)
-pictures, labels = next(iter(cifar.train.batches(size["cost_batch"], image_size=48, device=device)))
-models = {}
-for name in kinds:
-    plain, spec = vit.load_vit(vit.SHIPPED, device=device), through(name, wide=False)
-    models[name] = plain if spec is None else adapters_of.adapted_copy(plain, spec.options(), seed)
-plain = vit.load_vit(vit.SHIPPED, device=device)
-rows = []
-for name, model in models.items():
+cifar, plain = load_data("cifar10"), load_vit(SHIPPED, device=device)
+pictures, _ = next(iter(cifar.train.batches(cost_batch, image_size=plain.image_size, device=device)))
+
+
+def storage_of(name: str) -> dict[str, object]:
+    model, spec = adapted(plain, name, wide=False), spec_of(name, wide=False)
     with torch.inference_mode():
         changed = (model(pictures) - plain(pictures)).abs().max().item()
-    spec = through(name, wide=False)
-    formula = (
-        sum(p.numel() for p in plain.parameters())
-        if spec is None
-        else adapters_of.expected_parameters(plain, spec.kind, r=spec.r)
-    )
-    rows.append({"adapter": name, **costs.storage(model), "formula": formula, "logits_changed_by": changed})
-stored_sizes = pd.DataFrame(rows)
-_ = plots.save_table(stored_sizes, "09_storage", caption="Trained parameters and stored bytes.")
+    whole = sum(parameter.numel() for parameter in plain.parameters())
+    formula = whole if spec is None else inject.expected_parameters(plain, spec.kind, r=spec.r)
+    return {"adapter": name, **costs.storage(model), "formula": formula, "logits_changed_by": changed}
+
+
+stored_sizes = pd.DataFrame([storage_of(name) for name in kinds])
+figures.save_table(stored_sizes, "09_storage", caption="Trained parameters and stored bytes.")
 stored_sizes.style.format(precision=4).hide(axis="index")
 
 # %% [markdown]
@@ -170,32 +149,39 @@ stored_sizes.style.format(precision=4).hide(axis="index")
 # measured, interleaved in one process, as ratios to `full`.
 
 # %%
-recipe, protocol = design.adversarial(size, attack_eps=attack_eps, other_eps=other_eps, seed=seed)
+recipe, protocol = settings.adversarial_setting(
+    images=images,
+    steps=steps,
+    batch_size=batch_size,
+    rounds=rounds,
+    attack_eps=attack_eps,
+    other_eps=other_eps,
+    attack_steps=attack_steps,
+    evaluation_steps=evaluation_steps,
+    seed=seed,
+)
 
 
-def measured_costs(name: str) -> list[dict[str, object]]:
+def costs_of(name: str) -> list[dict[str, object]]:
     """Memory and time of a step of a model, a row an adapter; its weights do not matter."""
-    whole = vit.load_vit(name, pretrained=False, num_classes=10, device=device)
-    measured = {}
-    for kind in kinds:
-        spec = through(kind, wide=name != vit.SHIPPED)
-        measured[kind] = whole if spec is None else adapters_of.adapted_copy(whole, spec.options(), seed)
-    batch = size["cost_batch"] if name == vit.SHIPPED else -(-size["cost_batch"] // 8)
+    whole = load_vit(name, pretrained=False, num_classes=10, device=device)
+    models = {kind: adapted(whole, kind, wide=name != SHIPPED) for kind in kinds}
+    batch = cost_batch if name == SHIPPED else -(-cost_batch // 8)
     points, classes = next(iter(cifar.train.batches(batch, image_size=whole.image_size, device=device)))
-    taken = {kind: costs.memory(model, "pgd_at", recipe, points, classes) for kind, model in measured.items()}
-    options = dict(repeats=size["repeats"], seed=seed)
+    memory = {kind: costs.memory(model, "pgd_at", recipe, points, classes) for kind, model in models.items()}
+    options = dict(repeats=repeats, seed=seed)
     times = [
-        costs.step_times(measured, "pgd_at", recipe, points, classes, careless=careless, **options)
+        costs.step_times(models, "pgd_at", recipe, points, classes, careless=careless, **options)
         .set_index("name")
         .add_prefix("careless_" if careless else "")
         for careless in (False, True)
     ]
     timed = pd.concat(times, axis=1)
     counts = {
-        kind: dict(zip(("trainable", "share"), adapters_of.trainable(m), strict=True)) for kind, m in measured.items()
+        kind: dict(zip(("trainable", "share"), inject.trainable(model), strict=True)) for kind, model in models.items()
     }
     labels = {"model": name, "batch": batch}
-    return [{**labels, "adapter": kind, **counts[kind], **taken[kind], **timed.loc[kind].to_dict()} for kind in kinds]
+    return [{**labels, "adapter": kind, **counts[kind], **memory[kind], **timed.loc[kind].to_dict()} for kind in kinds]
 
 
 def all_costs() -> list[dict[str, object]]:
@@ -203,24 +189,22 @@ def all_costs() -> list[dict[str, object]]:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads if device == "cuda" else 1)
-        return [row for name in size["cost_models"] for row in measured_costs(name)]
+        return [row for name in cost_models for row in costs_of(name)]
     finally:
         torch.set_num_threads(threads)
 
 
-given = {"models": size["cost_models"], "batch": size["cost_batch"], "recipe": asdict(recipe), "rank": rank}
-given |= {"repeats": size["repeats"], "adapters": kinds, "seed": seed, "device": device_name()}
-timed = stored("costs", given, all_costs, code=[costs], data=cifar.identity)
-table_of_costs = pd.DataFrame(timed.metrics)
-_ = plots.save_table(table_of_costs, "09_costs", caption="Memory and time of a step.", sources=[timed])
-table_of_costs.style.format(precision=3).hide(axis="index")
+measured_costs = stored("costs", {"recipe": asdict(recipe), "device": device_name()}, all_costs, data=cifar.identity)
+cost_table = pd.DataFrame(measured_costs.metrics)
+figures.save_table(cost_table, "09_costs", caption="Memory and time of a step.")
+cost_table.style.format(precision=3).hide(axis="index")
 
 # %%
 parts = {"parameters": "weights", "optimizer": "moments", "step_peak": "step, at its peak"}
 shades = "0.75", sns.color_palette()[1], sns.color_palette()[0]
 attacks_timed = {"": "gradients to pixels", "careless_": "and to weights"}
-figure, axes = plots.subplots(len(size["cost_models"]), 2, height=0.4 + 1.8 * len(size["cost_models"]), squeeze=False)
-for (left_axis, right_axis), (name, rows) in zip(axes, table_of_costs.groupby("model", sort=False), strict=True):
+figure, axes = figures.subplots(len(cost_models), 2, height=0.4 + 1.8 * len(cost_models), squeeze=False)
+for (left_axis, right_axis), (name, rows) in zip(axes, cost_table.groupby("model", sort=False), strict=True):
     reached = pd.Series(0.0, index=rows.index)
     for (column, label), shade in zip(parts.items(), shades, strict=True):
         left_axis.barh(rows["adapter"], rows[column] / 1e6, left=reached, color=shade, label=label)
@@ -240,99 +224,66 @@ for (left_axis, right_axis), (name, rows) in zip(axes, table_of_costs.groupby("m
         axis.tick_params(axis="y", length=0)
 for axis in axes[0]:
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=6.5, columnspacing=1, handlelength=1)
-_ = plots.save_figure(figure, "09_costs", sources=[timed])
+_ = figures.save_figure(figure, "09_costs")
 
 # %% [markdown]
 # ## (c) The runs
 #
 # `pgd_at` is Madry's loss, `trades` Zhang et al.'s ($\beta = 6$). The best round is chosen on dev by accuracy under the attack of training; the averaged weights are judged on test images that nothing else reads.
-# Profiles without a GPU train at a radius of 2/255, since 8/255 needs more steps than they have (section f has it), and `cpu` runs TRADES from the standard start alone.
+# Short runs are at a radius of 2/255, since 8/255 needs more steps than they have (section f has it), and TRADES runs from the standard start alone.
 
 
 # %%
 def losses(label: str) -> list[str]:
     """The losses that a start is run with."""
-    return [name for name in size["methods"] if label == "standard" or name in size["robust_methods"]]
+    return [name for name in methods if label == "standard" or name in robust_methods]
 
 
-settings = [
-    (dataset, label, name)
-    for dataset in size["data_sets"]
-    for label, name in (
-        {"standard": imagenette_start}
-        if dataset == "imagenette"
-        else {key: design.STARTS[key] for key in size["starts"]}
-    ).items()
-]
+begun: dict[tuple[str, str], dict[str, str | None]] = {}  # where the runs of a data set begin
+for dataset in data_sets:
+    if dataset == "imagenette":
+        begun[dataset, "standard"] = dict(start=imagenette_start, weights=imagenette_weights or None, data=dataset)
+    else:
+        begun |= {(dataset, label): dict(start=settings.STARTS[label], data=dataset) for label in starts}
 
 
-def begun(dataset: str, start: str) -> dict[str, object]:
-    """Where a run begins, and on what."""
-    return dict(start=start, weights=imagenette_weights if dataset == "imagenette" else None, data=dataset)
-
-
-def runs_of(dataset: str, start: str, method: str, name: str) -> list[Trial]:
-    options = dict(adapter=through(name, wide=dataset == "imagenette"), **begun(dataset, start))
-    return [design.adversarial_trial(method, s, size["steps"], recipe, **options) for s in run_seeds]
+def runs_of(dataset: str, label: str, method: str, name: str) -> list[Trial]:
+    options = dict(adapter=spec_of(name, wide=dataset == "imagenette"), **begun[dataset, label])
+    return [settings.adversarial_trial(method, s, steps, recipe, **options) for s in run_seeds]
 
 
 planned = {
-    (dataset, label, method, name): runs_of(dataset, start, method, name)
-    for dataset, label, start in settings
-    for method in losses(label)
-    for name in kinds
+    (*key, method, name): runs_of(*key, method, name) for key in begun for method in losses(key[1]) for name in kinds
 }
-planned |= {
-    (dataset, label, "", "start"): [Trial("start", **begun(dataset, start))] for dataset, label, start in settings
+planned |= {(*key, "", "start"): [Trial("start", **options)] for key, options in begun.items()}
+control = {  # of section (e)
+    (*key, "standard", "full"): runs_of(*key, "standard", "full") for key in begun if key[1] == "standard"
 }
-moved = {
-    (dataset, label, "standard", "full"): runs_of(dataset, start, "standard", "full")
-    for dataset, label, start in settings
-}
-moved = {key: trials for key, trials in moved.items() if key[1] == "standard"}  # control of section (e)
-wanted = [trial for trials in [*planned.values(), *moved.values()] for trial in trials]
-finished = dict(zip(wanted, experiments.run_trials(wanted, protocol, workers=workers, progress="runs"), strict=True))
-
-
-def sources(trials: object) -> list[Result]:
-    return [source for trial in trials for source in finished[trial].sources]
-
-
-def group(dataset: str, label: str, method: str) -> dict[str, list[experiments.Trialled]]:
-    """What one table compares: the start and every adapter."""
-    keys = {"start": (dataset, label, "", "start")} | {name: (dataset, label, method, name) for name in kinds}
-    return {name: [finished[trial] for trial in planned[key]] for name, key in keys.items()}
-
+wanted = [trial for trials in [*planned.values(), *control.values()] for trial in trials]
+finished = dict(zip(wanted, run_trials(wanted, protocol, workers=workers, progress="runs"), strict=True))
+groups = {key: [finished[trial] for trial in trials] for key, trials in (planned | control).items()}
+pairs = [(name, against) for against in ("full", "lora", "start") for name in kinds if name != against]
+pairs = [(one, other) for one, other in pairs if other in [*kinds, "start"] and (other != "lora" or one == "lnlora")]
 
 tables, differences = [], []
-for dataset, label, _start in settings:
+for dataset, label in begun:
     for method in losses(label):
-        groups, fixed = group(dataset, label, method), {"data": dataset, "start": label, "training": method}
-        tables.append(contrasts.tabulate(groups, attack_eps).assign(**fixed))
-        pairs = [(name, against) for against in ("full", "lora", "start") for name in kinds if name != against]
-        pairs = [
-            (first, second) for first, second in pairs if second in groups and (second != "lora" or first == "lnlora")
-        ]
-        differences.append(contrasts.contrast(groups, pairs, attack_eps).assign(**fixed))
+        compared = {"start": groups[dataset, label, "", "start"]}
+        compared |= {name: groups[dataset, label, method, name] for name in kinds}
+        columns = {"data": dataset, "start": label, "training": method}
+        tables.append(contrasts.tabulate(compared, attack_eps).assign(**columns))
+        differences.append(contrasts.contrast(compared, pairs, attack_eps).assign(**columns))
 fixed = ["data", "start", "training", "method"]
 trained = stored_sizes.set_index("adapter")[["trainable", "share"]]
-table = pd.concat(tables, ignore_index=True).assign(steps=size["steps"], eps=attack_eps)
-table = table.join(trained, on="method")
+table = pd.concat(tables, ignore_index=True).assign(steps=steps, eps=attack_eps).join(trained, on="method")
 table = table[fixed + [name for name in table if name not in fixed]]
-paired = pd.concat(differences, ignore_index=True).assign(steps=size["steps"], eps=attack_eps)
+paired = pd.concat(differences, ignore_index=True).assign(steps=steps, eps=attack_eps)
 paired = paired[fixed + [name for name in paired if name not in fixed]]
-used = sources(trial for trials in planned.values() for trial in trials)
-_ = plots.save_table(table, "09_table", caption="Accuracy after adversarial finetuning.", sources=used)
-_ = plots.save_table(paired, "09_paired", caption="Paired differences.", sources=used)
-
-
-def shown(row: pd.Series) -> str:
-    low, high = (row["value_low"], row["value_high"]) if row["n"] > 1 else (row["images_low"], row["images_high"])
-    return f"{100 * row['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
+figures.save_table(table, "09_table", caption="Accuracy after adversarial finetuning.")
+figures.save_table(paired, "09_paired", caption="Paired differences.")
 
 reported = ["clean", "pgd", "cw", f"pgd {radius(other_eps)}"]
-wide = table[table["measure"].isin(reported)].assign(text=table.apply(shown, axis=1))
+wide = table[table["measure"].isin(reported)].assign(text=table.apply(contrasts.in_percent, axis=1))
 wide = wide.pivot(index=fixed, columns="measure", values="text")[reported]
 wide.loc[list(dict.fromkeys(table[fixed].itertuples(index=False, name=None)))]
 
@@ -340,28 +291,26 @@ wide.loc[list(dict.fromkeys(table[fixed].itertuples(index=False, name=None)))]
 # `pgd` and `cw` (PGD on the margin) are at the radius of training, the last column at the second radius. Means over seeds with Student's t interval; the rows of `start` are one model, with intervals over images.
 # Accuracies near 10 % are chance.
 #
-# **AutoAttack** (Croce & Hein 2020), of the first seed; its standard budget of 100 steps belongs to profile `gpu`, the others take a share of it on fewer images. Prompt and adapter defences have been found to
+# **AutoAttack** (Croce & Hein 2020), of the first seed; its standard budget is 100 steps, of which the defaults are a share, on fewer images. Prompt and adapter defences have been found to
 # mask gradients, so that PGD alone would not do.
 
 # %%
-auto = Protocol(size["autoattack_images"], (Threat(f"autoattack-{size['autoattack_steps']}", attack_eps),), seed=seed)
-auto_methods = size["methods"] if profile in ("gpu", "imagenet") else size["methods"][:1]
-firsts = {key: trials[0] for key, trials in planned.items() if key[2] in ("", *auto_methods)}
-if profile == "smoke":
-    firsts = {key: trial for key, trial in firsts.items() if key[1] == "standard"}
-under_auto = dict(
-    zip(firsts, experiments.run_trials([*firsts.values()], auto, workers=workers, progress="AutoAttack"), strict=True)
-)
+auto = Protocol(autoattack_images, (Threat(f"autoattack-{autoattack_steps}", attack_eps),), seed=seed)
+first_runs = {
+    key: trials[0]
+    for key, trials in planned.items()
+    if key[1] in autoattack_starts and key[2] in ("", *autoattack_methods)
+}
+attacked = run_trials([*first_runs.values()], auto, workers=workers, progress="AutoAttack")
 rows = [
     row | dict(zip(fixed, key, strict=True))
-    for key, run in under_auto.items()
+    for key, run in zip(first_runs, attacked, strict=True)
     for row in contrasts.tabulate({"": [run]}, attack_eps)
     .query("measure in ('clean', 'autoattack')")
     .to_dict("records")
 ]
-auto_table = pd.DataFrame(rows).drop(columns=["value_low", "value_high"]).assign(steps=size["autoattack_steps"])
-auto_sources = [source for run in under_auto.values() for source in run.sources]
-_ = plots.save_table(auto_table, "09_autoattack", caption="AutoAttack.", sources=auto_sources)
+auto_table = pd.DataFrame(rows).drop(columns=["value_low", "value_high"]).assign(steps=autoattack_steps)
+figures.save_table(auto_table, "09_autoattack", caption="AutoAttack.")
 auto_table.style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
@@ -371,18 +320,17 @@ auto_table.style.format(precision=3).hide(axis="index")
 # The claim is that the gap of `lnlora` is small: an interval that contains zero does not show that, one that lies within a few points does.
 
 # %%
-first_data = size["data_sets"][0]
-columns = [(label, method) for dataset, label, _ in settings if dataset == first_data for method in losses(label)]
-figure, axes = plots.subplots(2, len(columns), height=3.6, sharex=True, sharey="row", squeeze=False)
-for column, (label, method) in enumerate(columns):
+first_data = data_sets[0]
+panels = [(label, method) for dataset, label in begun if dataset == first_data for method in losses(label)]
+figure, axes = figures.subplots(2, len(panels), height=3.6, sharex=True, sharey="row", squeeze=False)
+for column, (label, method) in enumerate(panels):
     part = table[(table["data"] == first_data) & (table["start"] == label) & (table["training"] == method)]
     for axis, measure in zip(axes[:, column], ("clean", "pgd"), strict=True):
         for name, row in part[part["measure"] == measure].set_index("method").iterrows():
             if name == "start":
                 axis.axhline(row["value"], color="0.6", linewidth=0.8, linestyle="--", zorder=0)
                 continue
-            ends = (row["value_low"], row["value_high"]) if row["n"] > 1 else (row["images_low"], row["images_high"])
-            ends = [min(max(end, 0), 1) for end in ends]  # Student's t of few seeds leaves the scale
+            ends = [min(max(end, 0), 1) for end in contrasts.ends(row)]  # Student's t of few seeds leaves the scale
             axis.plot([row["trainable"]] * 2, ends, color=colors[name], linewidth=1)
             axis.plot(row["trainable"], row["value"], "o", color=colors[name], label=name if column == 0 else None)
         axis.set_xscale("log")
@@ -393,33 +341,22 @@ for column, (label, method) in enumerate(columns):
 axes[0, 0].set_ylabel("clean accuracy")
 axes[1, 0].set_ylabel(f"under PGD, {radius(attack_eps)}")
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(kinds), fontsize=7)
-_ = plots.save_figure(figure, "09_parameters", sources=used)
+_ = figures.save_figure(figure, "09_parameters")
 
 # %%
 gaps = paired[(paired["against"] == "full") & (paired["data"] == first_data) & paired["measure"].isin(reported)]
 names = [name for name in kinds if name != "full"]
-marks = dict(zip(columns, sns.color_palette("colorblind")[: len(columns)], strict=True))
-figure, axes = plots.subplots(1, len(reported), height=2.6, sharey=True)
+shades = dict(zip(panels, sns.color_palette("colorblind")[: len(panels)], strict=True))
+figure, axes = figures.subplots(1, len(reported), height=2.6, sharey=True)
 for axis, measure in zip(axes, reported, strict=True):
-    for number, ((label, method), color) in enumerate(marks.items()):
-        rows = gaps[(gaps["measure"] == measure) & (gaps["start"] == label) & (gaps["training"] == method)]
-        for place, (_, row) in enumerate(rows.set_index("method").loc[names].iterrows()):
-            height = place + 0.7 * ((number + 0.5) / len(marks) - 0.5)
-            axis.plot([row["images_low"], row["images_high"]], [height] * 2, color=color, linewidth=0.8)
-            if row["n"] > 1:
-                ends = [row["difference_low"], row["difference_high"]]
-                axis.plot(ends, [height] * 2, color=color, linewidth=2.6, alpha=0.4)
-            axis.plot(
-                row["difference"],
-                height,
-                "o",
-                color=color,
-                markersize=3,
-                label=f"{label}, {method}" if place == 0 else None,
-            )
-    reach = gaps[gaps["measure"] == measure][["images_low", "images_high"]].abs().to_numpy().max()
+    of_measure = gaps[gaps["measure"] == measure]
+    for number, ((label, method), color) in enumerate(shades.items()):
+        rows = of_measure[(of_measure["start"] == label) & (of_measure["training"] == method)]
+        places = [place + 0.7 * ((number + 0.5) / len(shades) - 0.5) for place in range(len(names))]
+        look = dict(color=color, label=f"{label}, {method}", markersize=3)
+        figures.intervals(axis, rows.set_index("method").loc[names], places=places, **look)
+    reach = of_measure[["images_low", "images_high"]].abs().to_numpy().max()
     axis.set_xlim(-1.15 * reach, 1.15 * reach)  # of Student's t with two seeds only a part fits
-    axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
     axis.set_title(measure, fontsize=8)
     axis.xaxis.set_major_locator(MaxNLocator(3))
     axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
@@ -427,8 +364,8 @@ for axis, measure in zip(axes, reported, strict=True):
 axes[0].set_yticks(range(len(names)), names, fontsize=8)
 axes[0].invert_yaxis()
 figure.supxlabel("accuracy minus that of full (points)", fontsize=8)
-figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(columns), fontsize=7)
-_ = plots.save_figure(figure, "09_gap", sources=used)
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(panels), fontsize=7)
+figures.save_figure(figure, "09_gap")
 gaps[gaps["method"] == "lnlora"].style.format(precision=4).hide(axis="index")
 
 # %% [markdown]
@@ -439,41 +376,63 @@ gaps[gaps["method"] == "lnlora"].style.format(precision=4).hide(axis="index")
 # the runs of section (c) in full with `pgd_at` and, as control, with `standard`.
 
 # %%
-shifts = []
-compared = {"vit_robust": [(vit.load_vit(vit.SHIPPED), classifiers.load_classifier("vit_robust"))]}
-for method, key in (
-    ("standard", (first_data, "standard", "standard", "full")),
-    ("pgd_at", (first_data, "standard", "pgd_at", "full")),
-):
-    trials = {**planned, **moved}.get(key, [])
-    compared[method] = [(experiments.start_of(trial), experiments.model_of(finished[trial])) for trial in trials]
-for method, pairs_of_models in compared.items():
-    for s, (before, after) in zip(run_seeds, pairs_of_models, strict=False):
-        shifts.append(shift.parameter_shift(before, after).assign(model=method, seed=s))
-shifts = pd.concat(shifts)
-by_layer = shifts.groupby(["model", "kind", "depth", "name"], sort=False)[["relative", "cosine"]].mean().reset_index()
-summary = pd.DataFrame(
+KINDS = ("LayerNorm scale", "LayerNorm bias", "weight", "bias")  # the last two: of linear layers and the embedding
+
+
+def kind_of(module: nn.Module, last: str) -> str | None:
+    if isinstance(module, nn.LayerNorm):
+        return "LayerNorm scale" if last == "weight" else "LayerNorm bias"
+    return last if isinstance(module, nn.Linear | nn.Conv2d) else None
+
+
+def depth_of(path: str, blocks: int) -> int:
+    """The block, from 0; -1 before the blocks and their number after them."""
+    if path.startswith("blocks."):
+        return int(path.split(".")[1])
+    return -1 if path.startswith(("patch_embed", "norm_pre")) else blocks
+
+
+def parameter_shift(before: ViT, after: ViT) -> pd.DataFrame:
+    """Rows of one tensor each: how far it moved; without heads, class tokens and position embeddings."""
+    rows, moved = [], dict(after.net.named_parameters())
+    for path, module in before.net.named_modules():
+        for last, value in module.named_parameters(recurse=False):
+            if path not in ("head", "head_dist") and (kind := kind_of(module, last)):
+                name, depth = f"{path}.{last}", depth_of(path, len(before.net.blocks))
+                old, new = (tensor.detach().double().flatten().cpu() for tensor in (value, moved[f"{path}.{last}"]))
+                relative = (new - old).norm().item() / old.norm().item() if old.any() else float("nan")
+                cosine = cosine_similarity(old, new, dim=0).item()
+                rows.append({"name": name, "kind": kind, "depth": depth, "relative": relative, "cosine": cosine})
+    return pd.DataFrame(rows)
+
+
+# %%
+changes = {"vit_robust": [(plain, start_of(Trial("start", start="vit_robust")))]}
+for method in ("standard", "pgd_at"):
+    runs = groups.get((first_data, "standard", method, "full"), [])
+    changes[method] = [(start_of(run.trial), model_of(run)) for run in runs]
+shifts = pd.concat(
     [
-        {
-            "model": model,
-            "kind": kind,
-            **statistics.mean(rows["relative"]).columns("relative"),
-            "cosine": rows["cosine"].mean(),
-        }
+        parameter_shift(*pair).assign(model=model, seed=s)
+        for model, models in changes.items()
+        for s, pair in enumerate(models, seed)
+    ]
+)
+by_layer = shifts.groupby(["model", "kind", "depth", "name"], sort=False)[["relative", "cosine"]].mean().reset_index()
+layernorm = pd.DataFrame(
+    [
+        {"model": model, "kind": kind}
+        | statistics.mean(rows["relative"]).columns("relative")
+        | {"cosine": rows["cosine"].mean()}
         for (model, kind), rows in by_layer.groupby(["model", "kind"], sort=False)
     ]
 )
-long_sources = sources(trial for trials in moved.values() for trial in trials)
-_ = plots.save_table(by_layer, "09_shift", caption="Relative change of every tensor.", sources=long_sources)
-_ = plots.save_table(summary, "09_layernorm", caption="Its mean over tensors.", sources=long_sources)
-figure, axes = plots.subplots(1, len(compared), height=2.4, sharey=True)
-titles = {
-    "vit_robust": "vit_robust",
-    "standard": f"standard, {size['steps']} steps",
-    "pgd_at": f"pgd_at, {size['steps']} steps",
-}
-for axis, model in zip(axes, compared, strict=True):
-    for number, kind in enumerate(shift.KINDS):
+figures.save_table(by_layer, "09_shift", caption="Relative change of every tensor.")
+figures.save_table(layernorm, "09_layernorm", caption="Its mean over tensors.")
+figure, axes = figures.subplots(1, len(changes), height=2.4, sharey=True)
+titles = {"vit_robust": "vit_robust"} | {name: f"{name}, {steps} steps" for name in ("standard", "pgd_at")}
+for axis, model in zip(axes, changes, strict=True):
+    for number, kind in enumerate(KINDS):
         line = by_layer[(by_layer["model"] == model) & (by_layer["kind"] == kind)]
         across = line.groupby("depth")["relative"].mean()
         axis.plot(across.index, across, "o-", markersize=3, color=sns.color_palette()[number], label=kind)
@@ -482,86 +441,60 @@ for axis, model in zip(axes, compared, strict=True):
     axis.set(xlabel="block", title=titles[model])
 axes[0].set_ylabel("relative change")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7)
-_ = plots.save_figure(figure, "09_layernorm", sources=long_sources)
-summary.style.format(precision=3).hide(axis="index")
+figures.save_figure(figure, "09_layernorm")
+layernorm.style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
 # ## (f) At 8/255, for 1,500 steps
 #
 # `vit_robust` was trained in all weights; the repository also carries an LNLoRA adapter of rank 3, trained from the same start on the same batches with the same attack and schedule, at its own learning
-# rate. This is the setting in which a model of this size has learned something at 8/255; one run each, so that intervals are over images. `retrain` makes the adapter again (about an hour on one core).
+# rate. This is the setting in which a model of this size has learned something at 8/255; one run each, so that intervals are over images. `studies.retrain` makes either again (about an hour on one core).
 
 # %%
-through_lnlora = "vit_robust_lnlora"
-if retrain:
-    shipped = adapter_files.adapter_folder(through_lnlora)
-    folder = project_root() / "build/smoke" / through_lnlora if profile == "smoke" else shipped
-    known = json.loads((shipped / "record.json").read_text())
-    again = dict(method=known["method"], steps=known["steps"], seed=known["seed"], adapter=known["adapter"])
-    again["recipe"] = finetuning.FinetuneRecipe(**known["recipe"])
-    if profile == "smoke":
-        again |= dict(steps=size["steps"], recipe=recipe)
-    made = finetuning.finetune(plain, cifar, folder=cache_home() / f"training-{through_lnlora}-{device}", **again)
-    adapter_files.save_adapter(made.vit, folder)
-    record = again | {"model": through_lnlora, "start": vit.fingerprint(plain), "recipe": asdict(again["recipe"])}
-    record |= {"weights": vit.fingerprint(made.vit), "best_step": made.best_step, "seconds": made.seconds}
-    record |= {"device": device_name(), "history": made.history}
-    write_atomic(folder / "record.json", json.dumps(record, indent=1) + "\n")
-
 long_eps = 8 / 255
-robust_models = ("vit_robust", through_lnlora)
-long_runs = {"start": [Trial("start")]} | {name: [Trial("start", start=name)] for name in robust_models}
-threats = (Threat(f"fast_pgd-{size['evaluation_steps']}", long_eps), Threat(f"cw-{size['evaluation_steps']}", long_eps))
-listed = [trial for trials in long_runs.values() for trial in trials]
-judged = experiments.run_trials(
-    listed, Protocol(size["long_images"], threats, seed=seed), workers=workers, progress="judged"
-)
+robust_models = ("vit_robust", "vit_robust_lnlora")
+long_runs = {"start": Trial("start")} | {name: Trial("start", start=name) for name in robust_models}
+threats = (Threat(f"fast_pgd-{evaluation_steps}", long_eps), Threat(f"cw-{evaluation_steps}", long_eps))
 few = replace(auto, threats=(replace(auto.threats[0], eps=long_eps),))
-attacked = experiments.run_trials(listed, few, workers=workers, progress="AutoAttack")
-long_tables, long_pairs = [], []
-for found in (judged, attacked):
-    groups = {name: [run] for name, run in zip(long_runs, found, strict=True)}
-    pairs = [(through_lnlora, "vit_robust"), *((name, "start") for name in robust_models)]
-    wanted_measures = "measure != 'average'" if found is judged else "measure == 'autoattack'"
-    long_tables.append(contrasts.tabulate(groups, long_eps).query(wanted_measures))
-    long_pairs.append(contrasts.contrast(groups, pairs, long_eps).query(wanted_measures))
-long_table, long_paired = (pd.concat(parts, ignore_index=True) for parts in (long_tables, long_pairs))
-long_used = [source for run in [*judged, *attacked] for source in run.sources]
-_ = plots.save_table(long_table, "09_long", caption="After 1,500 steps at 8/255.", sources=long_used)
-_ = plots.save_table(long_paired, "09_long_paired", caption="Paired differences.", sources=long_used)
+long_pairs = [("vit_robust_lnlora", "vit_robust"), *((name, "start") for name in robust_models)]
+tables, differences = [], []
+for judged_on, kept in (
+    (Protocol(long_images, threats, seed=seed), "measure != 'average'"),
+    (few, "measure == 'autoattack'"),
+):
+    judged = run_trials([*long_runs.values()], judged_on, workers=workers, progress="judged")
+    compared = {name: [run] for name, run in zip(long_runs, judged, strict=True)}
+    tables.append(contrasts.tabulate(compared, long_eps).query(kept))
+    differences.append(contrasts.contrast(compared, long_pairs, long_eps).query(kept))
+long_table, long_paired = (pd.concat(parts, ignore_index=True) for parts in (tables, differences))
+figures.save_table(long_table, "09_long", caption="After 1,500 steps at 8/255.")
+figures.save_table(long_paired, "09_long_paired", caption="Paired differences.")
 long_table.style.format(precision=3).hide(axis="index")
 
 # %%
 long_paired.style.format(precision=4).hide(axis="index")
 
 # %% [markdown]
-# What could fake robustness, by the checks of AutoAttack and of Carlini et al. 2019 (see `diagnosis`), on the robust models of this section.
-
+# What could fake robustness, by the checks of AutoAttack and of Carlini et al. 2019 (see `gradient_masking`), on the robust models of this section.
 
 # %%
-def robust_model(name: str) -> vit.ViT:
-    """One of `robust_models`."""
-    load = adapter_files.load_adapted if name in adapter_files.ADAPTED else classifiers.load_classifier
-    return load(name, device=device)
+robust_vits = {name: start_of(long_runs[name]) for name in robust_models}
 
 
-def checks() -> list[dict[str, str]]:
+def checks() -> list[dict[str, object]]:
     """Warnings, a row a model."""
-    split = cifar.test.subset(size["autoattack_images"], seed)
-    points, classes = next(iter(split.batches(len(split), image_size=48, device=device)))
-    n, rows = size["evaluation_steps"], []
-    for name in robust_models:
-        model = robust_model(name)
-        found = diagnosis.diagnose(model, points, classes, eps=long_eps, seed=seed, steps=n, queries=10 * n)
+    split, n, rows = cifar.test.subset(autoattack_images, seed), evaluation_steps, []
+    for name, model in robust_vits.items():
+        points, classes = next(iter(split.batches(len(split), image_size=model.image_size, device=device)))
+        options = dict(eps=long_eps, seed=seed, steps=n, queries=10 * n)
+        found = gradient_masking.diagnose(model, points, classes, **options)
         rows.append({"model": name, "images": len(split), "warnings": " ".join(found) or "none"})
     return rows
 
 
-weights = [vit.fingerprint(robust_model(name)) for name in robust_models]
-given = {"weights": weights, "seed": seed, "images": size["autoattack_images"], "steps": size["evaluation_steps"]}
-checked = stored("diagnosis", given, checks, code=[attacks, diagnosis, evaluation])
-warnings = pd.DataFrame(checked.metrics)
-_ = plots.save_table(warnings, "09_warnings", caption="What could fake robustness.", sources=[checked])
+weights = [fingerprint(model) for model in robust_vits.values()]
+warnings = pd.DataFrame(stored("diagnosis", {"weights": weights}, checks, data=cifar.identity).metrics)
+figures.save_table(warnings, "09_warnings", caption="What could fake robustness.")
 warnings.style.hide(axis="index")
 
 # %% [markdown]
@@ -574,5 +507,200 @@ warnings.style.hide(axis="index")
 # | targets | patch embedding, fused qkv, proj, fc1, fc2 | "all key components" |
 # | head | trained, counted | not known |
 # | optimiser | AdamW, cosine, own rate an adapter | not known |
-# | loss, attack | PGD-AT and TRADES; steps of the profile | adversarial finetuning; not known |
-# | models, data | a ViT of 0.7 M parameters, CIFAR-10; CIFAR-100 and Imagenette at `gpu` and `imagenet` | ViTs on CIFAR-10, CIFAR-100, Imagenette |
+# | loss, attack | PGD-AT and TRADES; few steps | adversarial finetuning; not known |
+# | models, data | a ViT of 0.7 M parameters, CIFAR-10; CIFAR-100 and Imagenette by `data_sets` | ViTs on CIFAR-10, CIFAR-100, Imagenette |
+
+# %% [markdown]
+# ## The answer
+#
+# "Comparable" is taken as not worse by more than 2 points: an interval that contains zero would not show it.
+
+# %%
+from nullpaper.studies.verdicts import (
+    BETTER,
+    WORSE,
+    Answer,
+    Verdicts,
+    above,
+    compare,
+    difference,
+    every,
+    grade,
+    interval,
+    negate,
+    number,
+    over_images,
+    percent,
+    points,
+    row,
+    rows,
+    some,
+    word,
+)
+
+answer = Verdicts("09")
+BOUND = statistics.Interval(-0.02, -0.02, -0.02, 1)  # accuracy that may be lost where robustness is called comparable
+ATTACKED = ("pgd", "cw")
+STANDARD = {"data": "cifar10", "start": "standard", "training": "pgd_at"}
+ROBUST = STANDARD | {"start": "robust"}
+
+
+def comparable_to(over_seeds: statistics.Interval, images: statistics.Interval) -> Answer:
+    """Whether no more than the bound is lost; one run has its interval over images alone."""
+    answers = [above(images, BOUND)] + ([above(over_seeds, BOUND)] if over_seeds.n > 1 else [])
+    return answers[0] if len(set(answers)) == 1 else None
+
+
+@answer.claim(
+    "B",
+    "abstract",
+    "adversarial training of about 5 % of the parameters (LNLoRA) is as robust as of all of them",
+    where="09 (d), (f)",
+    criterion="holds if under PGD and CW it loses less than 2 points beyond doubt, both after 1,500 steps at 8/255 "
+    "(interval over images) and in the runs at 2/255 from the standard start (intervals over seeds and images); in "
+    "part if in one of the two; does not hold if in neither and one of them is beyond doubt worse than that",
+)
+def comparable() -> tuple[str, str]:
+    share = row(stored_sizes, adapter="lnlora")["share"]
+    gains = {name: over_images(long_paired, "vit_robust_lnlora", "vit_robust", name) for name in ATTACKED}
+    after_long = ", ".join(
+        f"{NAMES[name]} {points(gain, None).removesuffix(' points')}" for name, gain in gains.items()
+    )
+    after_short, _ = compare(paired, "lnlora", "full", ATTACKED, **STANDARD)
+    measured = (
+        f"{100 * share:.1f} % of the parameters; {after_long} points after 1,500 steps at 8/255 (one run, "
+        f"{gains['pgd'].n:,} images); at 2/255: {after_short}"
+    )
+    pairs = [difference(paired, "lnlora", "full", measure, **STANDARD) for measure in ATTACKED]
+    answers = [every(above(gain, BOUND) for gain in gains.values())]
+    answers.append(every(comparable_to(over_seeds, images) for over_seeds, images, _ in pairs))
+    if True not in answers and False in answers:
+        return measured, "does not hold"
+    return measured, word(every(answers), some(answers))
+
+
+@answer.claim(
+    "B",
+    "abstract",
+    "the LayerNorm in front of the branch makes the difference to LoRA",
+    where="09 (c)",
+    criterion=BETTER
+    + "Holds if LNLoRA is better than LoRA of its rank under PGD and CW at 2/255 from the standard start, in part if "
+    "on one" + WORSE,
+)
+def norm_matters() -> tuple[str, str]:
+    measured, answers = compare(paired, "lnlora", "lora", ATTACKED, **STANDARD)
+    return f"at 2/255: {measured}", grade(answers.values())
+
+
+@answer.claim(
+    "B",
+    "motivation",
+    "scale and bias of LayerNorm differ strongly between standardly and adversarially trained ViTs",
+    where="09 (e)",
+    criterion="holds if both change relatively more than the weights of the other layers do, and more than under "
+    "standard finetuning of as many steps; in part if one of the two does",
+)
+def layernorm_shift() -> tuple[str, str]:
+    def of(model: str, kind: str) -> statistics.Interval:
+        return interval(row(layernorm, model=model, kind=kind), "relative")
+
+    def in_words(changed: dict[str, statistics.Interval]) -> str:
+        return ", ".join(f"{kind} {percent(change, None)}" for kind, change in changed.items())
+
+    texts, answers, kinds_of_norm = [], [], ("scale", "bias")
+    for model, name in (("vit_robust", "after 1,500 steps at 8/255"), ("pgd_at", "after the runs of (c)")):
+        weights = of(model, "weight")
+        changed = {kind: of(model, f"LayerNorm {kind}") for kind in kinds_of_norm}
+        texts.append(f"{name} {in_words(changed)}, other weights {percent(weights, None)}")
+        answers += [above(change, weights) for change in changed.values()]
+    control = {kind: of("standard", f"LayerNorm {kind}") for kind in kinds_of_norm}
+    texts.append(f"standard finetuning {in_words(control)}")
+    answers += [above(of("pgd_at", f"LayerNorm {kind}"), change) for kind, change in control.items()]
+    scale, bias = answers[0::2], answers[1::2]
+    return "; ".join(texts), word(every(answers), some((every(scale), every(bias))))
+
+
+@answer.claim(
+    "B",
+    "abstract",
+    "it saves storage",
+    where="09 (a)",
+    criterion="holds if the files of the adapter take less than a tenth of the checkpoint's bytes",
+)
+def storage() -> tuple[str, str]:
+    lines = {name: row(stored_sizes, adapter=name) for name in ("full", "lnlora")}
+    sizes = {name: f"{line['stored_bytes'] / 1e3:,.0f} kB" for name, line in lines.items()}
+    share = lines["lnlora"]["stored_share"]
+    return f"{sizes['lnlora']} of {sizes['full']}, {100 * share:.1f} %", word(bool(share < 0.1))
+
+
+def model_named(line: pd.Series) -> str:
+    name = "shipped ViT" if line["model"] == "nullpaper_vit_cifar10" else line["model"]
+    return f"{name} (batch {line['batch']})"
+
+
+@answer.claim(
+    "B",
+    "abstract",
+    "it saves training time",
+    where="09 (b)",
+    criterion="holds if on every model measured a step takes beyond doubt less than 0.9 of the time with an attack "
+    "that differentiates with respect to the pixels alone; in part if on some, or with one that computes gradients of "
+    "the weights too",
+)
+def training_time() -> tuple[str, str]:
+    answers: dict[str, list[Answer]] = {"careful": [], "careless": []}
+    texts = []
+    for _, line in rows(cost_table, adapter="lnlora").iterrows():
+        told = []
+        for kind, prefix in (("careful", ""), ("careless", "careless_")):
+            bounds = (float(line[f"{prefix}ratio{end}"]) for end in ("", "_low", "_high"))
+            ratio = statistics.Interval(*bounds, int(line[f"{prefix}n"]))
+            told.append(f"{kind} attack {number(ratio, '.2f', None)}")
+            answers[kind].append(above(statistics.Interval(0.9, 0.9, 0.9, 1), ratio))
+        texts.append(f"{model_named(line)} {', '.join(told)}")
+    part = some([*answers["careful"], *answers["careless"]])
+    return f"time of a step, of full's: {'; '.join(texts)}", word(every(answers["careful"]), part)
+
+
+@answer.claim(
+    "",
+    "",
+    "it saves memory in training",
+    where="09 (b)",
+    criterion="holds if on every model measured weights, moments and the highest point of a step take less than 0.9 of "
+    "full's in all; in part if on some",
+)
+def training_memory() -> tuple[str, str]:
+    texts, answers = [], []
+    for _, line in rows(cost_table, adapter="lnlora").iterrows():
+        full = row(cost_table, adapter="full", model=line["model"])
+        ratios = {name: line[name] / full[name] for name in ("gradients", "optimizer", "step_peak", "total")}
+        told = ", ".join(f"{name.replace('_', ' ')} {ratio:.2f}" for name, ratio in ratios.items())
+        texts.append(f"{model_named(line)} {told}")
+        answers.append(bool(ratios["total"] < 0.9))
+    return f"of full's: {'; '.join(texts)}", word(every(answers), some(answers))
+
+
+@answer.claim(
+    "",
+    "RoLI, CVPR 2024, on other adapters",
+    "from a standard start it stays behind full adversarial training, from a robust one a linear probe is enough",
+    where="09 (d)",
+    criterion="holds if at 2/255 LNLoRA is resolved worse than full under PGD from the standard start, and the linear "
+    "probe loses less than 2 points to full from the robust start; in part if one of the two",
+)
+def robust_start() -> tuple[str, str]:
+    behind, better = compare(paired, "lnlora", "full", ("pgd",), **STANDARD)
+    enough, _ = compare(paired, "linear", "full", ("pgd",), **ROBUST)
+    over_seeds, images, _ = difference(paired, "linear", "full", "pgd", **ROBUST)
+    answers = negate(better["pgd"]), comparable_to(over_seeds, images)
+    return f"LNLoRA from standard: {behind}; linear probe from robust: {enough}", word(every(answers), some(answers))
+
+
+figures.save_table(answer.table(), "09_verdicts", caption="What paper B says of LNLoRA.")
+answer.show(
+    f"our instantiation of paper B, {steps} steps of {batch_size} images, {images} test images and {seeds} seeds, a ViT "
+    "of 0.7 M parameters on CIFAR-10; (f) is one run each."
+)
