@@ -52,15 +52,15 @@ def test_code_decides_and_prose_and_place_do_not(project: Path, monkeypatch: pyt
 
 def test_files_that_parameters_name_decide_by_their_content(project: Path) -> None:
     (project / "weights").mkdir()
-    file = project / "weights" / "a.safetensors"
-    file.write_text("one")
-    by_file, by_folder = plan(project, label="weights/a.safetensors"), plan(project, label="x", names=["weights/."])
-    assert "shipped" in by_file.context.weights
-    named = plan_run(project / "notebooks" / "00_tiny.py", {"label": "weights/a.safetensors"}, profile="cpu")
-    file.write_text("other")
-    again = plan_run(project / "notebooks" / "00_tiny.py", {"label": "weights/a.safetensors"}, profile="cpu")
-    assert named.digest != again.digest and named.context.parameters == again.context.parameters
-    assert plan(project, label="x", names=["weights/."]).digest != by_folder.digest  # names and sizes of its files
+    file = "weights/a.safetensors"
+    (project / file).write_text("one")
+    usual, by_file, by_folder = (plan(project, names=names) for names in (["a"], [file], ["weights/."]))
+    assert usual.context.weights.keys() == {"shipped"} and file in by_file.context.weights
+    (project / file).write_text("other")
+    again = plan(project, names=[file])
+    assert again.digest != by_file.digest and again.context.parameters == by_file.context.parameters
+    assert plan(project, names=["weights/."]).digest != by_folder.digest, "the names and sizes of its files"
+    assert plan(project, names=["a"]).digest == usual.digest
 
 
 def test_data_sets_decide_where_they_are_named(project: Path) -> None:
