@@ -55,8 +55,8 @@ from matplotlib.ticker import PercentFormatter
 
 from nullpaper import encoder_noise, load_data, load_vit, noise_influence, statistics
 from nullpaper.models import vit
-from nullpaper.synthesis import ascent, influence, linearised
-from nullpaper.synthesis import noise as synthesis
+from nullpaper.synthesis import controls, influence, linearised
+from nullpaper.synthesis.noise import rescaled
 from nullpaper.workflow import figures
 from nullpaper.workflow.store import Result, stored
 
@@ -101,7 +101,7 @@ def one_token() -> dict[str, list[dict[str, object]]]:
     def noise(tokens: list[int], norm: float) -> torch.Tensor:
         value = torch.zeros(shape)
         value[:, tokens] = torch.randn(1, len(tokens), shape[2], generator=generator)
-        return ascent.of_norm(influence.centred(value), norm).to(device)
+        return controls.of_norm(controls.centred(value), norm).to(device)
 
     def row(value: torch.Tensor) -> dict[str, object]:
         gaps = influence.influence_of(model, value, seen).cpu()
@@ -168,14 +168,12 @@ def unlearned() -> list[dict[str, object]]:
     def alone(token: int) -> torch.Tensor:
         value = torch.zeros(seen.noise_shape)
         value[:, token] = directions[token]
-        return ascent.of_norm(influence.centred(value), 1_000.0).to(device)
+        return controls.of_norm(controls.centred(value), 1_000.0).to(device)
 
     value = min(map(alone, range(len(directions))), key=lambda v: influence.influence_of(model, v, fit).mean().item())
     noises = {"random, one token": value}
-    for name in ("permuted", "permuted_within"):
-        control = synthesis.CONTROLS[name]
-        options = dict(held_out=seen, lam=1.0, seed=seed, like=value_as_noise(value))
-        noises[name.replace("_", " ")] = control(model, pool("dev", images), **options).value
+    for control in (controls.permuted, controls.permuted_within):
+        noises[control.__name__.replace("_", " ")] = control(value, torch.Generator().manual_seed(seed + 1))
     for name, noise in noises.items():
         metrics = noise_influence(model, noise, seen)
         line = {"noise": name, "norm": noise.norm().item()} | metrics["match"].columns("match")
@@ -183,10 +181,6 @@ def unlearned() -> list[dict[str, object]]:
         line |= {"influence": changes.value, "influence_low": changes.low, "influence_high": changes.high}
         rows.append(line)
     return rows
-
-
-def value_as_noise(value: torch.Tensor) -> influence.EncoderNoise:
-    return influence.EncoderNoise(value, statistics.Interval(0.0, 0.0, 0.0, 1), None)
 
 
 nothing_learned = pd.DataFrame(stored("one_token_control", common, unlearned, data=data).metrics)
@@ -219,12 +213,14 @@ def exploratory(lam: float, noise_seed: int) -> list[dict[str, object]]:
     few = seen.take(torch.arange(min(len(seen), 64)))  # this form has nothing to verify; the metrics are taken below
     given = dict(held_out=few, lam=lam, seed=noise_seed)
     learned = encoder_noise(model, train, steps=steps, lim=min(1.0, 3 * lam), linear=linear(), **given)
-    noises = {"learned": learned}
-    for name in ("permuted", "permuted_within"):
-        noises[name.replace("_", " ")] = synthesis.CONTROLS[name](model, train, like=learned, **given)
+    noises = {"learned": learned.value}
+    for control in (controls.permuted, controls.permuted_within):
+        name = control.__name__.replace("_", " ")
+        noises[name] = control(learned.value, torch.Generator().manual_seed(noise_seed + 1))
     for name, noise in noises.items():
         metrics = {key: value.value for key, value in noise_influence(model, noise, seen).items()}
-        rows.append({"lambda": lam, "seed": noise_seed, "noise": name, "norm": noise.norm} | metrics)
+        norm = controls.centred(noise).norm().item()
+        rows.append({"lambda": lam, "seed": noise_seed, "noise": name, "norm": norm} | metrics)
     return rows, {"noise": learned.value}
 
 
@@ -286,15 +282,16 @@ def bounded(method: str, noise_seed: int) -> tuple[dict[str, object], dict[str, 
     elif method == "ours, free":
         noise = encoder_noise(model, train, steps=free_steps, **given)
     elif method == "random":
-        noise = synthesis.CONTROLS["random"](model, train, **given)
+        start = torch.randn(train.noise_shape, generator=torch.Generator().manual_seed(noise_seed + 1))
+        noise = rescaled(model, start, train, **given)
     elif method == "linearised":
         start = torch.randn(train.noise_shape, generator=torch.Generator().manual_seed(noise_seed)).to(device)
-        noise = synthesis.rescaled(model, linear().filtered(start), train, **given)
+        noise = rescaled(model, linear().filtered(start), train, **given)
     elif method == "official, rescaled":
-        noise = synthesis.rescaled(model, at("official", noise_seed).tensors(device)["noise"], train, **given)
+        noise = rescaled(model, at("official", noise_seed).tensors(device)["noise"], train, **given)
     else:
         noise = encoder_noise(model, train, official=True, lim=3.0, **given)
-    tokens = influence.centred(noise.value).norm(dim=-1)
+    tokens = controls.centred(noise.value).norm(dim=-1)
     row = {"method": method, "seed": noise_seed, "norm": noise.norm, "reached": noise.reached}
     row |= noise.influence.columns("influence") | {"largest token": tokens.max().item(), "steps": len(noise.history)}
     return row, {"noise": noise.value, "norms": torch.tensor([record["norm"] for record in noise.history])}
@@ -387,9 +384,7 @@ def capacity() -> list[dict[str, object]]:
         removed = round(share * available)
         for draw in noise_seeds[:2]:
             start = torch.randn(train.noise_shape, generator=torch.Generator().manual_seed(draw)).to(device)
-            noise = synthesis.rescaled(
-                model, spectrum.without(start, removed), train, held_out=seen, eps=eps, seed=draw
-            )
+            noise = rescaled(model, spectrum.without(start, removed), train, held_out=seen, eps=eps, seed=draw)
             row = {"dimension": spectrum.dim - removed, "draw": draw, "norm": noise.norm, "reached": noise.reached}
             rows.append(row | noise.influence.columns("influence"))
     return rows, {"eigenvalues": spectrum.eigenvalues}
@@ -406,7 +401,7 @@ def combinations() -> list[dict[str, object]]:
             mixed = share * v + (1 - share) * w
             made.append(("combination", share, i, mixed))
             restored = share * v.norm() + (1 - share) * w.norm()
-            made.append(("combination, norm restored", share, i, ascent.of_norm(mixed, restored)))
+            made.append(("combination, norm restored", share, i, controls.of_norm(mixed, restored)))
     return [
         {"kind": kind, "factor": factor, "noise": i, "norm": value.norm().item()}
         | statistics.mean(influence.influence_of(model, value, seen).cpu()).columns("influence")

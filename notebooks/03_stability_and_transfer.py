@@ -52,8 +52,7 @@ from torch import Tensor, nn
 from nullpaper import input_noise, load_data, patch_nullspace, statistics
 from nullpaper.models import checkpoints, predict, vit
 from nullpaper.robustness import perturbation
-from nullpaper.synthesis import influence
-from nullpaper.synthesis import noise as synthesis
+from nullpaper.synthesis import controls, influence
 from nullpaper.workflow import figures
 from nullpaper.workflow.store import stored
 
@@ -129,8 +128,8 @@ def learn(name: str, noise_seed: int) -> tuple[dict[str, object], dict[str, Tens
     train = pool(name, "train", images)
     learned = input_noise(clipped[name], train, steps=steps, **given)
     noises = {"learned": learned.value}
-    for control in ("permuted", "random_norm"):
-        noises[control] = synthesis.CONTROLS[control](clipped[name], train, like=learned, level="input", **given).value
+    for kind, control in (("permuted", controls.permuted), ("random_norm", controls.gaussian)):
+        noises[kind] = control(learned.value, torch.Generator().manual_seed(noise_seed + 1))
     generator = torch.Generator().manual_seed(noise_seed)
     noises["permuted locally"] = perturbation.permuted_in_patches(learned.value, (8, 8), generator)
     row = {"model": titles[name], "seed": noise_seed}

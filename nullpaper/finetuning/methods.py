@@ -1,8 +1,8 @@
 """What tells the finetuning methods apart: the batch they build, the loss on it, and the noise they renew.
 
 Paper A's loss is CE(f(u), y) + CE(f(u + v), y) with one universal noise v behind the patch embedding, made anew against
-the current weights once a round (section 1.5 of its code's reading: 20 noises, 40 steps each). Every control differs
-from it in v alone. Losses over two branches are means, so that clipping treats all methods alike.
+the current weights once a round (algorithm 1; its code makes 20 noises and takes 40 steps with each). Every control
+differs from it in v alone. Losses over two branches are means, so that clipping treats all methods alike.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from nullpaper.data.datasets import Split
 from nullpaper.errors import InputError, nearest
 from nullpaper.models.vit import ViT, evaluating
 from nullpaper.robustness.pgd import pgd
-from nullpaper.synthesis.influence import EncoderNoise, Pool, read_pool
+from nullpaper.synthesis.controls import gaussian, permuted
+from nullpaper.synthesis.influence import EncoderNoise, Noise, Pool, read_pool
 from nullpaper.synthesis.linearised import linearise
-from nullpaper.synthesis.noise import CONTROLS, encoder_noise
+from nullpaper.synthesis.noise import encoder_noise, rescaled, verified
 
-__all__ = ["METHODS", "Batch", "FinetuneRecipe", "Method", "check_method", "make_noise"]
+CONTROLS = {"random_norm": gaussian, "permuted": permuted}  # of a learned noise; "zero" and "random" need none
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ class Batch:
 class Method:
     """A finetuning method.
 
-    ``noise`` is "learned", the name of a control in `synthesis.CONTROLS`, or None; ``robust`` says that the best round
-    is the one with the highest dev accuracy under PGD rather than on clean images.
+    ``source`` says where it comes from; ``noise`` is a kind of `make_noise`, or None; ``robust`` says that the best
+    round is the one with the highest dev accuracy under PGD rather than on clean images.
     """
 
     loss: Callable[[ViT, Batch], Tensor]
@@ -147,43 +148,51 @@ METHODS: dict[str, Method] = {
     "pgd_at_random": Method(_madry_noisy, "the same with Gaussian noise at the same eps", "random", robust=True),
     "trades": Method(_trades, "Zhang et al. 2019", robust=True),
 }
-"""Finetuning methods by name."""
+"""Finetuning methods by name; a reader may add to them, or pass a `Method` to `finetune`."""
 
 
-def check_method(name: str) -> Method:
-    """The method of that name.
+def check_method(method: str | Method) -> Method:
+    """The method of that name in `METHODS`; a `Method` is its own.
 
     Raises:
         InputError: there is none; the nearest name is suggested.
     """
-    if name not in METHODS:
-        raise InputError(f"method '{name}' is unknown.{nearest(str(name), METHODS)} Choose from {', '.join(METHODS)}.")
-    return METHODS[name]
+    if isinstance(method, Method):
+        return method
+    if method not in METHODS:
+        raise InputError(
+            f"method '{method}' is unknown.{nearest(str(method), METHODS)} Choose from {', '.join(METHODS)}."
+        )
+    return METHODS[method]
 
 
-def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed: int) -> EncoderNoise:
+def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed: int) -> Noise:
     """The noise of one round against the present weights, with its influence on images that it was not made from.
 
     Args:
         images: learned from, scaled and verified on, in disjoint parts.
-        kind: "learned", or a name in `synthesis.CONTROLS`.
+        kind: "learned", or a control: "zero", "random" (at the same eps), or one of `CONTROLS`.
     """
     batches = images.batches(250, image_size=vit.image_size, device=next(vit.parameters()).device)
+    generator = torch.Generator().manual_seed(seed + 1)  # or a control would start from the learned noise's own draws
     with evaluating(vit):
         pool = read_pool(vit, batches)
-        learned = None if kind in ("zero", "random") else _learned(vit, pool, recipe, seed)
+        if kind == "random":
+            draw = torch.randn(pool.noise_shape, generator=generator)
+            return rescaled(vit, draw, pool, eps=recipe.noise_eps, seed=seed, margin=False)
+        if kind == "zero":
+            return verified(vit, torch.zeros(pool.noise_shape), pool, eps=recipe.noise_eps, seed=seed)
+        learned = _learned(vit, pool, recipe, seed)
         if kind == "learned":
             return learned
-        return CONTROLS[kind](vit, pool, like=learned, eps=recipe.noise_eps, seed=seed, margin=False)
+        return verified(vit, CONTROLS[kind](learned.value, generator), pool, eps=recipe.noise_eps, seed=seed)
 
 
 def _learned(vit: ViT, pool: Pool, recipe: FinetuneRecipe, seed: int) -> EncoderNoise:
-    """Our noise from a linearised start, or the published one: AdamW until a batch falls below eps."""
-    options = {"lim": recipe.noise_lim, "steps": recipe.noise_steps, "seed": seed}
+    """Our noise from a linearised start, or the published one."""
+    options = {"eps": recipe.noise_eps, "lim": recipe.noise_lim, "steps": recipe.noise_steps, "seed": seed}
     if recipe.official:
-        eps = recipe.noise_eps if recipe.early_stop else 1e-9  # below what a batch reaches: all steps are taken
-        return encoder_noise(vit, pool, eps=eps, official=True, **options)
+        return encoder_noise(vit, pool, official=True, early_stop=recipe.early_stop, **options)
     first_half = pool.take(torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[: len(pool) // 2])
     linear = linearise(vit, first_half, seed=seed)
-    given = {"spread": recipe.spread, "margin": False, "linear": linear}
-    return encoder_noise(vit, pool, eps=recipe.noise_eps, **given, **options)
+    return encoder_noise(vit, pool, spread=recipe.spread, margin=False, linear=linear, **options)

@@ -31,7 +31,7 @@ from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES
 from nullpaper.robustness.evaluation import Threat, corrupted_splits, evaluate, from_masks, masks
 from nullpaper.synthesis.influence import read_pool
 from nullpaper.synthesis.linearised import linearise
-from nullpaper.synthesis.noise import CONTROLS, encoder_noise
+from nullpaper.synthesis.noise import encoder_noise, rescaled
 from nullpaper.workflow.code_identity import code_identity, identity
 from nullpaper.workflow.parallel import each
 from nullpaper.workflow.store import Result, store_root, stored
@@ -299,7 +299,8 @@ def boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
     learned = encoder_noise(
         vit, pools[0], steps=boundary.steps, spread=True, linear=linearise(vit, pools[0], seed=boundary.seed), **given
     )
-    random = CONTROLS["random"](vit, pools[0], **given)
+    draw = torch.randn(pools[0].noise_shape, generator=torch.Generator().manual_seed(boundary.seed + 1))
+    random = rescaled(vit, draw, pools[0], **given)
     return {
         "norm": learned.norm,
         "norm_reached": float(learned.reached),

@@ -1,7 +1,7 @@
-"""What an additive noise does to a frozen model: paper A's "noise influence", its eps constraint, and their intervals.
+"""What an additive noise does to a frozen model: paper A's "noise influence", with intervals.
 
 A pool is a fixed set of images with what the frozen model says of them, so that the clean pass is paid for once. Noise
-enters either behind the patch embedding (encoder level, (1, N, d), paper A) or at the pixels (input level,
+enters either behind the patch embedding (level "encoder", (1, N, d), paper A) or at the pixels (level "input",
 (1, C, H, W), paper C). The quantity that eps bounds is the mean squared L2 distance between softmax vectors, summed
 over classes (range 0 to 2), as in the official code.
 """
@@ -11,36 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 
 import torch
-from scipy.optimize import brentq
-from scipy.stats import norm as normal
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError
 from nullpaper.models.predict import probability_gap
 from nullpaper.models.vit import ViT, check_evaluating, check_images
 from nullpaper.statistics import Interval, mean, proportion
-
-__all__ = [
-    "EncoderNoise",
-    "InputNoise",
-    "Noise",
-    "Pool",
-    "at_boundary",
-    "centred",
-    "influence_of",
-    "noise_influence",
-    "read_pool",
-    "spread",
-]
+from nullpaper.synthesis.controls import centred
 
 Model = Callable[[Tensor], Tensor]
 Batches = Iterable[Tensor | Sequence[Tensor]]
 
 PROBE = 4  # images on which a pool is compared with the model it is used with
-LARGEST_FACTOR = 2.0**20  # where the search for the boundary gives up: the model ignores this direction
 
 
 @dataclass(frozen=True)
@@ -77,22 +61,19 @@ class Noise:
     Attributes:
         value: the noise, shared by all images, in pixel units (input level) or token units (encoder level).
         influence: mean of sum_k (softmax(z)_k - softmax(z')_k)^2 over the held-out images, with its 95 % interval.
-        reached: the upper end of that interval is at most ``eps``; None in the lambda form, which has no eps.
-        eps, lam: the form that was asked for; the other one is None.
+        reached: the upper end of that interval is at most eps; None where no eps was asked for.
         history: one record a step: ``step``, ``norm``, ``influence`` (of the mini-batch), ``loss``.
     """
 
     value: Tensor = field(repr=False)
     influence: Interval
     reached: bool | None
-    eps: float | None = None
-    lam: float | None = None
     history: list[dict[str, float]] = field(default_factory=list, repr=False)
 
     @property
     def norm(self) -> float:
         """L2 norm that can be compared: of the token-centred part at encoder level, of the whole at input level."""
-        return (centred(self.value) if self.value.ndim == 3 else self.value).norm().item()
+        return centred(self.value).norm().item()
 
 
 class EncoderNoise(Noise):
@@ -101,21 +82,6 @@ class EncoderNoise(Noise):
 
 class InputNoise(Noise):
     """Noise (1, C, H, W) at the pixels, in units of [0, 1]; images + noise may leave [0, 1], as in paper C."""
-
-
-def centred(noise: Tensor) -> Tensor:
-    """Noise (1, N, d) without its mean over the width, token by token.
-
-    A LayerNorm encoder ignores that mean at any norm (`invariance.py`), so "the largest noise" has no answer before it
-    is taken out.
-    """
-    return noise - noise.mean(-1, keepdim=True)
-
-
-def spread(noise: Tensor) -> Tensor:
-    """Noise (1, N, d) of the same L2 norm with every token's share of it equal."""
-    share = noise.norm() / math.sqrt(noise.shape[1])
-    return noise / noise.norm(dim=-1, keepdim=True) * share
 
 
 def read_pool(model: Model, batches: Batches | Pool, *, level: str = "encoder") -> Pool:
@@ -129,7 +95,12 @@ def read_pool(model: Model, batches: Batches | Pool, *, level: str = "encoder") 
     Raises:
         InputError: training mode, no images, images the model would misread, or a pool of other weights or level.
     """
-    _check_model(model, level)
+    if level not in ("encoder", "input"):
+        raise InputError(f"level={level!r} is unknown; pass 'encoder' or 'input'.")
+    if level == "encoder" and not isinstance(model, ViT):
+        raise InputError(f"encoder noise needs a ViT from load_vit, not {type(model).__name__}; input noise takes any.")
+    if isinstance(model, nn.Module):
+        check_evaluating(model)
     if isinstance(batches, Pool):
         return _same_pool(model, batches, level)
     parts = []
@@ -143,21 +114,20 @@ def read_pool(model: Model, batches: Batches | Pool, *, level: str = "encoder") 
     inputs, logits, features = zip(*parts, strict=True)
     if not all(part.isfinite().all() for part in logits):
         raise InputError("the model's logits of clean images are not finite; load other weights.")
-    kept = None if features[0] is None else torch.cat(features)
-    return Pool(torch.cat(inputs), torch.cat(logits), kept, len(inputs[0]), level)
+    return Pool(
+        torch.cat(inputs),
+        torch.cat(logits),
+        None if features[0] is None else torch.cat(features),
+        len(inputs[0]),
+        level,
+    )
 
 
 @torch.no_grad()
 def influence_of(model: Model, noise: Tensor, pool: Pool) -> Tensor:
     """sum_k (softmax(z)_k - softmax(z')_k)^2 of each image of the pool, (n,): the metric that eps bounds."""
-    return torch.cat(
-        [
-            probability_gap(logits_at(model, pool.level, inputs + noise), logits)
-            for inputs, logits in zip(
-                pool.inputs.split(pool.batch_size), pool.logits.split(pool.batch_size), strict=True
-            )
-        ]
-    )
+    parts = zip(pool.inputs.split(pool.batch_size), pool.logits.split(pool.batch_size), strict=True)
+    return torch.cat([probability_gap(logits_at(model, pool.level, inputs + noise), clean) for inputs, clean in parts])
 
 
 def noise_influence(model: Model, noise: Noise | Tensor, batches: Batches | Pool) -> dict[str, Interval]:
@@ -173,11 +143,8 @@ def noise_influence(model: Model, noise: Noise | Tensor, batches: Batches | Pool
     Raises:
         InputError: as `read_pool`, or a noise of the wrong shape or not finite.
     """
-    value = noise.value if isinstance(noise, Noise) else noise
-    if value.ndim not in (3, 4):
-        raise InputError(f"noise has shape {tuple(value.shape)}; pass (1, N, d) tokens or (1, C, H, W) pixels.")
-    pool = read_pool(model, batches, level="encoder" if value.ndim == 3 else "input")
-    value = check_noise(value, pool)
+    pool = read_pool(model, batches, level=level_of(noise))
+    value = check_noise(noise, pool)
     with torch.no_grad():
         parts = [_outputs(model, inputs + value, pool.level) for inputs in pool.inputs.split(pool.batch_size)]
     noisy = torch.cat([logits for logits, _ in parts])
@@ -195,59 +162,27 @@ def noise_influence(model: Model, noise: Noise | Tensor, batches: Batches | Pool
     return {**table, "match": proportion((noisy.argmax(-1, keepdim=True) == top).cpu().numpy())}
 
 
-def at_boundary(
-    model: Model, direction: Tensor, calibration: Pool, eps: float, verified_on: int, *, margin: bool = True
-) -> Tensor:
-    """The multiple of ``direction`` that is expected to pass verification at ``eps`` by the smallest margin.
-
-    Root finding on the logarithm of the scale, on images that took no part in finding the direction. The margin is the
-    interval's own half width on ``verified_on`` images, plus a one-sided 99 % allowance for the difference of the two
-    samples: the influence has a heavy tail (few images change class), so less fails more often than it should. Without
-    ``margin`` the estimate itself is put at eps.
-    """
-    half_width, allowance = (normal.ppf(0.975), normal.ppf(0.99)) if margin else (0.0, 0.0)
-
-    @cache
-    def excess(log_scale: float) -> float:
-        gaps = influence_of(model, math.exp(log_scale) * direction, calibration).double()
-        if not gaps.isfinite().all():
-            return math.inf
-        spread = gaps.std().item() if len(gaps) > 1 else 0.0
-        widths = half_width / math.sqrt(verified_on) + allowance * math.sqrt(1 / verified_on + 1 / len(gaps))
-        return math.log(max(gaps.mean().item() + widths * spread, 1e-12) / eps)  # near linear in the log of the scale
-
-    low = high = 0.0
-    first = excess(0.0)
-    step = min(max(0.6 * abs(first), math.log(1.5)), math.log(5))  # small noise has influence ~ scale^2: usually enough
-    if first > 0:
-        while excess(low) > 0:
-            low, high = low - step, low
-    else:
-        while excess(high) <= 0:
-            low, high = high, high + step
-            if high > math.log(LARGEST_FACTOR):
-                return math.exp(low) * direction
-    root = brentq(lambda x: max(min(excess(x), 50.0), -50.0), low, high, xtol=5e-3)
-    return math.exp(root - 5e-3) * direction  # brentq may return the outer side of the root
-
-
-def verdict(model: Model, value: Tensor, held_out: Pool) -> Interval:
-    """The influence of ``value`` on the held-out pool, with its 95 % interval."""
-    return mean(influence_of(model, value, held_out).cpu().numpy())
-
-
 def logits_at(model: Model, level: str, inputs: Tensor) -> Tensor:
     """Logits of patch tokens (level "encoder") or of images (level "input")."""
     return model.encode(inputs) if level == "encoder" else model(inputs)
 
 
-def check_noise(noise: Tensor, pool: Pool) -> Tensor:
-    """``noise`` on the pool's device, or an `InputError` if its shape does not fit or it is not finite."""
-    if tuple(noise.shape) != pool.noise_shape:
-        raise InputError(f"noise has shape {tuple(noise.shape)}, but the model needs {pool.noise_shape}.")
-    if not noise.is_floating_point() or not noise.isfinite().all():
+def level_of(noise: Noise | Tensor) -> str:
+    """Where a noise enters, by its number of axes."""
+    value = noise.value if isinstance(noise, Noise) else noise
+    if value.ndim not in (3, 4):
+        raise InputError(f"noise has shape {tuple(value.shape)}; pass (1, N, d) tokens or (1, C, H, W) pixels.")
+    return "encoder" if value.ndim == 3 else "input"
+
+
+def check_noise(noise: Noise | Tensor, pool: Pool) -> Tensor:
+    """The noise's value on the pool's device, or an `InputError` if its shape does not fit or it is not finite."""
+    value = noise.value if isinstance(noise, Noise) else noise
+    if tuple(value.shape) != pool.noise_shape:
+        raise InputError(f"noise has shape {tuple(value.shape)}, but the model needs {pool.noise_shape}.")
+    if not value.is_floating_point() or not value.isfinite().all():
         raise InputError("noise must be floats without NaN or infinity; make it anew.")
-    return noise.detach().to(pool.inputs)
+    return value.detach().to(pool.inputs)
 
 
 def _outputs(model: Model, inputs: Tensor, level: str) -> tuple[Tensor, Tensor | None]:
@@ -258,26 +193,17 @@ def _outputs(model: Model, inputs: Tensor, level: str) -> tuple[Tensor, Tensor |
     return model.net.forward_head(states), model.net.forward_head(states, pre_logits=True)
 
 
-def _check_model(model: Model, level: str) -> None:
-    if level not in ("encoder", "input"):
-        raise InputError(f"level={level!r} is unknown; pass 'encoder' or 'input'.")
-    if level == "encoder" and not isinstance(model, ViT):
-        raise InputError(f"encoder noise needs a ViT from load_vit, not {type(model).__name__}; input noise takes any.")
-    if isinstance(model, nn.Module):
-        check_evaluating(model)
-
-
 def _images(batch: Tensor | Sequence[Tensor], model: Model) -> Tensor:
+    """The images of a batch, checked, on the model's device."""
     images = batch if isinstance(batch, Tensor) else batch[0]
     if isinstance(model, nn.Module):
         parameter = next(model.parameters(), None)
         images = images if parameter is None else images.to(parameter.device)
     if isinstance(model, ViT):
         check_images(images, model.channels, model.image_size, model.name)
-    elif images.ndim != 4 or not images.is_floating_point():
-        raise InputError(f"images are {images.dtype} of shape {tuple(images.shape)}; pass floats (B, C, H, W).")
-    elif not (images.isfinite().all() and images.min() >= 0 and images.max() <= 1):
-        raise InputError("images leave [0, 1] or are not finite: pass pixels, not normalised values.")
+    else:  # which takes what it takes: only what no classifier can read is refused
+        channels, *size = images.shape[1:] if images.ndim == 4 else (3, 0, 0)
+        check_images(images, channels, tuple(size), "a classifier")
     return images
 
 

@@ -12,13 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from nullpaper.errors import InputError
 from nullpaper.models.vit import ViT
-from nullpaper.synthesis.influence import Batches, Pool, centred, read_pool
-
-__all__ = ["Linearised", "linearise"]
+from nullpaper.synthesis.controls import centred
+from nullpaper.synthesis.influence import Batches, Pool, read_pool
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Linearised:
         return (flat - seen @ (seen.T @ flat)).view_as(noise)
 
 
-def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0, progress: bool = False) -> Linearised:
+def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0) -> Linearised:
     """Estimate M from ``batches`` and diagonalise it.
 
     One random sign vector s an image stands for its logits, as E[J^T s s^T J] = E[J^T J]: a backward pass an image
@@ -71,8 +69,7 @@ def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0, progress: boo
     """
     pool = read_pool(vit, batches)
     generator = torch.Generator().manual_seed(seed)
-    parts = pool.inputs.split(pool.batch_size)
-    rows = torch.cat([_slopes(vit, part, generator) for part in tqdm(parts, "linearise", disable=not progress)])
+    rows = torch.cat([_slopes(vit, part, generator) for part in pool.inputs.split(pool.batch_size)])
     rows = rows / math.sqrt(len(rows))
     dim = pool.inputs.shape[1] * (pool.inputs.shape[2] - 1)
     wide = rows.shape[0] < rows.shape[1]  # the smaller of the two Gram matrices has the same non-zero spectrum

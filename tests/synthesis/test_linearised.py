@@ -9,10 +9,10 @@ import torch
 from noises import EPS, pools, vit
 
 from nullpaper.errors import InputError
-from nullpaper.synthesis.ascent import of_norm
-from nullpaper.synthesis.influence import centred
+from nullpaper.synthesis.controls import centred, of_norm
+from nullpaper.synthesis.influence import noise_influence
 from nullpaper.synthesis.linearised import Linearised, linearise
-from nullpaper.synthesis.noise import encoder_noise, noise_influence
+from nullpaper.synthesis.noise import encoder_noise
 
 
 @cache

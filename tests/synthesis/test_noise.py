@@ -7,9 +7,16 @@ import torch
 from noises import EPS, batches, learned, pools, tiny_cnn, vit
 
 from nullpaper.models.vit import SHIPPED, load_vit
-from nullpaper.synthesis.ascent import of_norm
-from nullpaper.synthesis.influence import centred, influence_of, read_pool
-from nullpaper.synthesis.noise import CONTROLS, encoder_noise, input_noise, noise_influence, rescaled
+from nullpaper.synthesis.controls import centred, gaussian, of_norm, permuted, permuted_within
+from nullpaper.synthesis.influence import influence_of, noise_influence, read_pool
+from nullpaper.synthesis.noise import encoder_noise, input_noise, rescaled, verified
+
+CONTROLS = {"gaussian": gaussian, "permuted": permuted, "permuted_within": permuted_within}
+
+
+def drawn(seed: int = 1) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
 
 # the epsilon form
 
@@ -30,7 +37,7 @@ def test_noise_lies_near_the_boundary():
 
 def test_learned_noise_is_longer_than_a_random_one_under_the_same_verification():
     pool, held_out = pools()
-    random = CONTROLS["random"](vit(), pool, held_out=held_out, eps=EPS)
+    random = rescaled(vit(), torch.randn(1, 36, 96, generator=drawn()), pool, held_out=held_out, eps=EPS)
     assert learned().norm > 1.3 * random.norm
 
 
@@ -87,18 +94,16 @@ def test_spread_noise_has_equal_tokens_and_keeps_its_constraint():
 
 
 def test_the_norm_form_keeps_its_norm_and_lowers_the_influence():
-    pool, held_out = pools()
     noise = learned(norm=20.0)
-    random = CONTROLS["random_norm"](vit(), pool, held_out=held_out, norm=20.0, like=noise)
-    assert noise.norm == pytest.approx(20.0, rel=1e-4) == random.norm and noise.reached is None
-    assert noise.influence.value < random.influence.value
+    random = gaussian(noise.value, drawn())
+    assert noise.norm == pytest.approx(20.0, rel=1e-4) == random.norm().item() and noise.reached is None
+    assert noise.influence.value < influence_of(vit(), random, pools()[1]).mean()
 
 
 def test_permuting_within_tokens_keeps_each_tokens_entries():
-    pool, held_out = pools()
-    control = CONTROLS["permuted_within"](vit(), pool, held_out=held_out, eps=EPS, like=learned())
-    torch.testing.assert_close(control.value.sort(-1)[0], learned().value.sort(-1)[0], atol=1e-5, rtol=1e-5)
-    assert not torch.equal(control.value, learned().value)
+    control = permuted_within(learned().value, drawn())
+    torch.testing.assert_close(control.sort(-1)[0], learned().value.sort(-1)[0], atol=1e-5, rtol=1e-5)
+    assert not torch.equal(control, learned().value)
 
 
 # the lambda form
@@ -113,34 +118,30 @@ def test_lambda_trades_agreement_for_norm():
 
 
 def test_permuting_the_noise_destroys_it():
-    pool, held_out = pools()
     noise = learned(lam=0.5)
-    permuted = CONTROLS["permuted"](vit(), pool, held_out=held_out, lam=0.5, like=noise)
-    assert permuted.norm == pytest.approx(noise.norm, rel=1e-5)
-    assert permuted.influence.value > 1.5 * noise.influence.value
+    control = permuted(noise.value, drawn())
+    assert control.norm().item() == pytest.approx(noise.norm, rel=1e-5)
+    assert influence_of(vit(), control, pools()[1]).mean() > 1.5 * noise.influence.value
 
 
 # controls
 
 
 @pytest.mark.parametrize("name", CONTROLS)
-def test_controls_share_one_call_shape(name):
-    pool, held_out = pools()
-    noise = CONTROLS[name](vit(), pool, held_out=held_out, eps=EPS, seed=1, like=learned())
-    again = CONTROLS[name](vit(), pool, held_out=held_out, eps=EPS, seed=1, like=learned())
-    assert noise.value.shape == learned().value.shape and torch.equal(noise.value, again.value)
-    assert abs(noise.value.mean(-1)).max() < 1e-5 * max(1.0, noise.norm)
-    expected = {"zero": 0.0, "random": noise.norm, "random_norm": learned().norm, "permuted": learned().norm}
-    expected["permuted_within"] = learned().norm
-    assert noise.norm == pytest.approx(expected[name], rel=1e-5)
-    assert noise.reached == (noise.influence.high <= EPS)
+def test_controls_keep_norm_and_centring_and_follow_their_generator(name):
+    noise = learned().value
+    control, again, other = (CONTROLS[name](noise, drawn(seed)) for seed in (1, 1, 2))
+    assert control.shape == noise.shape and torch.equal(control, again) and not torch.equal(control, other)
+    assert control.mean(-1).abs().max() < 1e-5 * control.norm()
+    assert control.norm().item() == pytest.approx(learned().norm, rel=1e-5)
 
 
-def test_a_control_learns_its_own_noise_when_none_is_given():
+def test_verification_is_that_of_the_learned_noise():
     pool, held_out = pools()
-    options = dict(held_out=held_out, eps=EPS, steps=2)
-    expected = encoder_noise(vit(), pool, **options).norm
-    assert CONTROLS["random_norm"](vit(), pool, **options).norm == pytest.approx(expected, rel=1e-5)
+    again = verified(vit(), learned(), pool, held_out=held_out, eps=EPS)
+    assert (again.influence, again.reached) == (learned().influence, learned().reached)
+    zero = verified(vit(), torch.zeros(1, 36, 96), pool, eps=EPS)
+    assert zero.influence.value < 1e-9 and zero.reached and zero.influence.n == 12
 
 
 def test_rescaling_meets_eps_from_any_length():
@@ -170,6 +171,8 @@ def test_official_makes_three_rounds_and_stops_on_one_batch():
     target = noise.history[-1]["influence"] * 1.01
     noise = encoder_noise(vit(), pool, held_out=held_out, eps=target, lim=3.0, official=True)
     assert noise.history[-1]["influence"] < target <= min([r["influence"] for r in noise.history[:-1]], default=2.0)
+    noise = encoder_noise(vit(), pool, held_out=held_out, eps=target, lim=3.0, official=True, early_stop=False)
+    assert len(noise.history) == 3 * 4
 
 
 # input level
@@ -181,9 +184,9 @@ def test_input_noise_serves_any_classifier():
         assert noise.value.shape == (1, 3, 48, 48) and noise.influence.n == 4
         metrics = noise_influence(model, noise, batches())
         assert ("mse_features" in metrics) == (model is vit())
-        control = CONTROLS["permuted"](model, batches(), eps=EPS, like=noise, level="input")
-        assert control.norm == pytest.approx(noise.norm, rel=1e-5)
-        torch.testing.assert_close(control.value.flatten().sort()[0], noise.value.flatten().sort()[0])
+        control = permuted(noise.value, drawn())
+        assert control.norm().item() == pytest.approx(noise.norm, rel=1e-5)
+        torch.testing.assert_close(control.flatten().sort()[0], noise.value.flatten().sort()[0])
 
 
 # metrics

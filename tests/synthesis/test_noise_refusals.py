@@ -10,7 +10,8 @@ from noises import batches, pools, tiny_cnn, vit
 
 from nullpaper.errors import InputError
 from nullpaper.models.vit import SHIPPED, load_vit
-from nullpaper.synthesis.noise import NonFiniteLoss, encoder_noise, input_noise, noise_influence, rescaled
+from nullpaper.synthesis.influence import noise_influence
+from nullpaper.synthesis.noise import NonFiniteLoss, encoder_noise, input_noise, rescaled
 
 
 @pytest.mark.parametrize(
@@ -79,15 +80,15 @@ def test_a_stale_pool_or_the_wrong_model_is_refused():
 
 @pytest.mark.parametrize("official", [False, True])
 def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_good_noise(official):
-    calls = []
+    model, pool, calls = load_vit(SHIPPED), pools()[0], []
 
-    def breaks_later(images):
-        calls.append(len(images))
-        logits = tiny_cnn()(images)
-        return logits if len(calls) <= 4 else logits * math.nan  # two batches of the pool, then two steps
+    def breaks_later(module, inputs, logits):
+        calls.append(len(logits))
+        return logits if len(calls) <= 3 else logits * math.nan  # the pool's check, then two steps
 
+    model.net.head.register_forward_hook(breaks_later)
     with pytest.raises(NonFiniteLoss, match="step 2") as caught:
-        input_noise(breaks_later, batches(), eps=1e-6, steps=5, lim=0.5, official=official)
+        encoder_noise(model, pool, eps=1e-6, steps=5, lim=0.5, official=official)
     error = caught.value
     assert error.step == 2 and len(error.history) == 2
     assert error.value.isfinite().all() and error.value.norm().item() == pytest.approx(error.history[-1]["norm"])
