@@ -53,7 +53,7 @@ def main(system: str, workers: int, folder: Path, show: bool, **asked: Any) -> N
         local_directory=str(folder.resolve()),
         protocol="tls://",
         security=_security(folder.resolve()),
-        scheduler_options={"scheduler_file": str(folder / "scheduler.json"), "dashboard_address": None},
+        scheduler_options={"scheduler_file": str(folder / "scheduler.json"), "dashboard_address": "127.0.0.1:0"},
         **options,
     )
     if show:

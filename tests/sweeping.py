@@ -93,7 +93,9 @@ def results(folder: Path) -> dict[str, dict[str, Any]]:
 def left_behind(root: Path) -> list[int]:
     """Processes that still work for this project 10 seconds after nobody waits for them."""
     end = time.time() + 10
-    while (left := [process.pid for process in psutil.process_iter() if _works_for(process, root)]) and time.time() < end:
+    while (
+        left := [process.pid for process in psutil.process_iter() if _works_for(process, root)]
+    ) and time.time() < end:
         time.sleep(0.2)
     return left
 

@@ -81,7 +81,11 @@ def test_two_sweeps_on_one_folder_do_each_job_once(tmp_path: Path) -> None:
     ]
     drivers = [
         subprocess.Popen(
-            command("sweep", file, "--folder", folder), cwd=root, env=environment(root), stdout=subprocess.PIPE, text=True
+            command("sweep", file, "--folder", folder),
+            cwd=root,
+            env=environment(root),
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for file in files
     ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from sweeping import command, environment, executions, grid, project, results, r
 
 import nullpaper
 from nullpaper.errors import InputError
-from nullpaper.workflow.executors import dask_pool
+from nullpaper.workflow.workers import local_workers, scheduler_workers
 
 pytestmark = pytest.mark.long
 EXAMPLE = str(Path(__file__).parents[2] / "sweeps" / "cluster.py")
@@ -50,9 +52,9 @@ def started(root: Path, program: str, *arguments: object, ready: str, **variable
         process.stdout.close()
 
 
-def wait_for(file: Path) -> None:
-    end = time.time() + 20
-    while not file.exists() and time.time() < end:
+def wait_until(happened: Callable[[], bool], seconds: float = 20) -> None:
+    end = time.time() + seconds
+    while not happened() and time.time() < end:
         time.sleep(0.1)
 
 
@@ -66,8 +68,8 @@ def cluster(root: Path, **variables: str) -> Iterator[str]:
             yield found[1]
 
 
-def test_a_cluster_of_this_machine_listens_to_itself_alone(tmp_path: Path) -> None:
-    with dask_pool(None, 1) as pool:
+def test_a_cluster_of_this_machine_listens_to_itself_alone() -> None:
+    with local_workers(1) as client:
         ours = psutil.Process()
         listening = [
             connection.laddr.ip
@@ -75,18 +77,18 @@ def test_a_cluster_of_this_machine_listens_to_itself_alone(tmp_path: Path) -> No
             for connection in process.net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         ]
-        assert pool.slots == 1 and pool.executor.submit(os.getpid).result(30) != os.getpid()
+        assert client.nthreads().popitem()[1] == 1 and client.submit(os.getpid).result(30) != os.getpid()
     assert listening and {*listening} == {"127.0.0.1"}
 
 
 def test_the_example_for_queues_does_the_jobs_with_tls_and_turns_others_away(tmp_path: Path) -> None:
     root = project(tmp_path)
-    file, folder, place = grid(root, seed=[1, 2]), tmp_path / "build" / "sweeps", tmp_path / "cluster"
+    file, folder, place = grid(root, seed=[1, 2]), tmp_path / "build" / "sweeps" / "tried", tmp_path / "cluster"
     example = (EXAMPLE, "local", "--workers", 2, "--cores", 1, "--memory", "1GB", "--folder", place)
     with started(root, *example, ready="workers asked for"):
         address, certificate, key = place / "scheduler.json", place / "tls.pem", place / "key.pem"
         assert key.stat().st_mode & 0o077 == 0, "nobody else may read the key"
-        wait_for(address)
+        wait_until(address.exists)
         own = ("--tls-ca", certificate, "--tls-cert", certificate)
         done = run(root, "sweep", file, "--scheduler", address, *own, "--tls-key", key)
         assert done.returncode == 0 and "2 jobs: 2 done now" in done.stdout, done.stderr
@@ -108,22 +110,44 @@ def test_the_example_writes_the_scripts_of_queues(system: str, directive: str, t
     assert directive in shown and "--nthreads 1" in shown and f"--tls-key {tmp_path / 'key.pem'}" in shown
 
 
-def test_workers_that_cannot_do_the_jobs_are_named(tmp_path: Path) -> None:
+def test_workers_with_another_version_are_named(tmp_path: Path) -> None:
     root = project(tmp_path / "project")
     notebook = root / "notebooks" / "trivial.py"
-    notebook.write_text(notebook.read_text() + '\nDATA = "cifar10"\nfrom nullpaper import statistics\n')
+    notebook.write_text(notebook.read_text() + "\nfrom nullpaper import statistics\n")
     other = tmp_path / "other" / "nullpaper"
-    shutil.copytree(Path(nullpaper.__file__).parent, other, ignore=shutil.ignore_patterns("checkpoints", "__pycache__"))
-    (other / "errors.py").write_text((other / "errors.py").read_text().replace("n=1", "n=2"))
-    file = grid(root, seed=[1])
-    for variables, message in (
-        ({"PYTHONPATH": str(other.parent)}, "has another version of nullpaper or of Python"),
-        ({"NULLPAPER_HOME": str(tmp_path / "empty")}, "lacks the data set cifar10 in"),
-    ):
-        with cluster(root, **variables) as address:
-            done = run(root, "sweep", file, "--scheduler", address)
-            assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert not executions(root)
+    shutil.copytree(Path(nullpaper.__file__).parent, other, ignore=shutil.ignore_patterns("__pycache__"))
+    (other / "statistics.py").write_text((other / "statistics.py").read_text().replace("2_000", "2_001"))
+    with cluster(root, PYTHONPATH=str(other.parent)) as address:
+        done = run(root, "sweep", grid(root, seed=[1]), "--scheduler", address)
+    assert done.returncode == 2 and "has another version of the package" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and not executions(root)
+
+
+def test_an_interrupt_ends_the_jobs_of_a_cluster_that_goes_on(tmp_path: Path) -> None:
+    root = project(tmp_path)
+    file = grid(root, seed=[1], fixed={"nap": 300.0})
+    with cluster(root) as address:
+        asked = command("sweep", file, "--scheduler", address)
+        driver = subprocess.Popen(asked, cwd=root, env=environment(root), stderr=subprocess.PIPE, text=True)
+        while not kernels(root):
+            time.sleep(0.1)
+        driver.send_signal(signal.SIGINT)
+        said = driver.communicate(timeout=20)[1]
+        assert driver.returncode == 130 and "the same command goes on from here" in said
+        wait_until(lambda: not kernels(root), 10)
+        assert not kernels(root), "nobody waits for the job any more"
+        again = run(root, "sweep", grid(root, seed=[2]), "--scheduler", address)
+        assert again.returncode == 0 and "1 done now" in again.stdout, "the worker is free"
+
+
+def kernels(root: Path) -> list[psutil.Process]:
+    """The kernels that run for a project."""
+    running = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "ipykernel_launcher" in process.cmdline() and process.environ().get("NULLPAPER_ROOT") == str(root):
+                running.append(process)
+    return running
 
 
 def test_a_scheduler_that_goes_away_ends_the_sweep_with_a_sentence(tmp_path: Path) -> None:
@@ -153,5 +177,5 @@ def test_a_scheduler_that_goes_away_ends_the_sweep_with_a_sentence(tmp_path: Pat
 )
 def test_addresses_that_lead_nowhere(address: str, message: str) -> None:
     quick = dask.config.set({"distributed.comm.timeouts.connect": "1s"})
-    with quick, pytest.raises(InputError, match=message), dask_pool(address, 1):
+    with quick, pytest.raises(InputError, match=message), scheduler_workers(address):
         pass
