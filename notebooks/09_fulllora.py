@@ -518,6 +518,7 @@ warnings.style.hide(axis="index")
 # %%
 from nullpaper.studies.verdicts import (
     BETTER,
+    NAMES,
     WORSE,
     Answer,
     Verdicts,

@@ -35,23 +35,29 @@
 #
 # The runs at base settings are those of 09, taken from the store. Variants have `variant_seeds` runs and are compared with runs of the same seeds, on the same images. With one seed there is
 # no interval over seeds: what is drawn then is the interval over images of these very weights, and no difference is called resolved.
+#
+# Takes about 3 min at `cpu` on 2 cores after 09; needs CIFAR-10, which is fetched once.
 
 # %% tags=["parameters"]
-profile: str = "cpu"
-images: int | None = None  # test images; None: the profile's, as for all below that may be None
-steps: int | None = None  # gradient steps a run
-batch_size: int | None = None  # images a step
-attack_steps: int | None = None  # steps of PGD in training
-evaluation_steps: int | None = None  # steps of PGD and CW at the end
-attack_eps: float | None = None  # L-infinity radius in training and at the end, in pixel units
-other_eps: float | None = None  # a second radius at the end
-rounds: int | None = None  # looks at dev in a run, which choose its weights
-ranks: list[int] | None = None  # in (a), beside the base rank
-rates: list[float] | None = None  # learning rates in (f), beside those used everywhere else
-variant_seeds: int | None = None  # runs of everything
+images: int = 48  # test images
+steps: int = 10  # gradient steps a run
+batch_size: int = 64  # images a step
+attack_steps: int = 2  # steps of PGD in training
+evaluation_steps: int = 20  # steps of PGD and CW at the end
+attack_eps: float = 0.00784313725490196  # L-infinity radius in training and at the end, in pixel units: 2/255
+other_eps: float = 0.03137254901960784  # a second radius at the end: 8/255
+rounds: int = 1  # looks at dev in a run, which choose its weights
+ranks: list = [16, 64]  # in (a), beside the base rank
+norms: list = ["plain", "rms"]  # in front of A in (b), beside LayerNorm with weights
+layers: list = ["all but patch_embed", "attention", "MLP", "patch_embed"]  # with a branch in (c)
+apart_ranks: list = [2]  # of branches on q, k and v apart in (d)
+longer_head: bool = True  # in (e), also the new head trained for twice the steps
+rates: list = [0.001, 0.02]  # learning rates in (f), beside those used everywhere else
+rate_kinds: list = ["full", "lnlora", "lora"]  # adapters in (f)
+variant_seeds: int = 1  # runs of everything
 seed: int = 0  # the first of the seeds
 start: str = "standard"  # what is finetuned: "standard" or "robust"
-workers: int | None = None  # processes side by side; None: one a thread on a CPU, one on a GPU
+workers: int = 0  # processes side by side; 0: one a thread on a CPU, one on a GPU
 
 # %%
 from collections.abc import Iterable
@@ -61,35 +67,24 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from nullpaper import statistics
+from nullpaper import load_data, statistics
 from nullpaper.adapters.inject import expected_parameters
-from nullpaper.data.datasets import load_data
 from nullpaper.errors import InputError, nearest
 from nullpaper.models.vit import patchify
-from nullpaper.studies import contrasts, design
-from nullpaper.studies import trials as experiments
-from nullpaper.studies.trials import Protocol, Through, Trial, Trialled
-from nullpaper.workflow import figures as plots
-from nullpaper.workflow.store import Result
+from nullpaper.studies import contrasts, settings
+from nullpaper.studies.trials import AdapterSpec, Protocol, Trial, run_trials, start_of
+from nullpaper.workflow import figures
 
-plots.use_style()
+figures.use_style()
 LAYERS = {"all but patch_embed": ("qkv", "proj", "fc1", "fc2"), "attention": ("qkv", "proj"), "MLP": ("fc1", "fc2")}
 LAYERS |= {"patch_embed": ("patch_embed",)}
 APART = ("patch_embed", "q", "k", "v", "proj", "fc1", "fc2")
-whole = dict(norms=["plain", "rms"], layers=[*LAYERS], apart=[design.RANK - 1, design.RANK], longer=True)
-own = {
-    "smoke": dict(variant_seeds=1, ranks=[4], rates=[1e-3], rate_kinds=["full", "lnlora"])
-    | dict(norms=["plain"], layers=["attention"], apart=[design.RANK], longer=False),
-    "cpu": whole
-    | dict(variant_seeds=1, ranks=[16, 64], rates=[1e-3, 2e-2], rate_kinds=["full", "lnlora", "lora"])
-    | dict(apart=[design.RANK - 1]),
-    "gpu": whole | dict(variant_seeds=3, ranks=[4, 8, 16, 32, 64], rates=[3e-4, 1e-3, 3e-3, 1e-2, 3e-2]),
-}[profile if profile != "imagenet" else "gpu"]
-size = design.chosen(design.ADVERSARIAL_SIZES[profile] | dict(rate_kinds=[*design.ADAPTERS]) | own, globals())
-if start not in design.STARTS:
-    near = nearest(start, design.STARTS)
-    raise InputError(f"start '{start}' is unknown.{near} Choose from {', '.join(design.STARTS)}.")
-attack_eps, other_eps, run_seeds = size["attack_eps"], size["other_eps"], range(seed, seed + size["variant_seeds"])
+for name, given, allowed in (("start", [start], settings.STARTS), ("layers", layers, LAYERS)):
+    if wrong := [item for item in given if item not in allowed]:
+        raise InputError(
+            f"{name} '{wrong[0]}' is unknown.{nearest(wrong[0], allowed)} Choose from {', '.join(allowed)}."
+        )
+run_seeds = range(seed, seed + variant_seeds)
 
 # %% [markdown]
 # ## The runs
@@ -98,65 +93,71 @@ attack_eps, other_eps, run_seeds = size["attack_eps"], size["other_eps"], range(
 # `share` is relative to the model without branches. `steps` are gradient steps in all.
 
 # %%
-recipe, protocol = design.adversarial(size, attack_eps=attack_eps, other_eps=other_eps, seed=seed)
-origin, length = design.STARTS[start], size["steps"]
-vit = experiments.start_of(Trial("start", start=origin))
+recipe, protocol = settings.adversarial_setting(
+    images=images,
+    steps=steps,
+    batch_size=batch_size,
+    rounds=rounds,
+    attack_eps=attack_eps,
+    other_eps=other_eps,
+    attack_steps=attack_steps,
+    evaluation_steps=evaluation_steps,
+    seed=seed,
+)
+origin = settings.STARTS[start]
+vit = start_of(Trial("start", start=origin))
 total = sum(parameter.numel() for parameter in vit.parameters())
 
 
-def parameters_of(through: Through | None) -> int:
-    if through is None:
+def parameters_of(spec: AdapterSpec | None) -> int:
+    if spec is None:
         return total
-    return expected_parameters(vit, through.kind, r=through.r, targets=through.targets, norm=through.norm)
+    return expected_parameters(vit, spec.kind, r=spec.r, targets=spec.targets, norm=spec.norm)
 
 
-def run_of(adapter: str | Through, s: int, **options: object) -> Trial:
+def run_of(adapter: str | AdapterSpec, s: int, **options: object) -> Trial:
     """As in 09, unless an option says otherwise."""
-    taken = {"steps": length, "start": origin} | options
-    return design.adversarial_trial("pgd_at", s, recipe=recipe, adapter=adapter, **taken)
+    options = {"steps": steps, "start": origin} | options
+    return settings.adversarial_trial("pgd_at", s, recipe=recipe, adapter=adapter, **options)
 
 
-def runs_of(adapter: str | Through, **options: object) -> list[Trial]:
+def runs_of(adapter: str | AdapterSpec, **options: object) -> list[Trial]:
     return [run_of(adapter, s, **options) for s in run_seeds]
 
 
-def lnlora(r: int = design.RANK, **options: object) -> Through:
-    return Through("lnlora", r, **options)
+def lnlora(r: int = settings.RANK, **options: object) -> AdapterSpec:
+    return AdapterSpec("lnlora", r, **options)
 
 
 base = {name: runs_of(name) for name in ("lnlora", "lora", "full")}
 budget = parameters_of(lnlora())
-matched_rank = min(range(1, 10 * design.RANK), key=lambda r: abs(parameters_of(Through("lora", r)) - budget))
+matched_rank = min(range(1, 10 * settings.RANK), key=lambda r: abs(parameters_of(AdapterSpec("lora", r)) - budget))
 matched = f"lora, r = {matched_rank}"
-by_rank = {r: "lnlora" if r == design.RANK else f"lnlora, r = {r}" for r in sorted({design.RANK, *size["ranks"]})}
+by_rank = {r: "lnlora" if r == settings.RANK else f"lnlora, r = {r}" for r in sorted({settings.RANK, *ranks})}
 
 planned = {"probe alone": runs_of("linear", head="new")} | base  # first, since others wait for the probe
 planned |= {name: runs_of(lnlora(r)) for r, name in by_rank.items()}
-planned[matched] = runs_of(Through("lora", matched_rank))
-planned |= {f"lnlora, {norm} norm": runs_of(lnlora(norm=norm)) for norm in size["norms"]}
-planned |= {f"lnlora, {name}": runs_of(lnlora(targets=LAYERS[name])) for name in size["layers"]}
-apart = {f"lnlora, q k v apart, r = {r}": runs_of(lnlora(r, targets=APART)) for r in size["apart"]}
+planned[matched] = runs_of(AdapterSpec("lora", matched_rank))
+planned |= {f"lnlora, {norm} norm": runs_of(lnlora(norm=norm)) for norm in norms}
+planned |= {f"lnlora, {name}": runs_of(lnlora(targets=LAYERS[name])) for name in layers}
+apart = {f"lnlora, q k v apart, r = {r}": runs_of(lnlora(r, targets=APART)) for r in apart_ranks}
 heads = {"lnlora, new head": runs_of("lnlora", head="new")}
-if size["longer"]:
-    heads["lnlora, new head, twice the steps"] = runs_of("lnlora", head="new", steps=2 * length)
+if longer_head:
+    heads["lnlora, new head, twice the steps"] = runs_of("lnlora", head="new", steps=2 * steps)
 heads["lnlora, probed head"] = [run_of("lnlora", s, start=run_of("linear", s, head="new")) for s in run_seeds]
 planned |= apart | heads
 
 sections = {"rank": [*by_rank.values(), "lora", matched, "full"]}
-sections["norm"] = ["lnlora", "lora", *(f"lnlora, {norm} norm" for norm in size["norms"])]
-sections["layers"] = ["lnlora", *(f"lnlora, {name}" for name in size["layers"])]
+sections["norm"] = ["lnlora", "lora", *(f"lnlora, {norm} norm" for norm in norms)]
+sections["layers"] = ["lnlora", *(f"lnlora, {name}" for name in layers)]
 sections["qkv"] = ["lnlora", *apart]
 sections["head"] = ["lnlora", *heads, "probe alone"]
 
 wanted = list(dict.fromkeys(trial for trials in planned.values() for trial in trials))
 of_09 = {trial for trials in base.values() for trial in trials}
 wanted.sort(key=of_09.__contains__)  # last those of 09, which may be at them just now
-finished = dict(zip(wanted, experiments.run_trials(wanted, protocol, workers=workers, progress="runs"), strict=True))
+finished = dict(zip(wanted, run_trials(wanted, protocol, workers=workers, progress="runs"), strict=True))
 groups = {name: [finished[trial] for trial in trials] for name, trials in planned.items()}
-
-
-def sources(runs: Iterable[Trialled]) -> list[Result]:
-    return [source for run in runs for source in run.sources]
 
 
 def steps_of(trial: Trial) -> int:
@@ -167,32 +168,21 @@ def steps_of(trial: Trial) -> int:
 taken = {name: steps_of(trials[0]) for name, trials in planned.items()}
 trained = {name: parameters_of(trials[0].adapter) for name, trials in planned.items()}
 values = contrasts.tabulate(groups, attack_eps)
-for place, (column, by_name) in enumerate({"trainable": trained, "steps": taken}.items(), start=1):
-    values.insert(place, column, values["method"].map(by_name))
+for place, (column, of_method) in enumerate({"trainable": trained, "steps": taken}.items(), start=1):
+    values.insert(place, column, values["method"].map(of_method))
 values.insert(2, "share", values["trainable"] / total)
 rows = [(section, values[values["method"] == name]) for section, names in sections.items() for name in names]
 table = pd.concat([part.assign(section=section) for section, part in rows], ignore_index=True)
 table.insert(0, "section", table.pop("section"))
-_ = plots.save_table(table, "10_table", caption="Ablations of LNLoRA.", sources=sources(finished.values()))
+figures.save_table(table, "10_table", caption="Ablations of LNLoRA.")
 
-shown_as = {"clean": "clean", "pgd": f"PGD {255 * attack_eps:.3g}/255", "cw": f"CW {255 * attack_eps:.3g}/255"}
-shown_as[f"pgd {255 * other_eps:.3g}/255"] = f"PGD {255 * other_eps:.3g}/255"
-drawn = list(shown_as)[:3]  # at the second radius short runs keep nothing
+titles_of = {"clean": "clean", "pgd": f"PGD {255 * attack_eps:.3g}/255", "cw": f"CW {255 * attack_eps:.3g}/255"}
+titles_of[f"pgd {255 * other_eps:.3g}/255"] = f"PGD {255 * other_eps:.3g}/255"
+drawn = list(titles_of)[:3]  # at the second radius short runs keep nothing
 
-
-def ends_of(row: pd.Series) -> tuple[float, float]:
-    """The interval over seeds if there are several, else over images."""
-    return (row["value_low"], row["value_high"]) if row["n"] > 1 else (row["images_low"], row["images_high"])
-
-
-def shown(row: pd.Series) -> str:
-    low, high = ends_of(row)
-    return f"{100 * row['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-wide = table.assign(text=table.apply(shown, axis=1), share=table["share"].map("{:.2%}".format))
+wide = table.assign(text=table.apply(contrasts.in_percent, axis=1), share=table["share"].map("{:.2%}".format))
 fixed = ["section", "method", "trainable", "share", "steps"]
-wide = wide.pivot(index=fixed, columns="measure", values="text")[list(shown_as)].reset_index(fixed[2:])
+wide = wide.pivot(index=fixed, columns="measure", values="text")[list(titles_of)].reset_index(fixed[2:])
 wide.loc[[(section, name) for section, names in sections.items() for name in names]]
 
 # %% [markdown]
@@ -203,14 +193,14 @@ wide.loc[[(section, name) for section, names in sections.items() for name in nam
 # %%
 pairs = [(name, "lnlora") for name in planned if name != "lnlora"]
 pairs += [("lnlora", "lora"), ("lnlora", matched), ("lnlora", "full"), ("lora", "full"), (matched, "lora")]
-pairs += [(f"lnlora, {norm} norm", "lora") for norm in size["norms"]]
+pairs += [(f"lnlora, {norm} norm", "lora") for norm in norms]
 pairs += [(name, "full") for name in by_rank.values()]
 pairs += [("lnlora, probed head", name) for name in heads if name != "lnlora, probed head"]
 pairs += [("lnlora, probed head", "probe alone")]
 pairs = list(dict.fromkeys(pairs))
 paired = contrasts.contrast(groups, pairs, attack_eps)
 paired["steps"] = paired["method"].map(taken)
-_ = plots.save_table(paired, "10_paired", caption="Paired differences.", sources=sources(finished.values()))
+figures.save_table(paired, "10_paired", caption="Paired differences.")
 
 
 def rows_of(listed: list[tuple[str, str]]) -> pd.DataFrame:
@@ -233,15 +223,15 @@ def rows_of(listed: list[tuple[str, str]]) -> pd.DataFrame:
 palette = sns.color_palette()
 looks = {"LNLoRA": dict(color=palette[3], marker="o"), "LoRA": dict(color=palette[0], marker="^")}
 looks["all weights"] = dict(color=(0.3,) * 3, marker="s")
-lines = {"LNLoRA": by_rank, "LoRA": {design.RANK: "lora", matched_rank: matched}, "all weights": {0: "full"}}
+lines = {"LNLoRA": by_rank, "LoRA": {settings.RANK: "lora", matched_rank: matched}, "all weights": {0: "full"}}
 looked_up = values.set_index(["method", "measure"])
-figure, axes = plots.subplots(1, 3, height=2.5)
+figure, axes = figures.subplots(1, 3, height=2.5)
 for axis, measure in zip(axes, drawn, strict=True):
     for label, named in lines.items():
         rows = looked_up.loc[[(name, measure) for name in named.values()]]
         axis.plot(rows["share"], rows["value"], label=label, **looks[label])
         for (_, row), rank in zip(rows.iterrows(), named, strict=True):
-            ends = max(0, ends_of(row)[0]), min(1, ends_of(row)[1])  # Student's t knows no bounds
+            ends = max(0, contrasts.ends(row)[0]), min(1, contrasts.ends(row)[1])  # Student's t knows no bounds
             axis.plot([row["share"]] * 2, ends, color=looks[label]["color"], linewidth=0.8, alpha=0.6)
             if label == "LNLoRA":
                 options = dict(xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=6.5)
@@ -251,12 +241,11 @@ for axis, measure in zip(axes, drawn, strict=True):
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
     axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
-    axis.set(title=shown_as[measure], xlim=(0.03, 1.3))
+    axis.set(title=titles_of[measure], xlim=(0.03, 1.3))
 axes[0].set_ylabel("accuracy")
 figure.supxlabel("trainable parameters", fontsize=8)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=7)
-used = sources(run for name in sections["rank"] for run in groups[name])
-_ = plots.save_figure(figure, "10_rank", sources=used)
+figures.save_figure(figure, "10_rank")
 
 # %% [markdown]
 # ## (b) Is it the LayerNorm?
@@ -268,8 +257,8 @@ _ = plots.save_figure(figure, "10_rank", sources=used)
 # The base has more parameters than plain LoRA of its rank, so it is also compared with LoRA of the nearest number of parameters.
 
 # %%
-norms = [("lnlora", "lora"), ("lnlora", matched), *((f"lnlora, {norm} norm", "lora") for norm in size["norms"])]
-rows_of(norms).style.format(precision=4).hide(axis="index")
+of_norms = [("lnlora", "lora"), ("lnlora", matched), *((f"lnlora, {norm} norm", "lora") for norm in norms)]
+rows_of(of_norms).style.format(precision=4).hide(axis="index")
 
 # %% [markdown]
 # ## (c) Which layers?
@@ -325,15 +314,10 @@ def draw_blocks(row_of_axes: Iterable[Axes], titles: list[str]) -> None:
             for name in blocks[title]:
                 place += 1
                 ticks[place] = short.get(name, name.removeprefix("lnlora, "))
-                row = paired.query("method == @name and against == 'lnlora' and measure == @measure").iloc[0]
-                color, reach = color_of[title], [*reach, row["images_low"], row["images_high"]]
-                axis.plot([row["images_low"], row["images_high"]], [place] * 2, color=color, linewidth=0.8)
-                if row["n"] > 1:
-                    ends = [row["difference_low"], row["difference_high"]]
-                    axis.plot(ends, [place] * 2, color=color, linewidth=2.6, alpha=0.5)
-                axis.plot(row["difference"], place, "o", color=color)
+                row = paired.query("method == @name and against == 'lnlora' and measure == @measure")
+                figures.intervals(axis, row, places=[place], color=color_of[title])
+                reach += [row["images_low"].item(), row["images_high"].item()]
             place += 1
-        axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
         axis.set_yticks(list(ticks), ticks.values(), fontsize=7)
         spare = 0.3 * (max(reach) - min(reach)) or 0.05  # of Student's t with few seeds only a part may fit
         axis.set(ylim=(place - 0.4, -0.6), xlim=(min(reach) - spare, max(reach) + spare))
@@ -347,38 +331,33 @@ def draw_blocks(row_of_axes: Iterable[Axes], titles: list[str]) -> None:
 
 upper, lower = ["in front of A", "layers", "q, k, v"], ["head"]
 heights = [sum(1 + len(blocks[title]) for title in titles) for titles in (upper, lower)]
-figure, axes = plots.subplots(2, len(drawn), height=0.9 + 0.17 * sum(heights), height_ratios=heights)
+figure, axes = figures.subplots(2, len(drawn), height=0.9 + 0.17 * sum(heights), height_ratios=heights)
 draw_blocks(axes[0], upper)
 draw_blocks(axes[1], lower)
 for axis, measure in zip(axes[0], drawn, strict=True):
-    axis.set_title(shown_as[measure], fontsize=8)
+    axis.set_title(titles_of[measure], fontsize=8)
 figure.supxlabel("accuracy minus that of the base, LNLoRA (points)", fontsize=8)
-used = sources(
-    run for titles in (upper, lower) for t in titles for name in ("lnlora", *blocks[t]) for run in groups[name]
-)
-_ = plots.save_figure(figure, "10_variants", sources=used)
+figures.save_figure(figure, "10_variants")
 
 # %%
-held = [(name, "lnlora") for name in heads] + [("lnlora, probed head", name) for name in (*heads, "probe alone")]
-rows_of([pair for pair in held if pair in pairs]).style.format(precision=4).hide(axis="index")
+of_heads = [(name, "lnlora") for name in heads] + [("lnlora, probed head", name) for name in (*heads, "probe alone")]
+rows_of([pair for pair in of_heads if pair in pairs]).style.format(precision=4).hide(axis="index")
 
 # %% [markdown]
 # ## (f) The learning rate
 #
-# An adapter that trains fewer parameters wants another rate than all weights, and a comparison at one rate for all compares the rate. Each kind has its own in `design.RATES`, used in all other
+# An adapter that trains fewer parameters wants another rate than all weights, and a comparison at one rate for all compares the rate. Each kind has its own in `studies.settings.RATES`, used in all other
 # sections and in 09. Here every kind is trained at several, and the best is chosen by `dev_robust`: accuracy of the averaged weights on dev images under the attack of training. Test images
 # are no part of it. Of equals the smallest rate is chosen. A best rate at the end of its line says that the best is there or beyond.
 
 # %%
 swept = {
-    (kind, rate): runs_of(kind, rate=rate)
-    for kind in size["rate_kinds"]
-    for rate in sorted({*size["rates"], design.RATES[kind]})
+    (kind, rate): runs_of(kind, rate=rate) for kind in rate_kinds for rate in sorted({*rates, settings.RATES[kind]})
 }
-listed = [trial for trials in swept.values() for trial in trials]
+swept_trials = [trial for trials in swept.values() for trial in trials]
 unjudged = Protocol(1)  # one clean image, since a trial has to be judged on something
-ended = experiments.run_trials(listed, unjudged, workers=workers, progress="rates")
-ended = dict(zip(listed, ended, strict=True))
+ended = run_trials(swept_trials, unjudged, workers=workers, progress="rates")
+ended = dict(zip(swept_trials, ended, strict=True))
 
 
 def rate_row(kind: str, rate: float) -> dict[str, object]:
@@ -390,27 +369,27 @@ def rate_row(kind: str, rate: float) -> dict[str, object]:
 
 
 by_rate = pd.DataFrame([rate_row(kind, rate) for kind, rate in swept])
-by_rate = by_rate.assign(dev_images=recipe.dev_images, steps=length)
+by_rate = by_rate.assign(dev_images=recipe.dev_images, steps=steps)
 by_rate["chosen"] = by_rate.index.isin(by_rate.groupby("kind")["dev_robust"].idxmax())
-by_rate["used"] = by_rate["rate"] == by_rate["kind"].map(design.RATES)
-_ = plots.save_table(by_rate, "10_rates", caption="Learning rates on dev.", sources=sources(ended.values()))
+by_rate["used"] = by_rate["rate"] == by_rate["kind"].map(settings.RATES)
+figures.save_table(by_rate, "10_rates", caption="Learning rates on dev.")
 columns = ["kind", "rate", "dev_robust"]
-said = by_rate.loc[by_rate["chosen"], columns].merge(by_rate.loc[by_rate["used"], columns], "left", on="kind")
-said.columns = ["kind", "rate chosen", "its dev_robust", "rate in use", "dev_robust in use"]
-said["agrees"] = said["rate chosen"] == said["rate in use"]
-said.style.format(precision=4).hide(axis="index")
+in_use = by_rate.loc[by_rate["chosen"], columns].merge(by_rate.loc[by_rate["used"], columns], "left", on="kind")
+in_use.columns = ["kind", "rate chosen", "its dev_robust", "rate in use", "dev_robust in use"]
+in_use["agrees"] = in_use["rate chosen"] == in_use["rate in use"]
+in_use.style.format(precision=4).hide(axis="index")
 
 # %% [markdown]
 # Filled: chosen here; ringed: in use. Bands are Student's t over seeds where there are several; with one seed, one image of `dev_images` more or less is all that separates neighbours.
 
 # %%
-figure, axes = plots.subplots(1, 2, height=2.4, sharex=True)
+figure, axes = figures.subplots(1, 2, height=2.4, sharex=True)
 marks = {"chosen": dict(marker="o"), "used": dict(marker="o", markersize=9, fillstyle="none")}
 titles = {"dev_robust": f"dev, training attack, {255 * attack_eps:.3g}/255", "dev_accuracy": "dev, clean"}
 every_rate = sorted(set(by_rate["rate"]))
 for axis, (column, title) in zip(axes, titles.items(), strict=True):
     for number, (kind, rows) in enumerate(by_rate.groupby("kind", sort=False)):
-        plots.curve(axis, rows, "rate", column, color=palette[number], label=kind, markerfacecolor="white")
+        figures.curve(axis, rows, "rate", column, color=palette[number], label=kind, markerfacecolor="white")
         for mark, look in marks.items():
             one = rows[rows[mark]]
             axis.plot(one["rate"], one[column], color=palette[number], linestyle="none", **look)
@@ -422,4 +401,20 @@ for axis, (column, title) in zip(axes, titles.items(), strict=True):
     axis.set(xlabel="learning rate", title=title, ylim=(max(low, 0), min(high, 1)))
 axes[0].set_ylabel("accuracy")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=6, fontsize=7)
-_ = plots.save_figure(figure, "10_rates", sources=sources(ended.values()))
+figures.save_figure(figure, "10_rates")
+
+# %% [markdown]
+# ## The answer
+#
+# Nothing of this is a claim of paper B, whose ablations are unknown, so there is no verdict: what each change of the adapter is worth under the attack of training, against the base. Resolved needs several
+# seeds, which `variant_seeds` sets.
+
+# %%
+under_attack = paired[(paired["against"] == "lnlora") & (paired["measure"] == "pgd")]
+for row in under_attack.itertuples():
+    found = "resolved" if row.resolved else "not resolved"
+    images_of = f"[{100 * row.images_low:+.1f}, {100 * row.images_high:+.1f}] over {row.images} images"
+    print(f"{row.method} minus the base: {100 * row.difference:+.1f} points {images_of}, n = {row.n}: {found}")
+best = ", ".join(f"{row.kind} {row.rate:g}" for row in by_rate[by_rate["chosen"]].itertuples())
+print(f"Best learning rates on dev: {best}")
+print(f"Limits: {steps} steps of {batch_size} images, {images} test images, one ViT on CIFAR-10; no claim of a paper.")

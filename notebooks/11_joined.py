@@ -22,30 +22,32 @@
 # | (c) | does LNLoRA change the size of the approximate nullspace? | random noise at the same $\varepsilon$ against the same weights; the start |
 # | (d) | what is left of the exact nullspace of the patch embedding? | noise in all directions; subspaces drawn at random |
 #
-# Runs that differ in adapter also differ in learning rate (`learning_rate` and `adapter_learning_rate` in (a), `design.RATES` in (b)), because low-rank branches that start at zero move less at the same rate.
+# Runs that differ in adapter also differ in learning rate (`learning_rate` and `adapter_learning_rate` in (a), `studies.settings.RATES` in (b)), because low-rank branches that start at zero move less at the same rate.
 # So differences are taken within an adapter first, and then between adapters.
+#
+# Takes about 3 min at `cpu` on 2 cores after 07; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package.
 
 # %% tags=["parameters"]
-profile: str = "cpu"
-images: int | None = None  # test images; None: the profile's, as for all below down to severities
-steps: int | None = None  # gradient steps a run in (a)
-adversarial_steps: int | None = None  # gradient steps a run in (b)
-steps_per_noise: int | None = None  # steps between fresh noises
-batch_size: int | None = None  # images a step
-noise_images: int | None = None  # dev images behind a noise
-noise_steps: int | None = None  # steps of its synthesis
-attack_steps: int | None = None  # steps of the attack in adversarial training
-evaluation_steps: int | None = None  # steps of PGD and CW at the end of (a); half of it in (b), twice in patch attacks
-severities: list[int] | None = None  # of the corruptions in (a); (b) takes the middle one
+images: int = 64  # test images
+steps: int = 24  # gradient steps a run in (a)
+adversarial_steps: int = 6  # gradient steps a run in (b)
+steps_per_noise: int = 12  # steps between fresh noises
+batch_size: int = 64  # images a step
+noise_images: int = 400  # dev images behind a noise
+noise_steps: int = 12  # steps of its synthesis
+attack_steps: int = 2  # steps of the attack in adversarial training
+evaluation_steps: int = 20  # steps of PGD and CW at the end of (a); half of it in (b), twice in patch attacks
+corruptions: list = []  # names of those that models are judged under; empty: all 15
+severities: list = [1, 3, 5]  # of the corruptions in (a); (b) takes the middle one
 eps: float = 0.03  # bound on the mean squared distance between softmax vectors
 attack_eps: float = 0.00392156862745098  # L-infinity radius of the attacks in (a) in pixel units: 1/255, as in 07
 strong_eps: float = 0.03137254901960784  # radius of adversarial training and of its attacks: 8/255
 learning_rate: float = 0.0005  # peak, in all weights in (a), as in 07
 adapter_learning_rate: float = 0.0015  # peak, through LNLoRA in (a)
 adversarial_start: str = "vit_robust"  # where (b) starts: a short run from the standard start has 0 % at 8/255
-seeds: int | None = None  # runs a method; None: the profile's
+seeds: int = 2  # runs a method
 seed: int = 0  # the first of the seeds
-workers: int | None = None  # processes side by side; None: one a thread on a CPU, one on a GPU
+workers: int = 0  # processes side by side; 0: one a thread on a CPU, one on a GPU
 
 # %%
 from collections.abc import Sequence
@@ -58,44 +60,44 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from nullpaper import statistics
-from nullpaper.data import datasets as data
+from nullpaper import load_data, patch_nullspace, statistics
 from nullpaper.errors import InputError
 from nullpaper.models.vit import ViT, fingerprint
-from nullpaper.nullspace import patch as nullspace
 from nullpaper.robustness.evaluation import Threat
-from nullpaper.studies import contrasts, design
-from nullpaper.studies import trials as experiments
-from nullpaper.studies.trials import Protocol, Through, Trial, Trialled
-from nullpaper.workflow import figures as plots
-from nullpaper.workflow.store import Result, stored
+from nullpaper.studies import contrasts, settings
+from nullpaper.studies.trials import AdapterSpec, Protocol, Trial, TrialResult, boundary_norm, model_of, run_trials
+from nullpaper.workflow import figures
+from nullpaper.workflow.store import stored
 
-plots.use_style()
-own = {
-    "smoke": dict(images=4, steps=1, adversarial_steps=1, noise_images=16, noise_steps=1, evaluation_steps=1),
-    "cpu": dict(adversarial_steps=6, seeds=2),
-}.get(profile, dict(adversarial_steps=800))
-size = design.chosen(design.SIZES[profile] | own, globals())
-radii = dict(attack_eps=attack_eps, strong_eps=strong_eps)
-recipe, protocol, boundary = design.shared(size, eps=eps, learning_rate=learning_rate, seed=seed, **radii)
-if profile == "smoke":
-    protocol = replace(protocol, corruptions=("fog", "contrast"))
-run_seeds = range(seed, seed + size["seeds"])
+figures.use_style()
+recipe, protocol, boundary = settings.nullspace_setting(
+    images=images,
+    batch_size=batch_size,
+    steps_per_noise=steps_per_noise,
+    noise_images=noise_images,
+    noise_steps=noise_steps,
+    eps=eps,
+    learning_rate=learning_rate,
+    attack_eps=attack_eps,
+    strong_eps=strong_eps,
+    attack_steps=attack_steps,
+    evaluation_steps=evaluation_steps,
+    severities=severities,
+    seed=seed,
+)
+protocol = replace(protocol, corruptions=tuple(corruptions) or protocol.corruptions)
+run_seeds = range(seed, seed + seeds)
 adapters = ["full", "lnlora"]
 
 
-def sources(runs: Sequence[Trialled]) -> list[Result]:
-    return [source for run in runs for source in run.sources]
-
-
-def grouped(planned: dict[str, list[Trial]], judged_on: Protocol, title: str) -> dict[str, list[Trialled]]:
+def grouped(planned: dict[str, list[Trial]], judged_on: Protocol, title: str) -> dict[str, list[TrialResult]]:
     """Finished trials by the name of their group, all run in one go."""
     trials = [trial for group in planned.values() for trial in group]
-    done = iter(experiments.run_trials(trials, judged_on, workers=workers, progress=title))
+    done = iter(run_trials(trials, judged_on, workers=workers, progress=title))
     return {name: [next(done) for _ in group] for name, group in planned.items()}
 
 
-def described(table: pd.DataFrame, groups: dict[str, list[Trialled]]) -> pd.DataFrame:
+def described(table: pd.DataFrame, groups: dict[str, list[TrialResult]]) -> pd.DataFrame:
     """A table of `contrasts.tabulate` that says what its groups are: ``run``, as in the paired table, and its parts."""
     table = table.rename(columns={"method": "run"})
     trials = [groups[name][0].trial for name in table["run"]]
@@ -119,9 +121,9 @@ noises = ["nullspace", "zero", "random"]
 
 def plain_trial(method: str, adapter: str, s: int) -> Trial:
     if adapter == "full":
-        return design.trial(method, s, size["steps"], recipe, boundary)
+        return settings.nullspace_trial(method, s, steps, recipe, boundary)
     changed = replace(recipe, learning_rate=adapter_learning_rate)
-    return Trial(method, s, size["steps"], changed, adapter=design.ADAPTERS[adapter])
+    return Trial(method, s, steps, changed, adapter=settings.ADAPTERS[adapter])
 
 
 planned = {"start": [Trial("start")]}
@@ -130,17 +132,14 @@ plain = grouped(planned, protocol, "nullspace finetuning")  # last those of 07, 
 plain_pairs = [(f"nullspace, {a}", f"{other}, {a}") for a in adapters for other in ("zero", "random")]
 plain_pairs += [(f"{m}, lnlora", f"{m}, full") for m in noises] + [(name, "start") for name in planned if "," in name]
 plain_table = described(contrasts.tabulate(plain, attack_eps), plain)
-plain_paired = contrasts.contrast(plain, plain_pairs, attack_eps).assign(steps=size["steps"])
-
-
-def shown(row: pd.Series) -> str:
-    low, high = (row["value_low"], row["value_high"]) if row["n"] > 1 else (row["images_low"], row["images_high"])
-    return f"{100 * row['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+plain_paired = contrasts.contrast(plain, plain_pairs, attack_eps).assign(steps=steps)
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """A row a group: percent, with Student's t interval over seeds, or over images where there is one run."""
-    texts = table.assign(text=table.apply(shown, axis=1)).pivot(index="run", columns="measure", values="text")
+    texts = table.assign(text=table.apply(contrasts.in_percent, axis=1)).pivot(
+        index="run", columns="measure", values="text"
+    )
     return texts.loc[[*dict.fromkeys(table["run"])], [*dict.fromkeys(table["measure"])]]
 
 
@@ -155,19 +154,19 @@ wide(plain_table)
 
 # %%
 attacked = ["pgd_at", "pgd_at_nullspace", "pgd_at_random"]
-in_blocks = Through("lnlora", design.RANK, targets=("qkv", "proj", "fc1", "fc2"))
-extra = {"pgd_at, lora": design.ADAPTERS["lora"], "pgd_at, lnlora in blocks": in_blocks}
+in_blocks = AdapterSpec("lnlora", settings.RANK, targets=("qkv", "proj", "fc1", "fc2"))
+extra = {"pgd_at, lora": settings.ADAPTERS["lora"], "pgd_at, lnlora in blocks": in_blocks}
 
 
-def adversarial_trial(method: str, adapter: str | Through, s: int) -> Trial:
-    changed = replace(recipe, dev_images=size["images"])
+def adversarial_trial(method: str, adapter: str | AdapterSpec, s: int) -> Trial:
+    changed = replace(recipe, dev_images=images)
     given = dict(adapter=adapter, start=adversarial_start)
-    return design.adversarial_trial(method, s, size["adversarial_steps"], changed, **given)
+    return settings.adversarial_trial(method, s, adversarial_steps, changed, **given)
 
 
-n, middle = -(-size["evaluation_steps"] // 2), size["severities"][len(size["severities"]) // 2]
+n, middle = -(-evaluation_steps // 2), severities[len(severities) // 2]
 threats = (Threat(f"fast_pgd-{n}", attack_eps), Threat(f"fast_pgd-{n}", strong_eps), Threat(f"cw-{n}", strong_eps))
-harder = Protocol(size["images"], threats, protocol.corruptions, (middle,), seed)
+harder = Protocol(images, threats, protocol.corruptions, (middle,), seed)
 planned = {"robust start": [Trial("start", start=adversarial_start)]}
 planned |= {f"{m}, {a}": [adversarial_trial(m, a, s) for s in run_seeds] for a in adapters for m in attacked}
 planned |= {name: [adversarial_trial("pgd_at", through, seed)] for name, through in extra.items()}
@@ -181,10 +180,9 @@ robust_paired = contrasts.contrast(robust, robust_pairs, attack_eps).query(other
 
 groups = plain | robust
 table = pd.concat([plain_table, robust_table], ignore_index=True)
-paired = pd.concat([plain_paired, robust_paired.assign(steps=size["adversarial_steps"])], ignore_index=True)
-used = sources([run for runs in groups.values() for run in runs])
-_ = plots.save_table(table, "11_table", caption="Accuracy after finetuning through adapters.", sources=used)
-_ = plots.save_table(paired, "11_paired", caption="Paired differences.", sources=used)
+paired = pd.concat([plain_paired, robust_paired.assign(steps=adversarial_steps)], ignore_index=True)
+figures.save_table(table, "11_table", caption="Accuracy after finetuning through adapters.")
+figures.save_table(paired, "11_paired", caption="Paired differences.")
 wide(robust_table)
 
 # %% [markdown]
@@ -194,7 +192,7 @@ wide(robust_table)
 
 
 # %%
-def kept(groups: dict[str, list[Trialled]], method: str, against: str) -> pd.DataFrame:
+def kept(groups: dict[str, list[TrialResult]], method: str, against: str) -> pd.DataFrame:
     """The gain through LNLoRA minus the gain in all weights."""
     first, second = ((f"{method}, {adapter}", f"{against}, {adapter}") for adapter in ("lnlora", "full"))
     return contrasts.contrast_of(groups, first, second, attack_eps).assign(gain=f"{method} minus {against}")
@@ -203,7 +201,7 @@ def kept(groups: dict[str, list[Trialled]], method: str, against: str) -> pd.Dat
 of_plain = [kept(plain, "nullspace", other) for other in ("zero", "random")]
 of_robust = [kept(robust, "pgd_at_nullspace", other).query(other_average) for other in ("pgd_at", "pgd_at_random")]
 more = pd.concat([*of_plain, *of_robust], ignore_index=True)
-_ = plots.save_table(more, "11_kept", caption="Gain through LNLoRA minus gain in all weights.", sources=used)
+figures.save_table(more, "11_kept", caption="Gain through LNLoRA minus gain in all weights.")
 
 colors = {"full": sns.color_palette()[0], "lnlora": sns.color_palette()[1], "lnlora minus full": (0.1,) * 3}
 
@@ -216,14 +214,8 @@ def draw(axis: Axes, measure: str, method: str, controls: Sequence[str]) -> None
                 rows = paired[(paired["method"] == f"{method}, {kind}") & (paired["against"] == f"{control}, {kind}")]
             else:
                 rows = more[more["gain"] == f"{method} minus {control}"]
-            row = rows.set_index("measure").loc[measure]
-            y = place + lift
-            axis.plot([row["images_low"], row["images_high"]], [y] * 2, color=color, linewidth=0.8)
-            if row["n"] > 1:
-                ends = [row["difference_low"], row["difference_high"]]
-                axis.plot(ends, [y] * 2, color=color, linewidth=2.6, alpha=0.5, solid_capstyle="butt")
-            axis.plot(row["difference"], y, "o", color=color)
-    axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+            row = rows[rows["measure"] == measure]
+            figures.intervals(axis, row, places=[place + lift], color=color)
     axis.xaxis.set_major_locator(MaxNLocator(3))
     axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
     axis.tick_params(labelsize=6.5)
@@ -237,7 +229,7 @@ drawn = {
     ("nullspace", ("zero", "random")): ["clean", "pgd", "patch", "corruptions", "average"],
     ("pgd_at_nullspace", ("pgd_at", "pgd_at_random")): ["clean", "pgd", f"pgd {strong}", f"cw {strong}", "corruptions"],
 }
-figure, axes = plots.subplots(2, 5, height=3.9, sharey="row")
+figure, axes = figures.subplots(2, 5, height=3.9, sharey="row")
 for row, ((method, controls), measures) in zip(axes, drawn.items(), strict=True):
     for axis, measure in zip(row, measures, strict=True):
         draw(axis, measure, method, controls)
@@ -245,7 +237,7 @@ for row, ((method, controls), measures) in zip(axes, drawn.items(), strict=True)
 figure.supxlabel("difference in accuracy (points)", fontsize=8)
 handles = [Line2D([], [], color=color, marker="o", label=name) for name, color in colors.items()]
 figure.legend(handles=handles, loc="outside upper right", ncols=3, fontsize=7)
-_ = plots.save_figure(figure, "11_differences", sources=used)
+figures.save_figure(figure, "11_differences")
 more[more["measure"].isin(["clean", "pgd", f"pgd {strong}", "corruptions"])].style.format(precision=4).hide(
     axis="index"
 )
@@ -261,25 +253,22 @@ more[more["measure"].isin(["clean", "pgd", f"pgd {strong}", "corruptions"])].sty
 # one noise seed for all weights: the two starts have none.
 
 # %%
-cifar = data.load_data("cifar10", progress=False)
+cifar = load_data("cifar10")
 sized = ["start", *(f"{m}, {a}" for m in ("zero", "nullspace") for a in adapters)]
 sized += ["robust start", *(f"pgd_at, {a}" for a in adapters)]
 
 
-def measured(run: Trialled) -> tuple[dict[str, float], Result]:
-    """Norms at the boundary of eps, and where they are stored: from the run where it was watched, else measured now."""
-    for record in run.history:
-        if record["step"] == run.best_step and "norm" in record:
-            return record, run.sources[0]
-    model = experiments.model_of(run)
+def norms_of(result: TrialResult) -> dict[str, float]:
+    """Norms at the boundary of eps: from the run where it was watched, else found now."""
+    for record in result.history:
+        if record["step"] == result.best_step and "norm" in record:
+            return record
+    model = model_of(result)
     given = {"weights": fingerprint(model), "boundary": asdict(boundary)}
-    measure = lambda: experiments.boundary_norm(model, cifar, boundary)  # noqa: E731
-    found = stored("boundary_norm", given, measure, code=[experiments], data=cifar.identity)
-    return found.metrics, found
+    return stored("boundary_norm", given, lambda: boundary_norm(model, cifar, boundary), data=cifar.identity).metrics
 
 
-found = {name: [measured(run) for run in groups[name]] for name in sized}
-norms = {name: pd.DataFrame([record for record, _ in records]) for name, records in found.items()}
+norms = {name: pd.DataFrame([norms_of(result) for result in groups[name]]) for name in sized}
 rows = []
 for name, by_seed in norms.items():
     first = norms["robust start" if name in robust else "start"].iloc[0]
@@ -291,18 +280,16 @@ for name, by_seed in norms.items():
     row |= statistics.over_seeds(by_seed["norm"] / by_seed["norm_random"]).columns("ratio")
     rows.append(row | {"reached": by_seed["norm_reached"].mean()})
 sizes = pd.DataFrame(rows)
-measured_by = [source for records in found.values() for _, source in records]
-_ = plots.save_table(sizes, "11_norm", caption="Norm at the verified boundary of eps.", sources=measured_by)
+figures.save_table(sizes, "11_norm", caption="Norm at the verified boundary of eps.")
 
-figure, axes = plots.subplots(1, 2, height=3.0, sharey=True)
+figure, axes = figures.subplots(1, 2, height=3.0, sharey=True)
 kinds = {"": ("largest found", "o", "full"), "_random": ("Gaussian", "s", "none")}
 shades = {"none": (0.4,) * 3, **colors}
 for axis, column in zip(axes, ("norm", "growth"), strict=True):
-    for place, row in sizes.iterrows():
-        for lift, (suffix, (_, marker, fill)) in zip((-0.15, 0.15), kinds.items(), strict=True):
-            y, name, color = place + lift, column + suffix, shades[row["adapter"]]
-            axis.plot([row[f"{name}_low"], row[f"{name}_high"]], [y] * 2, color=color, linewidth=2.6, alpha=0.4)
-            axis.plot(row[name], y, marker, color=color, fillstyle=fill)
+    for lift, (suffix, (_, marker, fill)) in zip((-0.15, 0.15), kinds.items(), strict=True):
+        look = dict(marker=marker, fillstyle=fill, color=[shades[name] for name in sizes["adapter"]])
+        places = [place + lift for place in range(len(sizes))]
+        figures.intervals(axis, sizes, places=places, value=column + suffix, thin=None, zero=None, **look)
 axes[0].set_xlabel(rf"norm at $\varepsilon$ = {eps:g}")
 axes[1].set_xlabel("norm over that of its start")
 axes[1].axvline(1, color="0.6", linewidth=0.8, zorder=0)
@@ -313,7 +300,7 @@ for axis in axes:
 axes[0].invert_yaxis()
 handles = [Line2D([], [], color="0.2", linestyle="", marker=m, fillstyle=f, label=t) for t, m, f in kinds.values()]
 figure.legend(handles=handles, loc="outside upper right", ncols=2, fontsize=7)
-_ = plots.save_figure(figure, "11_norm", sources=measured_by)
+figures.save_figure(figure, "11_norm")
 sizes.style.format(precision=2).hide(axis="index")
 
 # %% [markdown]
@@ -327,26 +314,28 @@ sizes.style.format(precision=2).hide(axis="index")
 # what noise of its norm in all directions moves them, on test images: it needs no linear map. First seed.
 
 # %%
-base, probe = experiments.model_of(groups["start"][0]), torch.Generator().manual_seed(seed)
-pictures, _ = next(iter(cifar.test.subset(64, seed).batches(64, image_size=base.image_size)))
+base, probe = model_of(groups["start"][0]), torch.Generator().manual_seed(seed)
+images_64 = cifar.test.subset(64, seed).batches(64, image_size=base.image_size, device=base.mean.device)
+pictures, _ = next(iter(images_64))
 
 
-def moved(model: ViT, noise: torch.Tensor) -> float:
+def movement(model: ViT, noise: torch.Tensor) -> float:
+    """How far noise moves the tokens of all pictures."""
     with torch.no_grad():
-        clean, noisy = (model.embed(batch.to(base.mean)).double() for batch in (pictures, pictures + noise))
+        clean, noisy = (model.embed(batch).double() for batch in (pictures, pictures + noise.to(pictures)))
     return (noisy - clean).norm().item()
 
 
-def exact(name: str, run: Trialled, first: Trialled) -> dict[str, object]:
+def exact(name: str, run: TrialResult, first: TrialResult) -> dict[str, object]:
     """A row of the table: what the model of ``run`` keeps of the nullspace of ``first``."""
-    model, begun = experiments.model_of(run), nullspace.patch_nullspace(experiments.model_of(first))
+    model, begun = model_of(run), patch_nullspace(model_of(first))
     noise = begun.sample(pictures.shape, norm=1.0, generator=probe)
     other = torch.randn(pictures.shape, generator=probe)
     other /= other.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     row = {"model": name, "start": first.trial.start, "dimension": 0, "overlap": float("nan")}
-    row |= {"chance": begun.dim / len(begun.basis), "seen": moved(model, noise) / moved(model, other), "note": ""}
+    row |= {"chance": begun.dim / len(begun.basis), "seen": movement(model, noise) / movement(model, other), "note": ""}
     try:
-        space = nullspace.patch_nullspace(model)
+        space = patch_nullspace(model)
     except InputError as refusal:
         return row | {"note": str(refusal)}
     shared = (begun.basis.T @ space.basis).square().sum().item() / min(begun.dim, space.dim)
@@ -356,6 +345,101 @@ def exact(name: str, run: Trialled, first: Trialled) -> dict[str, object]:
 named = ["start", "zero, full", "zero, lnlora", "robust start", "pgd_at, full", "pgd_at, lnlora", *extra]
 rows = [exact(name, groups[name][0], groups["robust start" if name in robust else "start"][0]) for name in named]
 rows.insert(4, exact("robust start, against start", groups["robust start"][0], groups["start"][0]))
-left = pd.DataFrame(rows)
-_ = plots.save_table(left, "11_exact", caption="The nullspace of the patch embedding after finetuning.", sources=used)
-left.style.format(precision=6, na_rep="").hide(axis="index")
+exact_space = pd.DataFrame(rows)
+figures.save_table(exact_space, "11_exact", caption="The nullspace of the patch embedding after finetuning.")
+exact_space.style.format(precision=6, na_rep="").hide(axis="index")
+
+# %% [markdown]
+# ## The answer
+
+# %%
+from nullpaper.studies.verdicts import BETTER, WORSE, Verdicts, above, compare, grade, interval, number, row, word
+
+answer = Verdicts("11")
+
+
+@answer.claim(
+    "",
+    "",
+    "nullspace noise helps where only LNLoRA is trained",
+    where="11 (a)",
+    criterion=BETTER
+    + "Holds if better than the same finetuning with noise 0 on all measures, in part if on some"
+    + WORSE,
+)
+def nullspace_through_adapter() -> tuple[str, str]:
+    measures = ("clean", "fgsm", "corruptions", "average")
+    measured, answers = compare(paired, "nullspace, lnlora", "zero, lnlora", measures)
+    return measured, grade(answers.values())
+
+
+@answer.claim(
+    "",
+    "",
+    "nullspace noise adds to adversarial training",
+    where="11 (b)",
+    criterion=BETTER
+    + "Holds if adversarial training with the noise is better than without on all measures, through LNLoRA and "
+    "in full; in part if on some" + WORSE,
+)
+def joined() -> tuple[str, str]:
+    texts, answers = [], []
+    for adapter in ("full", "lnlora"):
+        pair = f"pgd_at_nullspace, {adapter}", f"pgd_at, {adapter}"
+        measured, better = compare(paired, *pair, ("clean", "pgd 8/255", "corruptions"))
+        texts.append(f"{adapter}: {measured}")
+        answers += better.values()
+    return "; ".join(texts), grade(answers)
+
+
+@answer.claim(
+    "",
+    "",
+    "adversarial training through LNLoRA changes the size of the approximate nullspace",
+    where="11 (c)",
+    criterion="holds if the interval of the norm at the boundary of eps, over that of the start, excludes 1, and so "
+    "does that of the norm over random noise's against the start's; in part if only the former",
+)
+def nullspace_size() -> tuple[str, str]:
+    before, after, whole = (row(sizes, run=run) for run in ("robust start", "pgd_at, lnlora", "pgd_at, full"))
+    growth, ratio = interval(after, "growth"), interval(after, "ratio")
+    in_full = number(interval(whole, "growth"), ".2f", None)
+    measured = (
+        f"norm {number(growth, '.2f')} times the robust start's, {in_full} in full; "
+        f"over random noise's {number(ratio, '.2f', None)}, at the start {before['ratio']:.2f}"
+    )
+    one, at_start = statistics.Interval(1, 1, 1, 1), statistics.Interval(*3 * [before["ratio"]], 1)
+    changed = above(growth, one) is not None and growth.n > 1
+    return measured, word(changed and above(ratio, at_start) is not None or None, changed or None)
+
+
+def is_same_space(line: pd.Series, first: pd.Series) -> bool:
+    return bool(line["dimension"] == first["dimension"] and line["overlap"] > 1 - 1e-6)
+
+
+@answer.claim(
+    "",
+    "",
+    "an adapter leaves the exact nullspace of the patch embedding as it was",
+    where="11 (d)",
+    criterion="holds if dimension and subspace stay with branches in all layers, plain and with a norm; in part if "
+    "with branches in the blocks alone",
+)
+def exact_nullspace_kept() -> tuple[str, str]:
+    titles = {"pgd_at, lora": "LoRA in all layers", "pgd_at, lnlora": "LNLoRA in all layers"}
+    titles |= {"pgd_at, lnlora in blocks": "LNLoRA in the blocks alone"}
+    lines, first = {name: row(exact_space, model=name) for name in titles}, row(exact_space, model="robust start")
+    kept = [is_same_space(line, first) for line in lines.values()]
+    texts = (
+        f"{titles[name]} {line['dimension']} dimensions"
+        + (f" (overlap {line['overlap']:.3f})" if line["dimension"] else ", the embedding is not linear")
+        for name, line in lines.items()
+    )
+    return f"of {first['dimension']}: {'; '.join(texts)}", word(all(kept), any(kept))
+
+
+figures.save_table(answer.table(), "11_verdicts", caption="Nullspace noise and adapters together.")
+answer.show(
+    f"{steps} steps in (a), {adversarial_steps} in (b), of {batch_size} images; {images} test images and {seeds} seeds, one "
+    "ViT on CIFAR-10; neither paper asks any of this."
+)
