@@ -1,0 +1,123 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 13 · Does it depend on the seed, or on the model?
+#
+# Any notebook becomes a sweep by a grid file of a few lines. What its jobs measured is then one tidy table, and pivots, filters and
+# plots are pandas and seaborn. This notebook shows it on a question: is what notebook 12 says of one model, at one seed, also true at
+# other seeds and of other models?
+#
+# ```sh
+# nullpaper sweep sweeps/model_zoo.yaml --workers 2
+# nullpaper report model_zoo --table 12_effect --over seed
+# ```
+#
+# Takes about a minute at `cpu` on 2 cores; needs CIFAR-10, which is fetched once. A job that is finished is not run again.
+
+# %% tags=["parameters"]
+notebook: str = "notebooks/12_any_model.py"  # what each job runs
+models: list = ["nullpaper_vit_cifar10", "vit_tiny_patch16_224"]  # the first trained, the second at random weights
+seeds: list = [0, 1, 2]  # of images, noises and random weights
+images: int = 16  # test images a job
+sweep: str = ""  # read this finished sweep of notebook 12 over models and seeds instead
+
+# %%
+import seaborn as sns
+import yaml
+
+from nullpaper.workflow import figures, tables
+from nullpaper.workflow.provenance import project_root
+from nullpaper.workflow.sweep import plan_sweep, run_sweep
+from nullpaper.workflow.workers import local_workers, share
+
+figures.use_style()
+
+# %% [markdown]
+# ## A grid file, and its jobs
+#
+# `grid` crosses its lists, `zip` goes through them side by side, `fixed` holds in every job. The parameters of all jobs are checked
+# before the first starts. On the command line the same is `nullpaper sweep GRID.yaml`, with `--dry-run` to list the jobs.
+
+# %%
+grid = {
+    "notebook": str(project_root() / notebook),
+    "profile": "cpu",
+    "fixed": {"images": images},
+    "grid": {"model": models, "seed": seeds},
+}
+if sweep:
+    folder = tables.sweep_folder(sweep)
+else:
+    file = project_root() / "build" / "sweeps" / "13_models.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(grid, sort_keys=False))
+    workers, threads = share(workers=None, threads=1, gpus=[])
+    planned = plan_sweep(file, threads=threads)
+    with local_workers(min(workers, len(planned.jobs))) as client:
+        report = run_sweep(planned, client)
+    folder = planned.folder
+    assert not report.failed, str(report)
+
+# %% [markdown]
+# ## One tidy table
+#
+# The jobs' parameters are columns beside what was measured, and each row names its job. `nullpaper report` writes the same table as
+# Parquet and CSV.
+
+# %%
+effect = tables.collect(folder, "12_effect")
+effect[["model", "seed", "noise", "norm", "change", "unchanged"]].head(8).style.hide(axis="index").format(precision=3)
+
+# %% [markdown]
+# **Pivot**: the mean over seeds, by model and noise.
+
+# %%
+effect.pivot_table(index="model", columns="noise", values="change", aggfunc="mean").style.format("{:.1e}")
+
+# %% [markdown]
+# **Filter**: the noises that are nothing to the network, and how far they move the images.
+
+# %%
+exact = effect[effect["noise"].str.startswith("exact") & (effect["change"] < 1e-3)]
+exact.groupby(["model", "noise"])["norm"].agg(["mean", "min", "max", "count"]).style.format(precision=2)
+
+# %% [markdown]
+# **Mean and interval** over the seeds (Student's t, 95 %): `tables.mean_over`, or `nullpaper report SWEEP --over seed`.
+
+# %%
+over_seeds = tables.mean_over(effect, "seed", by=["noise"])
+figures.save_table(over_seeds, "13_over_seeds", caption="Noise of one norm on several models, over seeds.")
+over_seeds[["model", "noise", "change", "change_low", "change_high", "n"]].style.hide(axis="index").format(precision=3)
+
+# %% [markdown]
+# **Plot**: every run a point.
+
+# %%
+figure, axis = figures.subplots(height=2.2)
+sns.stripplot(effect, x="change", y="noise", hue="model", dodge=True, jitter=False, alpha=0.7, ax=axis)
+axis.set(xscale="log", xlabel="relative change of the logits", ylabel="", title=f"each of {effect['seed'].nunique()} seeds")
+sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title="")
+_ = figures.save_figure(figure, "13_changes")
+
+# %% [markdown]
+# ## The answer
+
+# %%
+for model, rows in effect.groupby("model", sort=False):
+    is_exact = rows["noise"].str.startswith("exact")
+    print(
+        f"{model}: over {rows['seed'].nunique()} seeds, exact noise changes the logits by at most "
+        f"{rows[is_exact]['change'].max():.1e} of their norm, noise that is not chosen by at least "
+        f"{rows[~is_exact]['change'].min():.1e}."
+    )
+print(f"Limits: {len(models)} models, {images} images a job; a seed draws images, noises and random weights at once.")
