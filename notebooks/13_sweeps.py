@@ -105,7 +105,9 @@ over_seeds[["model", "noise", "change", "change_low", "change_high", "n"]].style
 # %%
 figure, axis = figures.subplots(height=2.2)
 sns.stripplot(effect, x="change", y="noise", hue="model", dodge=True, jitter=False, alpha=0.7, ax=axis)
-axis.set(xscale="log", xlabel="relative change of the logits", ylabel="", title=f"each of {effect['seed'].nunique()} seeds")
+axis.set(
+    xscale="log", xlabel="relative change of the logits", ylabel="", title=f"each of {effect['seed'].nunique()} seeds"
+)
 sns.move_legend(axis, "upper left", bbox_to_anchor=(1, 1), title="")
 _ = figures.save_figure(figure, "13_changes")
 

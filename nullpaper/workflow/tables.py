@@ -73,7 +73,7 @@ def collect(folder: Path, table: str | None = None) -> pd.DataFrame:
     frames = []
     for job, entry in finished.items():
         if (file := f"results/{table}.csv") in entry["files"]:
-            rows = pd.read_csv(folder / job / file, float_precision="round_trip", keep_default_na=False, na_values=[""])
+            rows = pd.read_csv(folder / job / file, keep_default_na=False, na_values=[""])
             frames.append((rows, {name: _plain(entry["parameters"].get(name)) for name in varied}, job))
     if not frames:
         raise InputError(f"no finished job in {folder} has a table '{table}'.{nearest(table, names)}")
@@ -180,7 +180,7 @@ def _interval(values: pd.Series, name: str) -> dict[str, float]:
     return {name: interval.value, f"{name}_low": bounds[0], f"{name}_high": bounds[1]}
 
 
-def text(frame: pd.DataFrame, keys: Sequence[str] = (), digits: int = 3) -> str:
+def text(frame: pd.DataFrame, digits: int = 3) -> str:
     """A table to print, an estimate and its interval in one cell: ``0.931 [0.902, 0.960]``."""
     cells = {}
     for name in frame:
