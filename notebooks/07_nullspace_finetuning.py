@@ -168,7 +168,7 @@ auto_groups = {
     name: [run for run in attacked if run.trial.method == name] for name in groups if name in autoattack_methods
 }
 auto_table = contrasts.tabulate(auto_groups, attack_eps).query("measure in ('clean', 'autoattack')")
-auto_table = auto_table.assign(steps=autoattack_steps)
+auto_table = auto_table.assign(steps=autoattack_steps).reset_index(drop=True)
 figures.save_table(auto_table, "07_autoattack", caption="AutoAttack.")
 auto_table.style.format(precision=3).hide(axis="index")
 
