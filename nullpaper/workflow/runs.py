@@ -104,9 +104,8 @@ def paper(
 def _side_by_side(plans: Sequence[Plan], jobs: int, *, progress: bool, threads: int | None) -> list[RunReport]:
     """Each plan in a thread that waits for its kernel; an interrupt ends all kernels and is raised again."""
     watch = Progress({plan.notebook.stem: _earlier_seconds(plan) for plan in plans}, jobs)
-    pool = ThreadPoolExecutor(jobs)
-    futures = {pool.submit(_run, plan, watch, threads): plan for plan in plans}
-    with watch.shown(progress):
+    with watch.shown(progress), ThreadPoolExecutor(jobs) as pool:
+        futures = [pool.submit(_run, plan, watch, threads) for plan in plans]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -115,7 +114,6 @@ def _side_by_side(plans: Sequence[Plan], jobs: int, *, progress: bool, threads: 
             while wait(futures, timeout=0.1).not_done:
                 end_kernels()
             raise
-    pool.shutdown()
     return [future.result() for future in futures]
 
 

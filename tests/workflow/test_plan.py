@@ -56,7 +56,7 @@ def test_files_that_parameters_name_decide_by_their_content(project: Path) -> No
     (project / file).write_text("one")
     usual, by_file, by_folder = (plan(project, names=names) for names in (["a"], [file], ["weights/."]))
     assert usual.context.weights.keys() == {"shipped"} and file in by_file.context.weights
-    (project / file).write_text("other")
+    (project / file).write_text("another")
     again = plan(project, names=[file])
     assert again.digest != by_file.digest and again.context.parameters == by_file.context.parameters
     assert plan(project, names=["weights/."]).digest != by_folder.digest, "the names and sizes of its files"
