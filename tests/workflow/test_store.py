@@ -17,9 +17,8 @@ import pandas as pd
 import pytest
 
 from nullpaper.errors import InputError
-from nullpaper.statistics import over_seeds
-from nullpaper.workflow.code_identity import code_identity, dumps, loads
-from nullpaper.workflow.provenance import RunContext, commit_of
+from nullpaper.workflow.code_identity import dumps, loads
+from nullpaper.workflow.provenance import RunContext
 from nullpaper.workflow.store import Result, records, stored
 
 REPOSITORY = Path(__file__).resolve().parents[2]
