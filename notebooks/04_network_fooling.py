@@ -440,10 +440,10 @@ def reverse() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     for name, attack in attacks.items():
         result = attack(goal, pixels)
         reference = reference or result
-        both = result.found & reference.found
+        both = result.success & reference.success
         ratio = perturbation.norms(result.noise[both]) / perturbation.norms(reference.noise[both])
-        own, noise, wanted = (values[result.found] for values in (pixels, result.noise, goal))
-        row = {"attack": name} | statistics.proportion(result.found.cpu()).columns("found")
+        own, noise, wanted = (values[result.success] for values in (pixels, result.noise, goal))
+        row = {"attack": name} | statistics.proportion(result.success.cpu()).columns("found")
         if len(own):
             shorter = fooling.without_nullspace(space, own, noise)
             before, after = (logits_of(model, (own + each).clamp(0, 1)) for each in (noise, shorter))

@@ -51,7 +51,7 @@ from nullpaper import statistics
 from nullpaper.data import datasets as data
 from nullpaper.fooling import explanations as attribution
 from nullpaper.fooling import faithfulness, manipulation, similarity
-from nullpaper.fooling.explanations import METHODS, attribute, patch_values
+from nullpaper.fooling.explanations import ATTRIBUTIONS, attribute, patch_values
 from nullpaper.models import vit
 from nullpaper.nullspace import patch as nullspace
 from nullpaper.robustness import perturbation
@@ -75,7 +75,7 @@ model = vit.load_vit(vit.SHIPPED, device=device)
 space = nullspace.patch_nullspace(model)
 identity = cifar.identity | {"weights": vit.fingerprint(model)}
 code = [attribution, data, faithfulness, influence, manipulation, nullspace, perturbation, similarity, statistics, vit]
-labels = {name: method.label for name, method in METHODS.items()}
+labels = {name: method.label for name, method in ATTRIBUTIONS.items()}
 
 test = cifar.test.subset(images, seed)
 pixels = data.to_pixels(test.images, model.image_size, device)
@@ -85,11 +85,11 @@ target = clean_logits.argmax(1)
 
 
 def clean_explanations() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
-    return {}, {name: attribute(model, pixels, name) for name in METHODS}
+    return {}, {name: attribute(model, pixels, name) for name in ATTRIBUTIONS}
 
 
 explained = stored("clean_explanations", {"images": images, "seed": seed}, clean_explanations, code=code, data=identity)
-clean_maps = {name: explained.tensors(device)[name] for name in METHODS}
+clean_maps = {name: explained.tensors(device)[name] for name in ATTRIBUTIONS}
 clean_patches = {name: patch_values(maps, model) for name, maps in clean_maps.items()}
 
 
@@ -177,7 +177,7 @@ def exact_agreement() -> dict[str, object]:
     noisy = exact_noises(pixels, goals)
     rows = []
     for noise, shown in noisy.items():
-        for name, method in METHODS.items():
+        for name, method in ATTRIBUTIONS.items():
             maps = attribute(model, shown, name, target=target)
             patches = compared(patch_values(maps, model), clean_patches[name])
             rows.append({"noise": noise, "map": method.label, "level": "patch"} | patches)
@@ -261,7 +261,9 @@ def mosaic(versions: dict[str, torch.Tensor], classes: torch.Tensor, patch_level
         confidence, guess = (
             torch.stack(found) for found in zip(*(model(v).softmax(1).max(1) for v in versions.values()), strict=True)
         )
-    maps = {name: [attribute(model, shown, name, target=classes) for shown in versions.values()] for name in METHODS}
+    maps = {
+        name: [attribute(model, shown, name, target=classes) for shown in versions.values()] for name in ATTRIBUTIONS
+    }
     if patch_level:
         maps = {n: [patch_values(m, model).unflatten(1, model.grid_size) for m in v] for n, v in maps.items()}
     for i in range(len(classes)):
@@ -274,7 +276,7 @@ def mosaic(versions: dict[str, torch.Tensor], classes: torch.Tensor, patch_level
     canvas = np.concatenate([np.concatenate(line, axis=1) for line in padded])[:-gap, :-gap]
     figure, axis = plots.subplots(height=plots.WIDTH * 0.87 * len(canvas) / len(canvas[0]) + 0.45)
     axis.imshow(canvas)
-    names = ["", *(labels[name].replace(" ", "\n", 1) for name in METHODS)]
+    names = ["", *(labels[name].replace(" ", "\n", 1) for name in ATTRIBUTIONS)]
     axis.set_xticks([(wide + gap) * column + wide / 2 for column in range(len(names))], names, fontsize=7)
     axis.set_yticks([(tall + gap) * row + tall / 2 for row in range(len(titles))], titles, fontsize=7)
     axis.tick_params(length=0, labeltop=True, labelbottom=False)
@@ -323,7 +325,7 @@ def moved_maps() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
         permuted[f"for {labels[name]}, permuted"] = (pixels + legal).clamp(0, 1)
     rows = []
     for noise, shown in (noisy | permuted).items():
-        for name in METHODS if noise in noisy else [n for n in ATTACKED if labels[n] in noise]:
+        for name in ATTRIBUTIONS if noise in noisy else [n for n in ATTACKED if labels[n] in noise]:
             maps = patch_values(attribute(model, shown, name, target=target), model)
             rows.append({"noise": noise, "map": labels[name]} | compared(maps, clean_patches[name]))
     described_noises = [{"noise": noise} | described(shown) for noise, shown in (noisy | permuted).items()]

@@ -454,7 +454,7 @@ layernorm.style.format(precision=3).hide(axis="index")
 long_eps = 8 / 255
 robust_models = ("vit_robust", "vit_robust_lnlora")
 long_runs = {"start": Trial("start")} | {name: Trial("start", start=name) for name in robust_models}
-threats = (Threat(f"fast_pgd-{evaluation_steps}", long_eps), Threat(f"cw-{evaluation_steps}", long_eps))
+threats = (Threat(f"pgd-{evaluation_steps}", long_eps), Threat(f"cw-{evaluation_steps}", long_eps))
 few = replace(auto, threats=(replace(auto.threats[0], eps=long_eps),))
 long_pairs = [("vit_robust_lnlora", "vit_robust"), *((name, "start") for name in robust_models)]
 tables, differences = [], []

@@ -165,7 +165,7 @@ def adversarial_trial(method: str, adapter: str | AdapterSpec, s: int) -> Trial:
 
 
 n, middle = -(-evaluation_steps // 2), severities[len(severities) // 2]
-threats = (Threat(f"fast_pgd-{n}", attack_eps), Threat(f"fast_pgd-{n}", strong_eps), Threat(f"cw-{n}", strong_eps))
+threats = (Threat(f"pgd-{n}", attack_eps), Threat(f"pgd-{n}", strong_eps), Threat(f"cw-{n}", strong_eps))
 harder = Protocol(images, threats, protocol.corruptions, (middle,), seed)
 planned = {"robust start": [Trial("start", start=adversarial_start)]}
 planned |= {f"{m}, {a}": [adversarial_trial(m, a, s) for s in run_seeds] for a in adapters for m in attacked}

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import norms, per_image
@@ -31,7 +30,6 @@ def descend(
     wanted: Tensor,
     feasible: Feasible,
     steps: int,
-    progress: bool,
 ) -> tuple[Tensor, Tensor]:
     """The feasible images nearest to ``anchors`` that a descent from ``start`` meets, and where there were any.
 
@@ -43,7 +41,7 @@ def descend(
     tiny = torch.finfo(anchors.dtype).tiny
     y, best, memory = start.clone(), start.clone(), torch.zeros_like(start)
     length = torch.full_like(entropy, torch.inf)
-    for step in tqdm(range(steps), "descent", disable=not progress):
+    for step in range(steps):
         divergence, gradient, logits = _divergence(model, y, wanted)
         distance, reached = norms(y - anchors), feasible(logits)
         nearer = reached & (distance < length)
@@ -54,8 +52,8 @@ def descend(
         downhill = y - memory * per_image(stride / norms(memory).clamp_min(tiny))
         share = SHRINK[1] + (SHRINK[0] - SHRINK[1]) * (1 + math.cos(math.pi * step / steps)) / 2
         y = torch.where(per_image(reached), torch.lerp(y, anchors, share), downhill).clamp(0, 1)
-    found = length.isfinite()
-    return torch.where(per_image(found), towards(model, feasible, best, anchors), best), found
+    success = length.isfinite()
+    return torch.where(per_image(success), bisect_segment(model, feasible, best, anchors), best), success
 
 
 def _divergence(model: nn.Module, images: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -68,7 +66,7 @@ def _divergence(model: nn.Module, images: Tensor, wanted: Tensor) -> tuple[Tenso
     return loss.detach(), gradient, logits.detach()
 
 
-def towards(model: nn.Module, feasible: Feasible, inside: Tensor, outside: Tensor) -> Tensor:
+def bisect_segment(model: nn.Module, feasible: Feasible, inside: Tensor, outside: Tensor) -> Tensor:
     """A feasible point on the segment from ``inside``, which is feasible, towards ``outside``, near a crossing."""
     low, high = torch.zeros(len(inside), device=inside.device), torch.ones(len(inside), device=inside.device)
     low = torch.where(feasible(answers(model, outside)), high, low)

@@ -1,10 +1,8 @@
 """Attribution maps of a ViT: which patches or pixels does a prediction rest on? One call, five methods by name.
 
-Attention rollout (Abnar & Zuidema 2020) and Grad-CAM (Selvaraju et al. 2017) give one value a patch. Saliency (Simonyan
-et al. 2014), gradient x input and integrated gradients (Sundararajan et al. 2017), all from Captum, give one a pixel.
-
-Captum's LayerGradCam is not used: it takes axis 1 for channels and averages the gradient over all axes behind it, which
-for tokens (B, N, d) means an average over the width and a sum over positions. Nor does Captum know rollout.
+Attention rollout (Abnar & Zuidema 2020) and Grad-CAM (Selvaraju et al. 2017) give one value a patch; saliency (Simonyan
+et al. 2014), gradient x input and integrated gradients (Sundararajan et al. 2017) give one a pixel. All but rollout
+explain the logit of a class, and each can be differentiated once more where ``create_graph`` asks for it.
 """
 
 from __future__ import annotations
@@ -12,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,26 +19,13 @@ from nullpaper.errors import InputError, nearest
 from nullpaper.models.attention import attention_weights
 from nullpaper.models.vit import ViT, check_evaluating, check_images, patchify
 
-__all__ = [
-    "METHODS",
-    "Method",
-    "attribute",
-    "check_request",
-    "grad_cam",
-    "gradient_x_input",
-    "integrated_gradients",
-    "patch_values",
-    "rollout",
-    "saliency",
-]
-
-IG_STEPS = 16  # Gauss-Legendre nodes
 ROW_SUM = 1e-3  # how far from 1 the attention of a token may sum, by rounding
+IG_STEPS = 16  # Gauss-Legendre nodes
 IG_CHUNK = 128  # images on the path that go through the model at once
 
 
 @dataclass(frozen=True)
-class Method:
+class Attribution:
     """How to compute a map, ``compute(vit, images, target, create_graph)``, and what its values belong to.
 
     ``level`` is "patch" for maps (B, rows, columns) of the patch grid and "pixel" for maps (B, H, W).
@@ -54,7 +39,7 @@ class Method:
 def attribute(
     vit: ViT, images: Tensor, name: str, *, target: int | Tensor | None = None, batch_size: int = 128
 ) -> Tensor:
-    """The map of a method in `METHODS` for images (B, C, H, W) in [0, 1].
+    """The map of a method in `ATTRIBUTIONS` for images (B, C, H, W) in [0, 1].
 
     Args:
         vit: in evaluation mode; its flags, hooks and gradients are left as they were.
@@ -69,10 +54,10 @@ def attribute(
         InputError: unknown method, no `ViT`, training mode, images that the model would misread, a target that is no
             class, or an architecture that the method does not cover.
     """
+    compute = attribution(name).compute
     with torch.inference_mode(False), torch.enable_grad():
-        images, target = check_request(vit, images, name, target)
+        images, target = check_explained(vit, images, target)
         batches = zip(images.split(batch_size), target.split(batch_size), strict=True)
-        compute = METHODS[name].compute
         return torch.cat([compute(vit, part.requires_grad_(), classes, False).detach() for part, classes in batches])
 
 
@@ -101,7 +86,7 @@ def rollout(vit: ViT, images: Tensor, target: Tensor | None = None, create_graph
     if pooling not in ("token", "avg") or getattr(vit.net, "attn_pool", None) is not None:
         raise InputError(f"rollout needs a head on the class token or on averaged tokens; {vit.name} has another.")
     weights = attention_weights(vit, images)
-    prefix = _prefix(vit)
+    prefix = _prefix_tokens(vit)
     tokens = prefix + math.prod(vit.grid_size)
     fits = len(weights) == len(vit.net.blocks) and all(tuple(w.shape[-2:]) == (tokens, tokens) for w in weights)
     if not fits or any((w.sum(-1) - 1).abs().max() > ROW_SUM for w in weights):
@@ -123,26 +108,27 @@ def grad_cam(vit: ViT, images: Tensor, target: Tensor, create_graph: bool = Fals
     norm = getattr(vit.net.blocks[-1], "norm1", None)
     if not isinstance(norm, nn.Module):
         raise InputError(f"the last block of {vit.name} has no norm in front of its attention; take a plain ViT.")
-    seen: list[Tensor] = []
-    handle = norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    outputs: list[Tensor] = []
+    handle = norm.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         logits = vit(images)
     finally:
         handle.remove()
-    (gradient,) = torch.autograd.grad(_score(logits, target), seen, create_graph=create_graph)
-    patches = slice(_prefix(vit), None)
+    (tokens,) = outputs
+    (gradient,) = torch.autograd.grad(_class_score(logits, target), tokens, create_graph=create_graph)
+    patches = slice(_prefix_tokens(vit), None)
     importance = gradient[:, patches].mean(1, keepdim=True)
-    return (importance * seen[0][:, patches]).sum(-1).unflatten(1, vit.grid_size)
+    return (importance * tokens[:, patches]).sum(-1).unflatten(1, vit.grid_size)
 
 
 def saliency(vit: ViT, images: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
     """|gradient| of the target's logit (B, H, W), summed over channels (Simonyan et al. 2014 take their maximum)."""
-    return _explained("Saliency", vit, images, target, create_graph)
+    return _pixel_gradient(vit, images, target, create_graph).abs().sum(1)
 
 
 def gradient_x_input(vit: ViT, images: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
     """Gradient of the target's logit times the pixel in [0, 1], (B, H, W), summed over channels: black counts none."""
-    return _explained("InputXGradient", vit, images, target, create_graph)
+    return (images * _pixel_gradient(vit, images, target, create_graph)).sum(1)
 
 
 def integrated_gradients(
@@ -156,27 +142,44 @@ def integrated_gradients(
 ) -> Tensor:
     """Integrated gradients (B, H, W), summed over channels, by Gauss-Legendre quadrature with ``steps`` nodes.
 
+    (x - b) times the mean gradient on the segment from the baseline b to x (Sundararajan et al. 2017, equation 1).
     ``baseline`` is broadcast to the images; None: the model's mean pixel, which is zero after normalisation.
     """
     baseline = vit.mean if baseline is None else baseline.to(images)
-    options = dict(baselines=baseline.expand_as(images), n_steps=steps, internal_batch_size=max(len(images), IG_CHUNK))
-    return _explained("IntegratedGradients", vit, images, target, create_graph, **options)
+    change, total = images - baseline, torch.zeros_like(images)
+    nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1], weights of sum 2
+    at_once = max(1, IG_CHUNK // len(images))
+    for start in range(0, steps, at_once):
+        share, weight = (values[start : start + at_once].tolist() for values in ((1 + nodes) / 2, weights / 2))
+        points = torch.cat([baseline + part * change for part in share]).requires_grad_()
+        gradients = _pixel_gradient(vit, points, target.repeat(len(share)), create_graph)
+        gradients = gradients.unflatten(0, (len(share), len(images)))
+        mean = (gradients * torch.tensor(weight, device=images.device).view(-1, 1, 1, 1, 1)).sum(0)
+        total = total + mean * change
+    return total.sum(1)
 
 
-METHODS: dict[str, Method] = {
-    "rollout": Method(rollout, "patch", "attention rollout"),
-    "grad_cam": Method(grad_cam, "patch", "Grad-CAM"),
-    "saliency": Method(saliency, "pixel", "saliency"),
-    "gradient_x_input": Method(gradient_x_input, "pixel", "gradient × input"),
-    "integrated_gradients": Method(integrated_gradients, "pixel", "integrated gradients"),
+ATTRIBUTIONS: dict[str, Attribution] = {
+    "rollout": Attribution(rollout, "patch", "attention rollout"),
+    "grad_cam": Attribution(grad_cam, "patch", "Grad-CAM"),
+    "saliency": Attribution(saliency, "pixel", "saliency"),
+    "gradient_x_input": Attribution(gradient_x_input, "pixel", "gradient × input"),
+    "integrated_gradients": Attribution(integrated_gradients, "pixel", "integrated gradients"),
 }
 """Attribution methods by name."""
 
 
-def check_request(vit: ViT, images: Tensor, name: str, target: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
+def attribution(name: str) -> Attribution:
+    """The method of this name, or an `InputError`."""
+    if name not in ATTRIBUTIONS:
+        raise InputError(
+            f"attribution method '{name}' is unknown.{nearest(name, ATTRIBUTIONS)} Choose from {[*ATTRIBUTIONS]}."
+        )
+    return ATTRIBUTIONS[name]
+
+
+def check_explained(vit: ViT, images: Tensor, target: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Fresh images on the model's device and in its dtype, and their target classes (B,), or an `InputError`."""
-    if name not in METHODS:
-        raise InputError(f"attribution method '{name}' is unknown.{nearest(name, METHODS)} Choose from {[*METHODS]}.")
     if not isinstance(vit, ViT):
         raise InputError(f"attribution needs a ViT from load_vit, not {type(vit).__name__}.")
     check_evaluating(vit)
@@ -195,38 +198,16 @@ def check_request(vit: ViT, images: Tensor, name: str, target: int | Tensor | No
     return images, target.expand(len(images)).long().clone()
 
 
-def _explained(
-    kind: str,
-    vit: ViT,
-    images: Tensor,
-    target: Tensor,
-    create_graph: bool,
-    **options: object,
-) -> Tensor:
-    """Captum's attribution summed over channels, with a gradient that can be differentiated again where asked for."""
-    from captum import attr  # a second of imports that few need
-
-    explainer = getattr(attr, kind)(vit)
-    explainer.gradient_func = partial(_gradient, create_graph)
-    return explainer.attribute(images, target=target, **options).sum(1)
+def _pixel_gradient(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Tensor:
+    """Gradient (B, C, H, W) of the target's logit at images that ask for one."""
+    return torch.autograd.grad(_class_score(vit(images), target), images, create_graph=create_graph)[0]
 
 
-def _gradient(
-    create_graph: bool,
-    forward_fn: Callable[[Tensor], Tensor],
-    inputs: tuple[Tensor, ...],
-    target_ind: Tensor,
-    additional_forward_args: object = None,
-) -> tuple[Tensor, ...]:
-    """Captum's ``compute_gradients`` for one input, which has no ``create_graph``."""
-    return torch.autograd.grad(_score(forward_fn(*inputs), target_ind), inputs, create_graph=create_graph)
+def _class_score(logits: Tensor, target: Tensor) -> Tensor:
+    """The logits (B, K) of the targets (B,), summed: every image's gradient is its own."""
+    return logits.gather(1, target.unsqueeze(1)).sum()
 
 
-def _score(logits: Tensor, target: Tensor) -> Tensor:
-    classes = target.expand(len(logits))  # Captum passes the class of a single image on as one, whatever the steps
-    return logits.gather(1, classes.unsqueeze(1)).sum()
-
-
-def _prefix(vit: ViT) -> int:
+def _prefix_tokens(vit: ViT) -> int:
     """Class and register tokens in front of the patches."""
     return int(getattr(vit.net, "num_prefix_tokens", 1))

@@ -16,11 +16,8 @@ from scipy.stats import ConstantInputWarning, spearmanr
 from torch import Tensor
 
 from nullpaper.errors import InputError
-from nullpaper.fooling.explanations import check_request
+from nullpaper.fooling.explanations import check_explained
 from nullpaper.models.vit import ViT
-
-__all__ = ["Curves", "deletion_insertion", "rank_correlation", "top_overlap"]
-
 
 CHUNK = 32  # images whose steps go through the model at once
 
@@ -95,7 +92,7 @@ def deletion_insertion(
     Raises:
         InputError: as `attribute`, scores that are not finite or not one a patch, a ``block`` outside 1 to N.
     """
-    images, target = check_request(vit, images, "rollout", target)
+    images, target = check_explained(vit, images, target)
     patches = math.prod(vit.grid_size)
     if tuple(scores.shape) != (len(images), patches) or not scores.isfinite().all():
         raise InputError(f"scores have shape {tuple(scores.shape)}; pass finite ones, ({len(images)}, {patches}).")

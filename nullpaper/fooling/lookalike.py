@@ -14,23 +14,12 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from nullpaper.errors import InputError, check_count, first_line, nearest
-from nullpaper.fooling.descent import Feasible, descend, towards
+from nullpaper.fooling.descent import Feasible, bisect_segment, descend
 from nullpaper.models.predict import answers, probability_gap
 from nullpaper.models.vit import ViT, check_evaluating, check_images, norms, per_image
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
+from nullpaper.robustness.attacks import forked_rng, torchattacks
 from nullpaper.robustness.perturbation import in_box, permuted_in_patches
-
-__all__ = [
-    "Adversarial",
-    "Lookalike",
-    "adversarial",
-    "equal_norm_controls",
-    "farthest_along",
-    "library_attack",
-    "lookalike",
-    "other_class",
-    "without_nullspace",
-]
 
 MARGIN = 1e-3  # of logits, so that rounding in float32 cannot undo a changed answer
 SLACK = 1e-3  # relative, kept from eps for the same reason
@@ -58,11 +47,11 @@ class Lookalike:
 class Adversarial:
     """Noise (B, C, H, W), images + noise in [0, 1], and whether it changes the answer as asked, (B,) bool.
 
-    Noise is 0 where it was not found, and where the model gives the class already.
+    Noise is 0 where it does not, and where the model gives the class already.
     """
 
     noise: Tensor
-    found: Tensor
+    success: Tensor
 
 
 def other_class(labels: Tensor, seed: int = 0) -> Tensor:
@@ -87,7 +76,6 @@ def lookalike(
     steps: int = 40,
     start: Tensor | None = None,
     exact: Tensor | None = None,
-    progress: bool = False,
 ) -> Lookalike:
     """Noise v that minimises |x + v - t| while |softmax f(x + v) - softmax f(x)|^2 <= eps and x + v stays in [0, 1].
 
@@ -119,14 +107,14 @@ def lookalike(
         raise InputError(
             f"exact changes the answer by more than eps={eps}: pass noise of the nullspace, or a larger eps."
         )
-    straight = towards(vit, feasible, inside, targets)
+    straight = bisect_segment(vit, feasible, inside, targets)
     begin = targets if start is None else start
-    point, found = descend(vit, targets, begin, clean.softmax(1), feasible, steps, progress)
-    late = ~found | (norms(point - targets) > norms(straight - targets))
+    point, success = descend(vit, targets, begin, clean.softmax(1), feasible, steps)
+    late = ~success | (norms(point - targets) > norms(straight - targets))
     if late.any():
         part = targets[late], straight[late], clean.softmax(1)[late], _within(vit, images[late], eps)
-        again, found = descend(vit, *part, steps, progress)
-        point[late] = torch.where(per_image(found), again, straight[late])
+        again, success = descend(vit, *part, steps)
+        point[late] = torch.where(per_image(success), again, straight[late])
     noise = point - images
     away = norms(images - targets)
     distance = norms(images + noise - targets) / away.clamp_min(torch.finfo(images.dtype).tiny)
@@ -143,10 +131,10 @@ def farthest_along(vit: ViT, images: Tensor, begin: Tensor, end: Tensor, *, eps:
     Raises:
         InputError: eps out of range, or a model in training mode.
     """
-    return towards(vit, _within(vit, images, eps), begin, end)
+    return bisect_segment(vit, _within(vit, images, eps), begin, end)
 
 
-def adversarial(vit: ViT, images: Tensor, classes: Tensor, *, steps: int = 40, progress: bool = False) -> Adversarial:
+def adversarial(vit: ViT, images: Tensor, classes: Tensor, *, steps: int = 40) -> Adversarial:
     """Short L2 noise (B, C, H, W) that makes the model say ``classes`` (B,), with images + noise in [0, 1].
 
     The same descent as `lookalike`, from the image itself and towards the class alone. It finds an upper bound on the
@@ -163,8 +151,8 @@ def adversarial(vit: ViT, images: Tensor, classes: Tensor, *, steps: int = 40, p
         own = (logits * wanted).sum(1)
         return own - logits.masked_fill(wanted.bool(), -torch.inf).amax(1) >= MARGIN
 
-    point, found = descend(vit, images, images, wanted, feasible, steps, progress)
-    return Adversarial(torch.where(per_image(found), point - images, 0.0), found)
+    point, success = descend(vit, images, images, wanted, feasible, steps)
+    return Adversarial(torch.where(per_image(success), point - images, 0.0), success)
 
 
 def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **options: float) -> Adversarial:
@@ -175,23 +163,21 @@ def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **optio
     Raises:
         InputError: no such targeted attack, options that it does not take, and as `adversarial`.
     """
-    import torchattacks  # slow to load, and only this function needs it
-
-    known = torchattacks.__all__
-    if name not in known:
-        raise InputError(f"torchattacks has no attack {name!r}.{nearest(name, known)}")
+    library = torchattacks()
+    if name not in library.__all__:
+        raise InputError(f"torchattacks has no attack {name!r}.{nearest(name, library.__all__)}")
     _check_attacked(vit, images, classes)
     try:
-        attack = getattr(torchattacks, name)(vit, **options)
+        attack = getattr(library, name)(vit, **options)
         attack.set_mode_targeted_by_label(quiet=True)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} with {options} is no targeted attack: {first_line(error)}.") from error
     inside = images.clamp(1e-4, 1 - 1e-4) if name == "CW" else images  # its atanh is infinite at the ends of the box
-    with torch.random.fork_rng():
+    with forked_rng():
         torch.manual_seed(0)
         points = attack(inside, classes.to(images.device)).detach().clamp(0, 1)
-    found = answers(vit, points).argmax(1) == classes.to(images.device)
-    return Adversarial(torch.where(per_image(found), points - images, 0.0), found)
+    success = answers(vit, points).argmax(1) == classes.to(images.device)
+    return Adversarial(torch.where(per_image(success), points - images, 0.0), success)
 
 
 def without_nullspace(space: PatchNullspace, images: Tensor, noise: Tensor) -> Tensor:

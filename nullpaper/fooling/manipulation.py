@@ -11,15 +11,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm import trange
 
 from nullpaper.errors import InputError, check_count
-from nullpaper.fooling.explanations import METHODS, attribute, check_request, patch_values
+from nullpaper.fooling.explanations import Attribution, attribute, attribution, check_explained, patch_values
 from nullpaper.models.attention import explicit_attention
 from nullpaper.models.predict import probability_gap
-from nullpaper.models.vit import ViT
-
-__all__ = ["Manipulation", "correlation", "manipulate"]
+from nullpaper.models.vit import ViT, per_image
 
 STEPS = 40
 FIRST_STEP = 0.25  # of the radius
@@ -60,7 +57,6 @@ def manipulate(
     eps: float = 0.01,
     steps: int = STEPS,
     seed: int = 0,
-    progress: bool = False,
 ) -> Manipulation:
     """Noise that moves the map of method ``name``, summed over each patch, as far as it can from that of the image.
 
@@ -79,14 +75,15 @@ def manipulate(
     if not 0 < radius <= 1 or not 0 < eps < 2:
         raise InputError(f"radius={radius} must lie in (0, 1] and eps={eps} in (0, 2).")
     check_count("steps", steps)
+    method = attribution(name)
     with torch.inference_mode(False):
-        images, target = check_request(vit, images, name)
+        images, target = check_explained(vit, images)
         with torch.enable_grad(), explicit_attention(vit):
-            noise = _descend(vit, images, target, name, radius, eps, steps, seed, progress)
+            noise = _descend(vit, images, target, method, radius, eps, steps, seed)
         with torch.no_grad():
             clean, noisy = vit(images), vit(images + noise)
-        moved = (attribute(vit, x.clamp(0, 1), name, target=target) for x in (images + noise, images))
-        similarity = correlation(*(patch_values(maps, vit) for maps in moved))
+        maps = (attribute(vit, x.clamp(0, 1), name, target=target) for x in (images + noise, images))
+        similarity = correlation(*(patch_values(values, vit) for values in maps))
     return Manipulation(noise, similarity, probability_gap(noisy, clean), noisy.argmax(1) == target)
 
 
@@ -94,12 +91,11 @@ def _descend(
     vit: ViT,
     images: Tensor,
     target: Tensor,
-    name: str,
+    method: Attribution,
     radius: float,
     eps: float,
     steps: int,
     seed: int,
-    progress: bool,
 ) -> Tensor:
     """The best iterate of each image that meets the constraint, or zero."""
     low, high = (images - radius).clamp(0, 1) - images, (images + radius).clamp(0, 1) - images
@@ -109,15 +105,15 @@ def _descend(
     noise = noise.clamp(low, high)
     with torch.no_grad():
         probabilities = vit(images).softmax(1)
-    clean = patch_values(METHODS[name].compute(vit, images.clone().requires_grad_(), target, False), vit).detach()
+    clean = patch_values(method.compute(vit, images.clone().requires_grad_(), target, False), vit).detach()
     best, least = torch.zeros_like(images), torch.ones_like(images[:, 0, 0, 0])
-    for step in trange(steps + 1, desc=name, disable=not progress):
+    for step in range(steps + 1):
         noise.requires_grad_()
-        maps, logits = _map_and_logits(vit, images + noise, target, name)
+        maps, logits = _map_and_logits(vit, images + noise, target, method)
         similarity = correlation(patch_values(maps, vit), clean)
         gap = (logits.softmax(1) - probabilities).square().sum(1)
         better = (similarity < least) & (gap <= MARGIN * eps) & (logits.argmax(1) == target)
-        best = torch.where(better.view(-1, 1, 1, 1), noise.detach(), best)
+        best = torch.where(per_image(better), noise.detach(), best)
         least = torch.where(better, similarity.detach(), least)
         if step == steps:
             break
@@ -128,12 +124,12 @@ def _descend(
     return best
 
 
-def _map_and_logits(vit: ViT, images: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
+def _map_and_logits(vit: ViT, images: Tensor, target: Tensor, method: Attribution) -> tuple[Tensor, Tensor]:
     """The differentiable map, and the logits from the forward pass that it makes anyway (but for methods on a path)."""
-    seen: list[Tensor] = []
-    handle = vit.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    outputs: list[Tensor] = []
+    handle = vit.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
-        maps = METHODS[name].compute(vit, images, target, True)
+        maps = method.compute(vit, images, target, True)
     finally:
         handle.remove()
-    return maps, seen[0] if len(seen) == 1 and len(seen[0]) == len(images) else vit(images)
+    return maps, outputs[0] if len(outputs) == 1 and len(outputs[0]) == len(images) else vit(images)

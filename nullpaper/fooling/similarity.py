@@ -7,8 +7,6 @@ import torch
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-__all__ = ["psnr", "ssim"]
-
 GAUSSIAN = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)  # the settings of the publication
 
 

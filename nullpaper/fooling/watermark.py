@@ -26,18 +26,6 @@ from nullpaper.nullspace.box_qp import Patches
 from nullpaper.nullspace.l1_lp import nearest_l1
 from nullpaper.nullspace.patch import PatchNullspace
 
-__all__ = [
-    "HiddenMessage",
-    "capacity",
-    "decode_message",
-    "draw_logo",
-    "encode_message",
-    "message_bits",
-    "message_keys",
-    "official_noise",
-    "watermark",
-]
-
 NORMS = ("l2", "l1")
 GAP_FLOOR = 1e-6  # as in `nullspace`: a distance below this, per pixel, counts as none
 STEPS = 500  # of the dual ascent; an image without saturated pixels takes one

@@ -1,4 +1,4 @@
-"""Adversarial attacks by name in one call: torchattacks behind one contract, with what it leaves open settled.
+"""Adversarial attacks by name in one call, ours and those of torchattacks, an optional extra, behind one contract.
 
 What torchattacks 3.5.1 does not do is done here: modes of all modules, flags and random states come back as they were,
 results lie in the ball and the box, only still-correct images are attacked, and the best attempt is kept. Its own
@@ -8,25 +8,23 @@ published, with 100 and 9.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from nullpaper.errors import InputError, check_count, nearest
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, check_images, evaluating, norms, per_image
 from nullpaper.robustness.patch_attack import patch_attack
-from nullpaper.robustness.pgd import REACH, check_eps, frozen, margin, pgd
-
-__all__ = ["ATTACKS", "Attack", "attack", "forked_rng"]
+from nullpaper.robustness.pgd import check_eps, frozen, margin, pgd
 
 Stage = Callable[[nn.Module, Tensor, Tensor, float, int, int], Tensor]
 """(model, images, labels, eps, steps, seed) -> images that may leave ball and box by rounding."""
@@ -45,6 +43,7 @@ class Attack:
         norm: "Linf", "L2", or "patch": one patch differs, in each pixel by at most eps.
         steps: the default; for "square" queries, for "autoattack" iterations of APGD and FAB (Square: 50 times that).
         draws: whether it draws random numbers, so that a restart is another attempt.
+        library: whether torchattacks computes it.
     """
 
     stages: tuple[Stage, ...]
@@ -53,6 +52,7 @@ class Attack:
     steps: int
     source: str
     draws: bool = True
+    library: bool = False
 
 
 def attack(
@@ -66,7 +66,6 @@ def attack(
     restarts: int = 1,
     seed: int = 0,
     batch_size: int = 250,
-    progress: bool = False,
 ) -> Tensor:
     """Adversarial images of the shape of ``images`` (B, C, H, W), in [0, 1] and within eps of them.
 
@@ -88,9 +87,8 @@ def attack(
         InputError: unknown attack, eps that is no radius in pixel units, labels or images that do not fit the model,
             steps, restarts or batch size below 1, a negative seed, or an attack that the model does not admit.
     """
-    chosen, steps = _chosen(name, steps)
-    _check(vit, images, labels, chosen, name, eps)
-    check_count("restarts", restarts)
+    method, steps = check_attack(vit, name, eps=eps, steps=steps, restarts=restarts)
+    check_labelled(vit, images, labels)
     check_count("batch_size", batch_size)
     check_count("seed", seed, least=0)
     labels = labels.to(images.device).long()
@@ -99,9 +97,9 @@ def attack(
     result = []
     pairs = list(zip(images.detach().split(batch_size), labels.split(batch_size), strict=True))
     with torch.inference_mode(False), forked_rng(), evaluating(vit), frozen(vit):
-        for number, pair in enumerate(tqdm(pairs, name, disable=not progress)):
+        for number, pair in enumerate(pairs):
             seeds = np.random.SeedSequence([seed, number])
-            result.append(_strongest(vit, *pair, chosen, eps, steps, restarts if chosen.draws else 1, seeds))
+            result.append(_strongest(vit, *pair, method, eps, steps, restarts if method.draws else 1, seeds))
     return torch.cat(result)
 
 
@@ -117,7 +115,7 @@ def _strongest(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    chosen: Attack,
+    method: Attack,
     eps: float,
     steps: int,
     restarts: int,
@@ -129,19 +127,19 @@ def _strongest(
     logits, best = answers(model, images), images.clone()
     score, right = margin(logits, labels), logits.argmax(1) == labels
     for seed in seeds.generate_state(restarts):
-        for stage in chosen.stages:
-            left = right.nonzero().squeeze(1)
-            if len(left) == 0:
+        for stage in method.stages:
+            standing = right.nonzero().squeeze(1)
+            if len(standing) == 0:
                 return best
             torch.manual_seed(int(seed))
             with torch.enable_grad():
-                tried = stage(model, images[left], labels[left], eps, steps, int(seed))
-            tried = _legal(tried.detach().to(images), images[left], eps, chosen.norm)
-            logits = answers(model, tried)
-            gained, still = margin(logits, labels[left]), logits.argmax(1) == labels[left]
-            better = (gained > score[left]) | ~still
-            best[left[better]], score[left[better]] = tried[better], gained[better]
-            right[left] = still
+                points = stage(model, images[standing], labels[standing], eps, steps, int(seed))
+            points = _legal(points.detach().to(images), images[standing], eps, method.norm)
+            logits = answers(model, points)
+            gain, still_right = margin(logits, labels[standing]), logits.argmax(1) == labels[standing]
+            better = (gain > score[standing]) | ~still_right
+            best[standing[better]], score[standing[better]] = points[better], gain[better]
+            right[standing] = still_right
     return best
 
 
@@ -155,28 +153,58 @@ def _legal(points: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
     return (images + noise).clamp(0, 1)
 
 
-def _chosen(name: str, steps: int | None) -> tuple[Attack, int]:
-    """The attack and its steps, from a name that may end in them."""
+def split_name(name: str) -> tuple[str, int | None]:
+    """An attack in `ATTACKS` and the steps that its name ends in, as in "pgd-20", or None.
+
+    Raises:
+        InputError: there is no such attack.
+    """
     stem, dash, number = str(name).rpartition("-")
     suffixed = bool(dash) and number.isascii() and number.isdigit()
     stem = stem if suffixed else str(name)
     if stem not in ATTACKS:
         raise InputError(f"attack '{name}' is unknown.{nearest(stem, ATTACKS)} Choose from {', '.join(ATTACKS)}.")
-    if suffixed and steps not in (None, int(number)):
+    return stem, int(number) if suffixed else None
+
+
+def check_attack(
+    model: nn.Module, name: str, *, eps: float, steps: int | None = None, restarts: int = 1
+) -> tuple[Attack, int]:
+    """What `attack` would run on this model, and its steps.
+
+    Raises:
+        InputError: as `attack`, for all but images and labels; torchattacks is needed and not installed.
+    """
+    stem, given = split_name(name)
+    if given is not None and steps not in (None, given):
         raise InputError(f"attack '{name}' and steps={steps} contradict each other; give one of them.")
-    steps = int(number) if suffixed else ATTACKS[stem].steps if steps is None else steps
+    method = ATTACKS[stem]
+    steps = method.steps if (given, steps) == (None, None) else steps if given is None else given
     check_count("steps", steps)
+    check_count("restarts", restarts)
     if stem == "fgsm" and steps != 1:
         raise InputError(f"'fgsm' takes one step, not {steps}; choose 'pgd' for more.")
-    return ATTACKS[stem], steps
+    check_eps(eps, math.sqrt(_channels(model) * math.prod(model.image_size)) if method.norm == "L2" else 1.0)
+    if method.norm == "patch" and not isinstance(model, ViT):
+        raise InputError(f"'{name}' chooses a patch by attention, so it needs a ViT, not {type(model).__name__}.")
+    if _apgd_t in method.stages and model.num_classes < 4:
+        raise InputError(
+            f"'{name}' needs 4 classes, as its targeted loss reads 4 logits; take 'pgd' for {model.num_classes}."
+        )
+    if method.library:
+        torchattacks()
+    return method, steps
 
 
-def _check(model: nn.Module, images: Tensor, labels: Tensor, chosen: Attack, name: str, eps: float) -> None:
+def check_labelled(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Refuse images (B, C, H, W) and labels (B,) that do not fit the model.
+
+    Raises:
+        InputError: there are none, or as `check_images`; labels that are no class indices, or not one an image.
+    """
     if images.ndim == 0 or len(images) == 0:
         raise InputError("there are no images to attack; pass at least one.")
-    channels, label = (model.channels, model.name) if isinstance(model, ViT) else (3, type(model).__name__)
-    check_images(images, channels, model.image_size, label)
-    check_eps(eps, math.sqrt(images[0].numel()) if chosen.norm == "L2" else 1.0)
+    check_images(images, _channels(model), model.image_size, getattr(model, "name", type(model).__name__))
     if labels.ndim != 1 or len(labels) != len(images):
         raise InputError(f"labels have shape {tuple(labels.shape)}; pass one for each of the {len(images)} images.")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -184,55 +212,31 @@ def _check(model: nn.Module, images: Tensor, labels: Tensor, chosen: Attack, nam
     low, high, classes = int(labels.min()), int(labels.max()), model.num_classes
     if low < 0 or high >= classes:
         raise InputError(f"labels span {low} to {high}, but the model's classes are 0 to {classes - 1}; relabel them.")
-    if chosen.norm == "patch" and not isinstance(model, ViT):
-        raise InputError(f"'{name}' chooses a patch by attention, so it needs a ViT, not {type(model).__name__}.")
-    if _apgd_t in chosen.stages and classes < 4:
-        raise InputError(f"'{name}' needs 4 classes, as its targeted loss reads 4 logits; take 'pgd' for {classes}.")
 
 
-def _library(name: str) -> Callable[..., Any]:
-    import torchattacks  # slow to load, and only attacks need it
+def torchattacks() -> ModuleType:
+    """The library: an optional extra, and slow to load, so that it is imported where an attack needs it.
 
-    return getattr(torchattacks, name)
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module("torchattacks")
+    except ImportError as error:
+        raise InputError(
+            'torchattacks is not installed, and this attack needs it; run `pip install "nullpaper[attacks]"`.'
+        ) from error
+
+
+def _channels(model: nn.Module) -> int:
+    return model.channels if isinstance(model, ViT) else 3
 
 
 def _fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    return _library("FGSM")(model, eps=eps)(images, labels)
+    return pgd(model, images, labels, eps=eps, steps=1, step_size=eps, start="zero")
 
 
-def _pgd(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    return _library("PGD")(model, eps=eps, alpha=REACH * eps / steps, steps=steps)(images, labels)
-
-
-def _mim(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    return _library("MIFGSM")(model, eps=eps, alpha=eps / steps, steps=steps, decay=1.0)(images, labels)
-
-
-def _cw_l2(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    return _library("CW")(model, c=1, steps=steps, lr=0.01)(images.clamp(EDGE, 1 - EDGE), labels)
-
-
-def _apgd_ce(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    return _library("APGD")(model, eps=eps, steps=steps, seed=seed)(images, labels)
-
-
-def _apgd_t(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    classes = min(model.num_classes, TARGETS + 1)
-    return _library("APGDT")(model, eps=eps, steps=steps, seed=seed, n_classes=classes)(images, labels)
-
-
-def _fab_t(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    options = dict(multi_targeted=True, n_classes=min(model.num_classes, TARGETS + 1))
-    return _library("FAB")(model, eps=eps, steps=steps, seed=seed, **options)(images, labels)
-
-
-def _square(
-    model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int, queries: int = 1
-) -> Tensor:
-    return _library("Square")(model, eps=eps, n_queries=queries * steps, seed=seed)(images, labels)
-
-
-def _own(
+def _pgd(
     model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int, loss: str = "ce"
 ) -> Tensor:
     draws = torch.Generator().manual_seed(seed)
@@ -244,18 +248,49 @@ def _patch(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: 
     return patch_attack(model, images, labels, eps=eps, steps=steps, generator=draws)
 
 
+def _mim(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    return torchattacks().MIFGSM(model, eps=eps, alpha=eps / steps, steps=steps, decay=1.0)(images, labels)
+
+
+def _cw_l2(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    return torchattacks().CW(model, c=1, steps=steps, lr=0.01)(images.clamp(EDGE, 1 - EDGE), labels)
+
+
+def _apgd_ce(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    return torchattacks().APGD(model, eps=eps, steps=steps, seed=seed)(images, labels)
+
+
+def _apgd_t(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    classes = min(model.num_classes, TARGETS + 1)
+    return torchattacks().APGDT(model, eps=eps, steps=steps, seed=seed, n_classes=classes)(images, labels)
+
+
+def _fab_t(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
+    options = dict(multi_targeted=True, n_classes=min(model.num_classes, TARGETS + 1))
+    return torchattacks().FAB(model, eps=eps, steps=steps, seed=seed, **options)(images, labels)
+
+
+def _square(
+    model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int, queries: int = 1
+) -> Tensor:
+    return torchattacks().Square(model, eps=eps, n_queries=queries * steps, seed=seed)(images, labels)
+
+
 AUTOATTACK = (_apgd_ce, _apgd_t, _fab_t, partial(_square, queries=QUERIES))
 
 ATTACKS: dict[str, Attack] = {
     "fgsm": Attack((_fgsm,), "one sign step", "Linf", 1, "Goodfellow et al. 2015", draws=False),
     "pgd": Attack((_pgd,), "sign steps on the cross-entropy", "Linf", 20, "Madry et al. 2018"),
-    "fast_pgd": Attack((_own,), "the same, ended when fooled", "Linf", 20, "Madry et al. 2018; pgd.py"),
-    "cw": Attack((partial(_own, loss="margin"),), "sign steps on the margin", "Linf", 20, "Carlini & Wagner 2017, f_6"),
-    "cw_l2": Attack((_cw_l2,), "short L2 noise, cut to the ball", "L2", 50, "Carlini & Wagner 2017", draws=False),
-    "mim": Attack((_mim,), "sign steps with momentum", "Linf", 10, "Dong et al. 2018", draws=False),
-    "apgd": Attack((_apgd_ce, _apgd_t), "sign steps of adapted length", "Linf", 100, "Croce & Hein 2020"),
-    "square": Attack((_square,), "random squares, no gradients", "Linf", 5000, "Andriushchenko et al. 2020"),
-    "autoattack": Attack(AUTOATTACK, "APGD-CE, APGD-T, FAB-T, Square", "Linf", 100, "Croce & Hein 2020, standard"),
+    "cw": Attack((partial(_pgd, loss="margin"),), "sign steps on the margin", "Linf", 20, "Carlini & Wagner 2017, f_6"),
+    "cw_l2": Attack(
+        (_cw_l2,), "short L2 noise, cut to the ball", "L2", 50, "Carlini & Wagner 2017", draws=False, library=True
+    ),
+    "mim": Attack((_mim,), "sign steps with momentum", "Linf", 10, "Dong et al. 2018", draws=False, library=True),
+    "apgd": Attack((_apgd_ce, _apgd_t), "steps of adapted length", "Linf", 100, "Croce & Hein 2020", library=True),
+    "square": Attack((_square,), "random squares", "Linf", 5000, "Andriushchenko et al. 2020", library=True),
+    "autoattack": Attack(
+        AUTOATTACK, "APGD-CE, APGD-T, FAB-T, Square", "Linf", 100, "Croce & Hein 2020, standard", library=True
+    ),
     "patch": Attack((_patch,), "all pixels of the most attended patch", "patch", 40, "Fu et al. 2022"),
 }
-"""The attacks by name. Where steps have one length it is 2.5 eps / steps for PGD and "cw", eps / steps for "mim"."""
+"""The attacks by name. Where steps have one length it is 2.5 eps / steps for "pgd" and "cw", eps / steps for "mim"."""

@@ -13,10 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nullpaper.errors import InputError
-from nullpaper.robustness.evaluation import masks
 from nullpaper.statistics import RESAMPLES, Interval, over_seeds
-
-__all__ = ["average", "bootstrap", "by_family", "compare", "mean_corruption_error", "summary"]
 
 BATCH = 100  # resamples at a time, which bounds the memory
 
@@ -30,10 +27,8 @@ def summary(frame: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     A family's is the mean over its conditions in the table. Columns: name, accuracy, accuracy_low, accuracy_high, n.
     """
     names, right = by_family(frame)
-    intervals = bootstrap(right, seed=seed)
-    return pd.DataFrame(
-        [{"name": name, **found.columns("accuracy")} for name, found in zip(names, intervals, strict=True)]
-    )
+    accuracies = zip(names, bootstrap(right, seed=seed), strict=True)
+    return pd.DataFrame([{"name": name, **accuracy.columns("accuracy")} for name, accuracy in accuracies])
 
 
 def mean_corruption_error(frame: pd.DataFrame, reference: Reference, seed: int = 0) -> Interval:
@@ -124,8 +119,8 @@ def bootstrap(
         drawn = rng.integers(count, size=(BATCH, count)) + count * np.arange(BATCH)[:, None]
         means.append(np.bincount(drawn.ravel(), minlength=BATCH * count).reshape(BATCH, count) @ values / count)
     lows, highs = np.quantile(statistic(np.concatenate(means)), (0.025, 0.975), axis=0)
-    found = zip(statistic(values.mean(0)), lows, highs, strict=True)
-    return [Interval(float(value), float(low), float(high), count) for value, low, high in found]
+    estimates = zip(statistic(values.mean(0)), lows, highs, strict=True)
+    return [Interval(float(value), float(low), float(high), count) for value, low, high in estimates]
 
 
 def _matrix(frame: pd.DataFrame) -> np.ndarray:
@@ -134,14 +129,14 @@ def _matrix(frame: pd.DataFrame) -> np.ndarray:
 
 
 def _by_condition(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
-    return list(masks(frame)), _matrix(frame)
+    return [*frame["condition"]], _matrix(frame)
 
 
 def by_family(frame: pd.DataFrame) -> tuple[list[str], np.ndarray]:
     """Names, and the share of each one's conditions in which an image is right, (n, names)."""
     families, corrupted = frame["family"].to_numpy(), (frame["kind"] == "corruption").to_numpy()
-    right, keys = _matrix(frame), masks(frame)
-    names = [key for key, whole in zip(keys, corrupted, strict=True) if not whole]
+    right = _matrix(frame)
+    names = [*frame.loc[~corrupted, "condition"]]
     columns = [right[:, ~corrupted]]
     for family in dict.fromkeys(families[corrupted]):
         names.append(family)

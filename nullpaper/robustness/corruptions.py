@@ -20,8 +20,6 @@ from nullpaper.data.datasets import Split
 from nullpaper.errors import InputError, first_line, nearest
 from nullpaper.robustness import distortions
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "check_corruption", "corrupt", "load_cifar10c"]
-
 SIDE = 32
 SEVERITIES = (1, 2, 3, 4, 5)
 CHUNK = 100  # images at a time: stays in cache, and bounds the memory

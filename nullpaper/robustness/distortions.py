@@ -14,26 +14,6 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import convolve, gaussian_filter
 
-__all__ = [
-    "brightness",
-    "contrast",
-    "defocus_blur",
-    "disk_kernel",
-    "elastic_transform",
-    "fog",
-    "frost",
-    "gaussian_noise",
-    "glass_blur",
-    "impulse_noise",
-    "jpeg_compression",
-    "motion_blur",
-    "pixelate",
-    "plasma",
-    "shot_noise",
-    "snow",
-    "zoom_blur",
-]
-
 ROUNDING = 1e-6  # of a level, so that rounding error in floats costs no level where values are truncated
 
 

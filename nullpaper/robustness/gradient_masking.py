@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_count
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import evaluating
-from nullpaper.robustness.attacks import attack, forked_rng
+from nullpaper.robustness.attacks import attack, check_attack, check_labelled, forked_rng
 from nullpaper.robustness.pgd import check_eps, frozen
-
-__all__ = ["diagnose"]
 
 SHARE = 0.02  # of the images: what a check lets pass, since attacks draw
 UNBOUNDED = 0.5  # the radius from which every image can be made plain grey
@@ -50,7 +48,11 @@ def diagnose(
     check_eps(eps)
     if eps == 0:
         raise InputError("eps=0 leaves nothing to diagnose; pass the radius of the evaluation.")
-    clean = attack(vit, images, labels, "fast_pgd", eps=0.0, batch_size=batch_size)  # checks the input
+    for name in (f"pgd-{steps}", f"square-{queries}"):
+        check_attack(vit, name, eps=eps)
+    check_labelled(vit, images, labels)
+    check_count("batch_size", batch_size)
+    clean = images.detach().clone()
     labels = labels.to(images.device).long()
     with torch.inference_mode(False), forked_rng():
         torch.manual_seed(seed)
@@ -109,7 +111,7 @@ def _attack_warnings(
         with evaluating(model):
             return torch.cat([answers(model, part) for part in noisy.split(batch_size)]).argmax(1) == classes
 
-    iterated = f"fast_pgd-{steps}"
+    iterated = f"pgd-{steps}"
     wide, unbounded = min(WIDER * eps, 1.0), max(UNBOUNDED, eps)
     single, within = robust("fgsm", eps, images, labels), robust(iterated, eps, images, labels)
     wider, free = (robust(iterated, radius, images, labels).float().mean() for radius in (wide, unbounded))

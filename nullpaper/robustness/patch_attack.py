@@ -15,8 +15,6 @@ from nullpaper.models.attention import explicit_attention
 from nullpaper.models.vit import ViT, patchify, unpatchify
 from nullpaper.robustness.pgd import check_eps, frozen
 
-__all__ = ["CHOICES", "chosen_patch", "patch_attack"]
-
 LAYER = 4  # upstream's, counted from 0
 RATE, DECAY, EVERY = 0.05, 0.95, 10  # upstream: 0.22 standard deviations, of about 0.25 each, for 250 steps
 BETAS, TINY = (0.9, 0.999), 1e-8  # of Adam

@@ -14,21 +14,6 @@ from torch.nn.functional import interpolate, pad
 from nullpaper.errors import InputError, nearest
 from nullpaper.models.vit import ViT, norms
 
-__all__ = [
-    "DEGRADATIONS",
-    "TRANSPORTS",
-    "crop_and_resize",
-    "degraded",
-    "in_box",
-    "jpeg",
-    "noisy",
-    "norms",
-    "permuted_in_patches",
-    "rounded",
-    "transported_logits",
-    "undo_crop",
-]
-
 DOUBLINGS, BISECTIONS = 40, 24  # float32 has 24 bits
 
 

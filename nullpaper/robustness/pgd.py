@@ -17,8 +17,6 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from nullpaper.errors import InputError, check_count, nearest
 
-__all__ = ["LOSSES", "STARTS", "check_eps", "frozen", "margin", "pgd"]
-
 REACH = 2.5  # Madry et al. 2018: steps that could cross the ball this many radii in all
 TRADES_START = 1e-3  # standard deviation of the start, Zhang et al. 2019
 

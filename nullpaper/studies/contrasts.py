@@ -39,7 +39,7 @@ def measures(frame: pd.DataFrame, eps: float) -> pd.DataFrame:
 
 def _short(row: Mapping[str, Any], eps: float) -> str:
     """An attack without its steps, and with its radius if that is another than ``eps``."""
-    name = row["name"].partition("-")[0].removeprefix("fast_")
+    name = row["name"].partition("-")[0]
     bare = row["kind"] == "clean" or name == "patch" or abs(row["eps"] - eps) < 1e-9
     return name if bare else f"{name} {255 * row['eps']:.3g}/255"
 

@@ -72,8 +72,8 @@ def nullspace_setting(
         attack_steps=attack_steps,
     )
     n = evaluation_steps
-    threats = (Threat("fgsm", attack_eps), Threat(f"fast_pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps))
-    threats += (Threat(f"fast_pgd-{n}", strong_eps), Threat(f"patch-{2 * n}", 1.0))
+    threats = (Threat("fgsm", attack_eps), Threat(f"pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps))
+    threats += (Threat(f"pgd-{n}", strong_eps), Threat(f"patch-{2 * n}", 1.0))
     protocol = Protocol(images, threats, tuple(CORRUPTIONS), tuple(severities), seed)
     return recipe, protocol, Boundary(eps, noise_images, noise_images, noise_steps)
 
@@ -112,7 +112,7 @@ def adversarial_setting(
         attack_steps=attack_steps,
     )
     n = evaluation_steps
-    threats = (Threat(f"fast_pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps), Threat(f"fast_pgd-{n}", other_eps))
+    threats = (Threat(f"pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps), Threat(f"pgd-{n}", other_eps))
     return recipe, Protocol(images, threats, seed=seed)
 
 

@@ -26,9 +26,9 @@ from nullpaper.finetuning.finetune import finetune
 from nullpaper.finetuning.methods import METHODS, FinetuneRecipe, check_method
 from nullpaper.models import checkpoints
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
-from nullpaper.robustness.attacks import ATTACKS
+from nullpaper.robustness.attacks import ATTACKS, split_name
 from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES
-from nullpaper.robustness.evaluation import Threat, corrupted_splits, evaluate, from_masks, masks
+from nullpaper.robustness.evaluation import Corrupted, Threat, corrupted_splits, evaluate, packed, unpacked
 from nullpaper.synthesis.influence import read_pool
 from nullpaper.synthesis.linearised import linearise
 from nullpaper.synthesis.noise import encoder_noise, rescaled
@@ -141,14 +141,8 @@ def _entries(trial: Trial, protocol: Protocol) -> Entries:
         trial = trial.start
         names.append(trial.method)
     methods = {name: check_method(name) for name in names if name != "start"}
-    attacks = {stem: ATTACKS[stem] for threat in protocol.threats if (stem := _stem(threat.name)) in ATTACKS}
+    attacks = {stem: ATTACKS[stem] for stem, _ in (split_name(threat.name) for threat in protocol.threats)}
     return methods, attacks, dict(CORRUPTIONS) if protocol.corruptions else {}  # whole: draws depend on their order
-
-
-def _stem(attack: str) -> str:
-    """An attack's name without its steps, as in ``pgd-20``."""
-    stem, _, steps = attack.rpartition("-")
-    return stem if steps.isdigit() else attack
 
 
 def _importable(entries: Entries) -> bool:
@@ -166,11 +160,11 @@ def _run(item: tuple[Trial, Protocol, Entries]) -> tuple[Result | None, Result]:
     run = None if trial.method == "start" else _finetuned(trial)
     model = start_of(trial) if run is None else _loaded(trial, run)
 
-    def judge() -> tuple[dict[str, Any], dict[str, Any]]:
+    def judge() -> tuple[list[dict[str, Any]], dict[str, Any]]:
         split = _data(trial.data).test.subset(protocol.images, protocol.seed)
         prepared = _corrupted(protocol, trial.data)
         options = {"attacks": protocol.threats, "corruptions": prepared, "seed": protocol.seed}
-        return {"images": len(split)}, masks(evaluate(model, split, **options))
+        return packed(evaluate(model, split, **options))
 
     given = asdict(protocol) | {"weights": fingerprint(model), "registered": _identity(protocol, entries)}
     return run, stored("judged", given, judge, data=_data(trial.data).identity)
@@ -185,7 +179,7 @@ def _identity(protocol: Protocol, entries: Entries) -> list[Any]:
 
 
 @lru_cache(maxsize=1)
-def _corrupted(protocol: Protocol, data: str) -> dict[str, Split]:
+def _corrupted(protocol: Protocol, data: str) -> dict[Corrupted, Split]:
     """The corrupted images, made once a process and shared by its trials."""
     split = _data(data).test.subset(protocol.images, protocol.seed)
     return corrupted_splits(split, protocol.corruptions, protocol.severities, protocol.seed)
@@ -217,7 +211,7 @@ def _state_folder(*described: Mapping[str, Any]) -> Path:
 
 def _result(trial: Trial, run: Result | None, judged: Result) -> TrialResult:
     history = run.metrics if run else {"history": [], "best_step": 0}
-    return TrialResult(trial, **history, frame=from_masks(judged.arrays()), run=run, judged=judged)
+    return TrialResult(trial, **history, frame=unpacked(judged.metrics, judged.arrays()), run=run, judged=judged)
 
 
 def model_of(result: TrialResult) -> ViT:

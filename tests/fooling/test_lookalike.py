@@ -130,13 +130,15 @@ def test_the_same_call_gives_the_same_noise_and_leaves_the_model_alone() -> None
 def test_adversarial_noise_changes_the_answer_and_is_short() -> None:
     images, _ = pair()
     classes, result = attack()
-    assert result.found.float().mean() > 0.5
-    assert is_legal(images + result.noise) and (result.noise[~result.found] == 0).all()
-    assert torch.equal((logits(images + result.noise).argmax(1) == classes)[result.found], result.found[result.found])
+    assert result.success.float().mean() > 0.5
+    assert is_legal(images + result.noise) and (result.noise[~result.success] == 0).all()
+    assert torch.equal(
+        (logits(images + result.noise).argmax(1) == classes)[result.success], result.success[result.success]
+    )
     assert norms(result.noise).max() < norms(exact()).min()
     unneeded = fooling.adversarial(vit(), images, logits(images).argmax(1), steps=1)
     sure = logits(images).topk(2).values.diff(dim=1).abs().squeeze(1) > 0.01
-    assert unneeded.found[sure].all() and (unneeded.noise == 0).all()
+    assert unneeded.success[sure].all() and (unneeded.noise == 0).all()
 
 
 def test_adversarial_noise_lives_outside_the_nullspace() -> None:
@@ -153,8 +155,8 @@ def test_noise_without_its_nullspace_part_is_shorter_and_does_the_same() -> None
     options = dict(eps=8 / 255, alpha=2 / 255, steps=4, random_start=False)
     result = fooling.library_attack(vit(), images, classes, "PGD", **options)
     shorter = fooling.without_nullspace(space(), images, result.noise)
-    assert is_legal(images + shorter) and result.found.any()
-    ratio = (norms(shorter) / norms(result.noise))[result.found]
+    assert is_legal(images + shorter) and result.success.any()
+    ratio = (norms(shorter) / norms(result.noise))[result.success]
     assert (ratio < 1 - 1e-3).all()
     assert torch.allclose(logits(images + shorter), logits(images + result.noise), atol=1e-4)
     assert norms(fooling.without_nullspace(space(), images, exact())).max() < 1e-2

@@ -39,7 +39,7 @@ def test_the_shipped_vit_is_the_one_that_load_vit_gives() -> None:
 
 def attacked(model: ViT, split: data.Split) -> float:
     """Accuracy under PGD with 20 steps at 8/255."""
-    return evaluate(model, split, attacks=[("fast_pgd-20", 8 / 255)]).set_index("name")["accuracy"]["fast_pgd-20"]
+    return evaluate(model, split, attacks=[("pgd-20", 8 / 255)]).set_index("name")["accuracy"]["pgd-20"]
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 
 import pytest
 import torch
+import torchattacks
 from attacked import batch, logits, vit
 from torch import Tensor, nn
 from torch.nn.functional import dropout
@@ -131,7 +133,7 @@ def test_more_effort_makes_no_attack_weaker() -> None:
     assert accuracy(long) <= accuracy(single) <= accuracy(images[part])
     pair = images[part], labels[part]
     assert not pair[0].is_contiguous() and accuracy(long) > 0  # so that FAB has work, on strides that it cannot view
-    attempts = [attack(vit(), *pair, name, eps=radius, steps=2) for name in ("fast_pgd", "autoattack")]
+    attempts = [attack(vit(), *pair, name, eps=radius, steps=2) for name in ("pgd", "autoattack")]
     assert accuracy(attempts[1]) <= accuracy(attempts[0])
 
 
@@ -157,8 +159,24 @@ def test_an_attack_runs_in_batches_and_with_its_steps_in_the_name() -> None:
 
 
 def test_ours_and_the_librarys_pgd_agree() -> None:
-    ours, theirs = (attack(vit(), *batch(), name, eps=1 / 255) for name in ("fast_pgd", "pgd"))
-    assert abs(accuracy(ours) - accuracy(theirs)) <= 1 / 8
+    theirs = torchattacks.PGD(vit(), eps=1 / 255, alpha=2.5 / 255 / 20, steps=20)(*batch())
+    assert abs(accuracy(attack(vit(), *batch(), "pgd", eps=1 / 255)) - accuracy(theirs)) <= 1 / 8
+
+
+def test_one_step_is_the_librarys() -> None:
+    (images, labels), result = batch(), attack(vit(), *batch(), "fgsm", eps=2 / 255)
+    right = logits(images).argmax(1) == labels
+    theirs = torchattacks.FGSM(vit(), eps=2 / 255)(images, labels)
+    assert ((result - theirs)[right].abs() < 1e-6).float().mean() > 0.999  # a sign at a gradient near 0 may differ
+
+
+def test_without_the_library_its_attacks_are_refused_in_one_sentence_and_ours_run(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchattacks", None)  # what an import meets where it is not installed
+    for name in ("apgd", "autoattack", "square", "cw_l2", "mim"):
+        with pytest.raises(InputError, match=r'pip install "nullpaper\[attacks\]"'):
+            attack(vit(), *batch(), name, eps=1 / 255)
+    for name in ("fgsm", "pgd-1", "cw-1", "patch-1"):
+        assert attack(vit(), *batch(), name, eps=1 / 255).shape == batch()[0].shape
 
 
 def test_steps_along_no_gradient_leave_no_nan() -> None:

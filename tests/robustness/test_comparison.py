@@ -9,20 +9,27 @@ import pytest
 from nullpaper import statistics
 from nullpaper.errors import InputError
 from nullpaper.robustness.comparison import average, compare, mean_corruption_error, summary
-from nullpaper.robustness.evaluation import from_masks
+from nullpaper.robustness.evaluation import Clean, Condition, Corrupted, Threat, from_masks
 
 SHARES = {"clean": 0.9, "fgsm@0.1": 0.3, "fog@1": 0.8, "fog@2": 0.6, "snow@1": 0.5, "pixelate@3": 0.7}
 
 
+def condition(text: str) -> Condition:
+    """The condition of this name in `SHARES`."""
+    name, _, value = text.partition("@")
+    return Clean() if name == "clean" else Threat(name, float(value)) if name == "fgsm" else Corrupted(name, int(value))
+
+
 def exact(shares: dict[str, float], count: int = 20) -> pd.DataFrame:
     """A table whose accuracies are exactly these."""
-    return from_masks({key: np.arange(count) < round(share * count) for key, share in shares.items()})
+    return from_masks({condition(key): np.arange(count) < round(share * count) for key, share in shares.items()})
 
 
 def drawn(seed: int, shift: float = 0.0, count: int = 400, difficulty: int = 0) -> pd.DataFrame:
     """A table of a model that is right where the image's difficulty, with some noise, is below the share."""
     hard, rng = np.random.default_rng([99, difficulty]).random(count), np.random.default_rng(seed)
-    return from_masks({k: hard + 0.1 * rng.normal(size=count) < share + shift for k, share in SHARES.items()})
+    noisy = {key: hard + 0.1 * rng.normal(size=count) < share + shift for key, share in SHARES.items()}
+    return from_masks({condition(key): mask for key, mask in noisy.items()})
 
 
 def test_a_summary_is_the_mean_over_each_family() -> None:

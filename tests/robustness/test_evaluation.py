@@ -18,10 +18,21 @@ from nullpaper.models.predict import correct
 from nullpaper.models.vit import SHIPPED, ViT, load_vit
 from nullpaper.robustness.attacks import attack
 from nullpaper.robustness.corruptions import CORRUPTIONS, corrupt
-from nullpaper.robustness.evaluation import EPS, Threat, corrupted_splits, evaluate, from_masks, masks
-from nullpaper.workflow.store import records, stored
+from nullpaper.robustness.evaluation import (
+    EPS,
+    Clean,
+    Corrupted,
+    Threat,
+    corrupted_splits,
+    evaluate,
+    from_masks,
+    packed,
+    unpacked,
+)
+from nullpaper.workflow.store import stored
 
-COLUMNS = ["kind", "name", "family", "eps", "severity", "accuracy", "accuracy_low", "accuracy_high", "n", "correct"]
+CONDITION = ["condition", "kind", "name", "family", "eps", "severity", "restarts"]
+COLUMNS = [*CONDITION, "accuracy", "accuracy_low", "accuracy_high", "n", "correct"]
 
 
 @cache
@@ -40,9 +51,14 @@ def table() -> pd.DataFrame:
     return evaluate(vit(), split(), attacks=threats, corruptions=["fog", "gaussian_noise"], severities=(5, 1))
 
 
+def masks(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    """The masks by condition."""
+    return dict(zip(frame["condition"], frame["correct"], strict=True))
+
+
 def test_a_row_for_every_condition_in_a_fixed_order() -> None:
     assert list(table().columns) == COLUMNS
-    assert list(masks(table())) == [
+    assert table()["condition"].tolist() == [
         "clean",
         f"fgsm@{EPS!r}",
         f"pgd-2@{2 / 255!r}",
@@ -100,16 +116,21 @@ def test_prepared_corruptions_give_the_same_table_for_any_batch_size() -> None:
 
 def test_all_corruptions_are_fifteen_times_the_severities() -> None:
     prepared = corrupted_splits(split().take(np.arange(2)), severities=(2, 4))
-    assert list(prepared) == [f"{name}@{severity}" for name in CORRUPTIONS for severity in (2, 4)]
+    assert list(prepared) == [Corrupted(name, severity) for name in CORRUPTIONS for severity in (2, 4)]
 
 
 def test_a_table_survives_the_store(tmp_path: Path) -> None:
-    def compute() -> tuple[list, dict[str, np.ndarray]]:
-        return records(table().drop(columns="correct")), masks(table())
+    result = stored("evaluation", {}, lambda: packed(table()), root=tmp_path)
+    assert_frame_equal(unpacked(result.metrics, result.arrays()), table())
 
-    result = stored("evaluation", {}, compute, root=tmp_path)
-    assert_frame_equal(from_masks(result.arrays()), table())
-    assert_frame_equal(pd.DataFrame(result.metrics), table().drop(columns="correct"))
+
+def test_a_table_is_printed_with_its_accuracies_and_without_its_masks() -> None:
+    for shown in (table(), table()[table()["kind"] == "corruption"]):
+        lines = repr(shown).splitlines()
+        assert len(lines) == 1 + len(shown) and max(map(len, lines)) < 80 and "False" not in repr(shown)
+        assert all(f"{row.accuracy:.3f}" in line for row, line in zip(shown.itertuples(), lines[1:], strict=True))
+        assert shown._repr_html_().count("<tr") == len(lines) and len(shown["correct"].iloc[0]) == 60
+    assert "clean" in repr(table()["correct"].to_frame("masks").assign(condition=table()["condition"]))
 
 
 def test_the_model_is_read_in_evaluation_mode_and_gets_its_modes_back() -> None:
@@ -146,9 +167,9 @@ def other_labels(label: int) -> Split:
         ({"attacks": [Threat("pgd", restarts=0)]}, "restarts=0"),
         ({"corruptions": ["fogg"]}, "Did you mean 'fog'"),
         ({"corruptions": "all", "severities": (1, 6)}, "severity=6"),
-        ({"corruptions": {"fogg@1": split()}}, "'fogg@1' is no condition"),
-        ({"corruptions": {"clean": split()}}, "'clean' is no corruption"),
-        ({"corruptions": {"fog@1": other_labels(0)}}, "another split"),
+        ({"corruptions": {Corrupted("fogg", 1): split()}}, "Did you mean 'fog'"),
+        ({"corruptions": {"fog@1": split()}}, "'fog@1' is no Corrupted"),
+        ({"corruptions": {Corrupted("fog", 1): other_labels(0)}}, "another split"),
         ({"batch_size": 0}, "batch_size=0"),
     ],
 )
@@ -169,13 +190,7 @@ def test_larger_images_are_refused_where_corruptions_are_asked_for() -> None:
     assert len(evaluate(vit(), large)) == 1
 
 
-@pytest.mark.parametrize("key", ["fog@6", "fog", "pdg@0.1", "pgd@-1", "pgd@nan", "pgd@", "", "cleaner"])
-def test_masks_of_no_condition_are_refused(key: str) -> None:
-    with pytest.raises(InputError, match="is no condition"):
-        from_masks({key: np.ones(3, bool)})
-
-
 def test_masks_of_other_lengths_or_none_are_refused() -> None:
-    for given in ({}, {"clean": np.ones(3, bool), "fog@1": np.ones(4, bool)}):
+    for given in ({}, {Clean(): np.ones(3, bool), Corrupted("fog", 1): np.ones(4, bool)}):
         with pytest.raises(InputError, match="one length"):
             from_masks(given)

@@ -24,7 +24,7 @@ from nullpaper.data.fetch import array_sum
 from nullpaper.errors import InputError
 from nullpaper.finetuning.finetune import FinetuneRecipe
 from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, save_vit
-from nullpaper.robustness.evaluation import Threat, from_masks
+from nullpaper.robustness.evaluation import Clean, Corrupted, Threat, from_masks
 from nullpaper.studies import contrasts
 from nullpaper.studies import trials as experiments
 from nullpaper.studies.trials import (
@@ -42,7 +42,7 @@ from nullpaper.workflow.parallel import each
 
 EPS = 1 / 255
 QUICK = FinetuneRecipe(batch_size=8, steps_per_noise=1, dev_images=20, noise_images=32, noise_steps=2)
-PROTOCOL = Protocol(12, (Threat("fgsm", EPS), Threat("fast_pgd-2", 8 / 255)), ("fog", "contrast"), (1, 5))
+PROTOCOL = Protocol(12, (Threat("fgsm", EPS), Threat("pgd-2", 8 / 255)), ("fog", "contrast"), (1, 5))
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def made(*rates: float, images: int = 40) -> tuple[Trialled, ...]:
     runs = []
     for seed, rate in enumerate(rates):
         drawn = np.random.default_rng(seed).random((3, images)) < rate
-        frame = from_masks(dict(zip(("clean", f"fgsm@{EPS!r}", "fog@2"), drawn, strict=True)))
+        frame = from_masks(dict(zip((Clean(), Threat("fgsm", EPS), Corrupted("fog", 2)), drawn, strict=True)))
         runs.append(Trialled(Trial("zero", seed), [], 0, frame, ()))
     return tuple(runs)
 
