@@ -98,8 +98,8 @@ def paper(jobs: int | None, profile: str | None, force: bool) -> None:
 
     What is up to date is skipped. Exits with 1 if a notebook fails; the others still run.
     """
+    from nullpaper.workflow.agreement import agreement
     from nullpaper.workflow.provenance import project_root
-    from nullpaper.workflow.reference import agreement
     from nullpaper.workflow.runs import paper as run_all
     from nullpaper.workflow.runs import summary
 

@@ -22,7 +22,7 @@ from torchvision.datasets import Imagenette
 
 from nullpaper.adapters.inject import AdaptedViT
 from nullpaper.data.datasets import load_data
-from nullpaper.data.fetch import array_sum
+from nullpaper.data.fetch import _sum
 from nullpaper.errors import InputError
 from nullpaper.finetuning.methods import METHODS, FinetuneRecipe
 from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, save_vit
@@ -130,7 +130,7 @@ def test_other_classes_get_a_head_of_their_own(tmp_path, monkeypatch) -> None:
         arrays = {"images": np.ascontiguousarray(split.images[:count]), "labels": np.arange(count) % 100}
         for name, array in arrays.items():
             np.save(folder / f"{part}_{name}.npy", array)
-            sums[f"{part}_{name}"] = array_sum(array)
+            sums[f"{part}_{name}"] = _sum(array)
     (folder / "sums.json").write_text(json.dumps(sums))
     monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path))
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
