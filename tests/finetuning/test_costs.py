@@ -20,7 +20,7 @@ from nullpaper.finetuning import costs
 from nullpaper.finetuning.allocations import peak_bytes
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit, save_vit
-from nullpaper.studies.design import ADAPTERS
+from nullpaper.studies.settings import ADAPTERS
 
 RECIPE = FinetuneRecipe(attack_steps=2)
 CPU = torch.device("cpu")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +24,19 @@ from nullpaper.adapters.inject import AdaptedViT
 from nullpaper.data.datasets import load_data
 from nullpaper.data.fetch import array_sum
 from nullpaper.errors import InputError
-from nullpaper.finetuning.finetune import FinetuneRecipe
+from nullpaper.finetuning.methods import METHODS, FinetuneRecipe
 from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, save_vit
+from nullpaper.robustness.attacks import ATTACKS
+from nullpaper.robustness.corruptions import CORRUPTIONS
 from nullpaper.robustness.evaluation import Clean, Corrupted, Threat, from_masks
 from nullpaper.studies import contrasts
-from nullpaper.studies import trials as experiments
+from nullpaper.studies import trials as trials_module
 from nullpaper.studies.trials import (
+    AdapterSpec,
     Boundary,
     Protocol,
-    Through,
     Trial,
-    Trialled,
+    TrialResult,
     boundary_norm,
     model_of,
     run_trials,
@@ -51,23 +55,23 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(root: Path) -> list[Trialled]:
+def finished(root: Path) -> list[TrialResult]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NULLPAPER_ROOT", str(root))
         trials = [Trial("start"), Trial("zero", 0, 2, QUICK), Trial("zero", 1, 2, QUICK)]
         return run_trials(trials, PROTOCOL, workers=1, progress=None)
 
 
-def test_a_finished_trial_is_found_and_says_the_same(root: Path, finished: list[Trialled], monkeypatch) -> None:
+def test_a_finished_trial_is_found_and_says_the_same(root: Path, finished: list[TrialResult], monkeypatch) -> None:
     monkeypatch.setenv("NULLPAPER_ROOT", str(root))
     again = run_trials([finished[1].trial], PROTOCOL, workers=1, progress=None)[0]
-    assert all(source.reused for source in again.sources) and not any(s.reused for s in finished[1].sources)
+    assert again.run.reused and again.judged.reused and not (finished[1].run.reused or finished[1].judged.reused)
     assert again.history == finished[1].history and again.best_step == finished[1].best_step
     pd.testing.assert_frame_equal(again.frame, finished[1].frame)
     assert not list((root / "build/finetuning").iterdir())  # the state of a finished run is of no more use
 
 
-def test_the_start_is_the_model_as_it_comes_and_a_trial_is_another(finished: list[Trialled]) -> None:
+def test_the_start_is_the_model_as_it_comes_and_a_trial_is_another(finished: list[TrialResult]) -> None:
     start, zero, other = (fingerprint(model_of(run)) for run in finished)
     assert start == fingerprint(load_vit(SHIPPED)) and len({start, zero, other}) == 3
     assert finished[0].history == [] and len(finished[1].history) == 3
@@ -88,7 +92,9 @@ def test_the_mismatched_scale_is_one_affine_map_of_what_the_checkpoint_saw() -> 
 
 def test_a_trial_through_an_adapter_keeps_the_base_and_gives_its_branches_back(root: Path, monkeypatch) -> None:
     monkeypatch.setenv("NULLPAPER_ROOT", str(root))
-    trial = Trial("pgd_at", 3, 2, replace(QUICK, attack_steps=1), adapter=Through("lnlora", 2, targets=("qkv", "fc2")))
+    trial = Trial(
+        "pgd_at", 3, 2, replace(QUICK, attack_steps=1), adapter=AdapterSpec("lnlora", 2, targets=("qkv", "fc2"))
+    )
     run = run_trials([trial], replace(PROTOCOL, corruptions=()), workers=1, progress=None)[0]
     model, start = model_of(run), load_vit(SHIPPED)
     assert isinstance(model, AdaptedViT) and (model.adapter.r, model.adapter.alpha) == (2, 2)
@@ -101,8 +107,8 @@ def test_a_trial_through_an_adapter_keeps_the_base_and_gives_its_branches_back(r
 
 def test_a_trial_can_begin_where_another_ended_and_with_a_new_head(root: Path, monkeypatch) -> None:
     monkeypatch.setenv("NULLPAPER_ROOT", str(root))
-    probe = Trial("standard", 0, 1, QUICK, adapter=Through("linear"), head="new")
-    fresh, probed = start_of(probe), start_of(Trial("standard", start=probe, adapter=Through("lora")))
+    probe = Trial("standard", 0, 1, QUICK, adapter=AdapterSpec("linear"), head="new")
+    fresh, probed = start_of(probe), start_of(Trial("standard", start=probe, adapter=AdapterSpec("lora")))
     own = load_vit(SHIPPED).net
     assert not isinstance(probed, AdaptedViT) and torch.equal(probed.net.norm.weight, own.norm.weight)
     heads = [net.head.weight for net in (own, fresh.net, probed.net)]
@@ -128,7 +134,7 @@ def test_other_classes_get_a_head_of_their_own(tmp_path, monkeypatch) -> None:
     (folder / "sums.json").write_text(json.dumps(sums))
     monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path))
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
-    trial = Trial("pgd_at", 0, 1, replace(QUICK, attack_steps=1), adapter=Through("lnlora", 2), data="cifar100")
+    trial = Trial("pgd_at", 0, 1, replace(QUICK, attack_steps=1), adapter=AdapterSpec("lnlora", 2), data="cifar100")
     run = run_trials([trial], Protocol(20, (Threat("fgsm", EPS),)), workers=1, progress=None)[0]
     assert model_of(run).num_classes == 100 and len(run.frame["correct"][0]) == 20
 
@@ -148,7 +154,7 @@ def test_imagenette_and_a_model_of_timm(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     recipe = FinetuneRecipe(batch_size=2, steps_per_noise=1, dev_images=2, noise_images=0, attack_steps=1)
     start = dict(start="vit_tiny_patch16_224", weights=str(tmp_path / "tiny.safetensors"), data="imagenette")
-    trials = [Trial("start", **start), Trial("trades", 0, 1, recipe, adapter=Through("lnlora", 4), **start)]
+    trials = [Trial("start", **start), Trial("trades", 0, 1, recipe, adapter=AdapterSpec("lnlora", 4), **start)]
     before, after = run_trials(trials, Protocol(3, (Threat("fgsm", EPS),)), workers=1, progress=None)
     assert model_of(after).num_classes == model_of(before).num_classes == 10
     assert model_of(after).image_size == (224, 224) and len(after.frame["correct"][0]) == 3
@@ -161,17 +167,17 @@ def test_the_largest_noise_found_is_longer_than_random_at_the_same_eps() -> None
 
 
 @cache
-def made(*rates: float, images: int = 40) -> tuple[Trialled, ...]:
+def made(*rates: float, images: int = 40) -> tuple[TrialResult, ...]:
     """Trials with answers drawn at these rates of accuracy."""
     runs = []
     for seed, rate in enumerate(rates):
         drawn = np.random.default_rng(seed).random((3, images)) < rate
         frame = from_masks(dict(zip((Clean(), Threat("fgsm", EPS), Corrupted("fog", 2)), drawn, strict=True)))
-        runs.append(Trialled(Trial("zero", seed), [], 0, frame, ()))
+        runs.append(TrialResult(Trial("zero", seed), [], 0, frame))
     return tuple(runs)
 
 
-def test_differences_are_paired_and_add_up(finished: list[Trialled]) -> None:
+def test_differences_are_paired_and_add_up(finished: list[TrialResult]) -> None:
     groups = {"start": finished[:1], "zero": finished[1:]}
     values = contrasts.tabulate(groups, EPS).set_index(["method", "measure"])["value"]
     assert set(values["zero"].index) >= {"clean", "fgsm", "pgd 8/255", "weather", "digital", "corruptions", "average"}
@@ -205,7 +211,7 @@ def test_what_was_judged_otherwise_is_not_compared() -> None:
             contrasts.contrast(groups, [pair], EPS)
 
 
-def test_a_killed_set_of_trials_keeps_what_was_finished(root: Path, finished: list[Trialled], monkeypatch) -> None:
+def test_a_killed_set_of_trials_keeps_what_was_finished(root: Path, finished: list[TrialResult], monkeypatch) -> None:
     monkeypatch.setenv("NULLPAPER_ROOT", str(root))
     broken = replace(finished[1].trial, seed=7, recipe=replace(QUICK, noise_images=5_000))
     kept = set((root / "build/store/finetuned").iterdir())
@@ -247,8 +253,81 @@ def test_a_killed_caller_leaves_no_process_behind(tmp_path) -> None:
         time.sleep(0.2)
 
 
+def test_no_path_decides_a_trial(root: Path, finished: list[TrialResult], tmp_path: Path, monkeypatch) -> None:
+    """A copied checkout finds what was computed: the project's folder is no part of an identity."""
+    copy = tmp_path / "another" / "project"
+    shutil.copytree(root / "build/store", copy / "build/store")
+    monkeypatch.setenv("NULLPAPER_ROOT", str(copy))
+    again = run_trials([finished[1].trial], PROTOCOL, workers=1, progress=None)[0]
+    assert again.run.reused and again.judged.reused and again.run.path.is_relative_to(copy)
+
+
+MODULE = """
+from torch.nn.functional import cross_entropy
+from nullpaper.finetuning.methods import Method
+
+def loss(vit, batch):
+    return {factor} * cross_entropy(vit(batch.images), batch.labels)
+
+METHOD = Method(loss, "a user's")
+"""
+
+
+def test_a_registered_method_counts_and_reaches_the_workers(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    trial, keys = Trial("mine", 0, 1, QUICK), []
+    for number, factor in enumerate((1.0, 2.0)):
+        (tmp_path / f"own_{number}.py").write_text(MODULE.format(factor=factor))
+        monkeypatch.setitem(METHODS, "mine", import_module(f"own_{number}").METHOD)
+        pair = [trial, replace(trial, seed=1)]
+        results = run_trials(pair, Protocol(4), workers=2, progress=None)  # in processes that never registered it
+        assert not any(result.run.reused for result in results)
+        keys.append(results[0].run.key)
+    assert keys[0] != keys[1], "a changed loss is another result"
+
+
+def test_a_method_that_no_process_can_import_runs_in_this_one(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    calls = []
+
+    def loss(vit, batch):
+        calls.append(len(batch.images))
+        return METHODS["standard"].loss(vit, batch)
+
+    monkeypatch.setitem(METHODS, "local", replace(METHODS["standard"], loss=loss))
+    run_trials([Trial("local", s, 1, QUICK) for s in range(2)], Protocol(4), workers=2, progress=None)
+    assert calls == [8, 8]
+
+
+def test_registered_attacks_and_corruptions_are_part_of_what_judges(monkeypatch) -> None:
+    def identity() -> list:
+        return trials_module._identity(PROTOCOL, trials_module._entries(Trial("start"), PROTOCOL))
+
+    before = identity()
+    monkeypatch.setitem(ATTACKS, "fgsm", replace(ATTACKS["fgsm"], steps=2))
+    attacked = identity()
+    monkeypatch.setitem(CORRUPTIONS, "fog", CORRUPTIONS["fog"]._replace(constants=((0.1, 3),) * 5))
+    assert len({json.dumps(each) for each in (before, attacked, identity())}) == 3
+
+
+def test_an_unknown_method_is_refused_before_any_work() -> None:
+    with pytest.raises(InputError, match="method 'nullspce' is unknown"):
+        run_trials([Trial("start"), Trial("nullspce")], PROTOCOL, progress=None)
+
+
+def test_standard_finetuning_is_the_zero_noise_to_the_bit(root: Path, monkeypatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+    first, second = run_trials(
+        [Trial(name, 0, 2, QUICK) for name in ("standard", "zero")], PROTOCOL, workers=1, progress=None
+    )
+    states = first.run.tensors(), second.run.tensors()
+    largest = max((states[0][name] - states[1][name]).abs().max().item() for name in states[0])
+    assert largest < 1e-5 and first.frame["accuracy"].equals(second.frame["accuracy"])
+
+
 def test_the_corrupted_images_are_made_once_for_all_trials() -> None:
-    assert experiments._corrupted(PROTOCOL, "cifar10") is experiments._corrupted(replace(PROTOCOL), "cifar10")
+    assert trials_module._corrupted(PROTOCOL, "cifar10") is trials_module._corrupted(replace(PROTOCOL), "cifar10")
 
 
 def test_a_contrast_of_contrasts_is_the_difference_of_the_two() -> None:

@@ -1,26 +1,23 @@
-"""Notebook 10: it runs, and what its tables must say."""
+"""Notebook 10: what its tables must say."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
-from notebook_runs import assert_complete, numbered, project, runs, stems
+from notebook_runs import NotebookRun
 from safetensors.torch import load_file
 from torch import Tensor
 
 from nullpaper.adapters.inject import expected_parameters
 from nullpaper.models.vit import SHIPPED, ViT, load_vit
-from nullpaper.studies import design
-from nullpaper.studies import trials as experiments
-from nullpaper.workflow.runs import RunReport
+from nullpaper.studies import settings
+from nullpaper.studies.trials import run_trials
 
-__all__ = ["project", "runs"]  # fixtures
-
-NOTEBOOKS = numbered("10")
-SIZE = design.ADVERSARIAL_SIZES["smoke"]
+NOTEBOOK = "10_ablations_fulllora"
+SIZE = dict(images=8, steps=1, batch_size=8, rounds=1, attack_steps=1, evaluation_steps=2)  # at smoke
+RADII = dict(attack_eps=0.00784313725490196, other_eps=0.03137254901960784)
 SECTIONS = {
     "rank": {"lnlora", "lnlora, r = 4", "lora", "lora, r = 4", "full"},
     "norm": {"lnlora", "lora", "lnlora, plain norm"},
@@ -31,20 +28,10 @@ SECTIONS = {
 MEASURES = {"clean", "pgd", "cw", "pgd 8/255", "average"}
 
 
-@pytest.mark.parametrize("name", stems(NOTEBOOKS))
-def test_it_runs_and_leaves_a_page_figures_and_tables(runs: dict[str, RunReport], name: str) -> None:
-    assert_complete(runs[name])
-
-
 @pytest.fixture
-def tables(runs: dict[str, RunReport], project: Path) -> Path:
-    return project / "results/smoke"
-
-
-@pytest.fixture
-def finetuned(runs: dict[str, RunReport], project: Path) -> dict[Path, dict]:
+def finetuned(run: NotebookRun) -> dict[Path, dict]:
     """Folders of the stored finetuning runs, with what was asked of each."""
-    found = (project / "build/store/finetuned").glob("*/params.json")
+    found = (run.project / "build/store/finetuned").glob("*/params.json")
     return {path.parent: json.loads(path.read_text()) for path in found}
 
 
@@ -53,16 +40,16 @@ def shipped() -> ViT:
     return load_vit(SHIPPED)
 
 
-def test_every_section_has_its_variants_under_every_measure(tables: Path) -> None:
-    table = pd.read_csv(tables / "10_table.csv")
+def test_every_section_has_its_variants_under_every_measure(run: NotebookRun) -> None:
+    table = run.table("10_table")
     assert not table.duplicated(["section", "method", "measure"]).any() and table["value"].between(0, 1).all()
     assert {section: set(part["method"]) for section, part in table.groupby("section")} == SECTIONS
     assert all(set(part["measure"]) == MEASURES for _, part in table.groupby(["section", "method"]))
     assert (table.groupby(["method", "measure"])["value"].nunique() == 1).all()  # one run, in whatever section
 
 
-def test_shares_and_steps_are_those_of_the_runs(tables: Path, shipped: ViT) -> None:
-    table = pd.read_csv(tables / "10_table.csv").drop_duplicates("method").set_index("method")
+def test_shares_and_steps_are_those_of_the_runs(run: NotebookRun, shipped: ViT) -> None:
+    table = run.table("10_table").drop_duplicates("method").set_index("method")
     total = sum(parameter.numel() for parameter in shipped.parameters())
     known = {"full": total, "probe alone": expected_parameters(shipped, "linear")}
     known |= {name: expected_parameters(shipped, "lnlora", r=r) for name, r in (("lnlora", 3), ("lnlora, r = 4", 4))}
@@ -79,9 +66,9 @@ def test_shares_and_steps_are_those_of_the_runs(tables: Path, shipped: ViT) -> N
     assert table["steps"].to_dict() == dict.fromkeys(known, SIZE["steps"]) | {"lnlora, probed head": 2 * SIZE["steps"]}
 
 
-def test_paired_differences_are_those_of_the_table(tables: Path) -> None:
-    table = pd.read_csv(tables / "10_table.csv").drop_duplicates(["method", "measure"])
-    value, paired = table.set_index(["method", "measure"])["value"], pd.read_csv(tables / "10_paired.csv")
+def test_paired_differences_are_those_of_the_table(run: NotebookRun) -> None:
+    table = run.table("10_table").drop_duplicates(["method", "measure"])
+    value, paired = table.set_index(["method", "measure"])["value"], run.table("10_paired")
     for row in paired.to_dict("records"):
         expected = value[row["method"], row["measure"]] - value[row["against"], row["measure"]]
         assert row["difference"] == pytest.approx(expected, abs=1e-9)
@@ -92,18 +79,13 @@ def test_paired_differences_are_those_of_the_table(tables: Path) -> None:
     assert not paired["resolved"].any() and (paired["n"] == 1).all()  # a single seed resolves nothing
 
 
-def test_runs_of_09_are_found_and_nothing_is_trained_twice(
-    finetuned: dict[Path, dict], project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    variants = {name for names in SECTIONS.values() for name in names}
-    assert len(finetuned) == len(variants) + 2  # and one more rate for each of two kinds
-    monkeypatch.setenv("NULLPAPER_ROOT", str(project))
-    radii = {name: SIZE[name] for name in ("attack_eps", "other_eps")}
-    recipe, protocol = design.adversarial(SIZE, **radii, seed=0)
-    options = dict(adapter="lnlora", start=design.STARTS["standard"])
-    trial = design.adversarial_trial("pgd_at", 0, SIZE["steps"], recipe, **options)
-    (again,) = experiments.run_trials([trial], protocol, workers=1, progress=None)
-    assert len(again.sources) == 2 and all(source.reused for source in again.sources)
+def test_runs_of_09_are_found(run: NotebookRun) -> None:
+    """The base, described as 09 does, is in the store: the same trial is computed once."""
+    recipe, protocol = settings.adversarial_setting(**SIZE, **RADII, seed=0)
+    options = dict(adapter="lnlora", start=settings.STARTS["standard"])
+    trial = settings.adversarial_trial("pgd_at", 0, SIZE["steps"], recipe, **options)
+    (again,) = run_trials([trial], protocol, workers=1, progress=None)
+    assert again.run.reused and again.judged.reused
 
 
 def test_a_probed_head_starts_where_the_probe_ended(finetuned: dict[Path, dict], shipped: ViT) -> None:
@@ -129,14 +111,14 @@ def test_a_probed_head_starts_where_the_probe_ended(finetuned: dict[Path, dict],
     assert any((probed[name] - new[name]).abs().max() > 0 for name in branches)
 
 
-def test_the_rate_is_chosen_on_dev(tables: Path) -> None:
-    table = pd.read_csv(tables / "10_rates.csv")
+def test_the_rate_is_chosen_on_dev(run: NotebookRun) -> None:
+    table = run.table("10_rates")
     assert set(table["kind"]) == {"full", "lnlora"}
     for kind, part in table.groupby("kind"):
-        assert set(part["rate"]) == {1e-3, design.RATES[kind]}
+        assert set(part["rate"]) == {1e-3, settings.RATES[kind]}
         best = part[part["dev_robust"] == part["dev_robust"].max()]["rate"].min()
         assert part.loc[part["chosen"], "rate"].tolist() == [best]
-        assert part.loc[part["used"], "rate"].tolist() == [design.RATES[kind]]
+        assert part.loc[part["used"], "rate"].tolist() == [settings.RATES[kind]]
     assert (table["dev_robust"] <= table["dev_accuracy"]).all()
     shares = table[["dev_robust", "dev_accuracy"]].mul(table["dev_images"], axis=0)
     assert (shares - shares.round()).abs().max(axis=None) < 1e-9  # counts of dev images

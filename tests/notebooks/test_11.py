@@ -1,68 +1,57 @@
-"""Notebook 11, nullspace noise and adapters together: it runs, and what its tables must say."""
+"""Notebook 11, nullspace noise and adapters together: what its tables must say."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-import pandas as pd
 import pytest
-from notebook_runs import assert_complete, numbered, project, runs, stems
+from notebook_runs import NotebookRun
 from safetensors.torch import load_file
 
 from nullpaper.models.checkpoints import load_classifier
 from nullpaper.models.vit import SHIPPED
-from nullpaper.workflow.runs import RunReport
+from nullpaper.studies.verdicts import WORDS
 
-__all__ = ["project", "runs"]  # fixtures
-
-NOTEBOOKS = numbered("11")
+NOTEBOOK = "11_joined"
 CONTROLS = {"nullspace": ("zero", "random"), "pgd_at_nullspace": ("pgd_at", "pgd_at_random")}
 RANK = 3
 
 
-@pytest.mark.parametrize("name", stems(NOTEBOOKS))
-def test_it_runs_and_leaves_a_page_figures_and_tables(runs: dict[str, RunReport], name: str) -> None:
-    assert_complete(runs[name])
-
-
-@pytest.fixture
-def tables(runs: dict[str, RunReport], project: Path) -> Path:
-    return project / "results/smoke"
-
-
-def test_differences_are_those_of_the_table(tables: Path) -> None:
-    table = pd.read_csv(tables / "11_table.csv", keep_default_na=False).set_index(["run", "measure"])
+def test_differences_are_those_of_the_table(run: NotebookRun) -> None:
+    table = run.table("11_table", keep_default_na=False).set_index(["run", "measure"])
     assert not table.index.duplicated().any() and table["value"].between(0, 1).all()
     for parts in table.reset_index().query("method != 'start'").to_dict("records"):
         assert parts["run"] == f"{parts['method']}, {parts['adapter']}" and parts["steps"] > 0
     value, found = table["value"], {}
-    for row in pd.read_csv(tables / "11_paired.csv").to_dict("records"):
+    for row in run.table("11_paired").to_dict("records"):
         expected = value[row["method"], row["measure"]] - value[row["against"], row["measure"]]
         assert row["difference"] == pytest.approx(expected, abs=1e-9) and not row["resolved"]  # a single seed
         found[row["method"], row["against"], row["measure"]] = row["difference"]
-    for row in pd.read_csv(tables / "11_kept.csv").to_dict("records"):
+    for row in run.table("11_kept").to_dict("records"):
         method, against = row["gain"].split(" minus ")
         ours, full = (found[f"{method}, {a}", f"{against}, {a}", row["measure"]] for a in ("lnlora", "full"))
         assert row["difference"] == pytest.approx(ours - full, abs=1e-9) and not row["resolved"]
 
 
-def test_every_gain_has_its_controls_through_both_adapters(tables: Path) -> None:
-    pairs = set(pd.read_csv(tables / "11_paired.csv")[["method", "against"]].itertuples(index=False, name=None))
+def test_every_gain_has_its_controls_through_both_adapters(run: NotebookRun) -> None:
+    pairs = set(run.table("11_paired")[["method", "against"]].itertuples(index=False, name=None))
     for method, controls in CONTROLS.items():
         for adapter in ("full", "lnlora"):
             assert {(f"{method}, {adapter}", f"{control}, {adapter}") for control in controls} <= pairs
-    measures = pd.read_csv(tables / "11_table.csv").groupby("run")["measure"].agg(set)
+    measures = run.table("11_table").groupby("run")["measure"].agg(set)
     assert {"clean", "pgd", "cw", "patch", "corruptions", "average"} <= measures["nullspace, lnlora"]
     assert {"clean", "pgd", "pgd 8/255", "cw 8/255", "corruptions"} <= measures["pgd_at_nullspace, lnlora"]
     assert "average" not in measures["pgd_at_nullspace, lnlora"]  # it would be over other measures
 
 
-def test_the_base_stays_frozen_under_lnlora_and_moves_without(runs: dict[str, RunReport], project: Path) -> None:
+def test_the_base_stays_frozen_under_lnlora_and_moves_without(run: NotebookRun) -> None:
     starts = {name: load_classifier(name).net.state_dict() for name in (SHIPPED, "vit_robust")}
     kinds = []
-    for path in (project / "build/store/finetuned").glob("*/params.json"):
-        params, state = json.loads(path.read_text()), load_file(path.with_name("tensors.safetensors"))
+    for path in (run.project / "build/store/finetuned").glob("*/params.json"):
+        params = json.loads(path.read_text())
+        if params["recipe"]["noise_images"] != 16:
+            continue  # another notebook's
+        state = load_file(path.with_name("tensors.safetensors"))
         base = {name: value for name, value in starts[params["start"]].items() if not name.startswith("head.")}
         moved = [name for name, value in base.items() if not value.equal(state[name])]
         assert bool(moved) == (params["adapter"] is None)
@@ -73,8 +62,8 @@ def test_the_base_stays_frozen_under_lnlora_and_moves_without(runs: dict[str, Ru
     assert {kind: kinds.count(kind) for kind in kinds} == {"full": 6, "lnlora": 7, "lora": 1}
 
 
-def test_norms_are_at_the_boundary_and_compared_with_their_start(tables: Path) -> None:
-    table = pd.read_csv(tables / "11_norm.csv", keep_default_na=False).set_index("run")
+def test_norms_are_at_the_boundary_and_compared_with_their_start(run: NotebookRun) -> None:
+    table = run.table("11_norm", keep_default_na=False).set_index("run")
     assert (table[["norm", "norm_random"]] > 1).all(axis=None) and table["reached"].between(0, 1).all()
     assert (table["norm"] / table["norm_random"] - table["ratio"]).abs().max() < 1e-9
     for name, row in table.iterrows():
@@ -84,8 +73,8 @@ def test_norms_are_at_the_boundary_and_compared_with_their_start(tables: Path) -
     assert {"nullspace, lnlora", "zero, full", "pgd_at, lnlora", "robust start"} <= set(table.index)
 
 
-def test_the_exact_nullspace_is_kept_where_nothing_touches_the_embedding(tables: Path) -> None:
-    table = pd.read_csv(tables / "11_exact.csv", keep_default_na=False).set_index("model")
+def test_the_exact_nullspace_is_kept_where_nothing_touches_the_embedding(run: NotebookRun) -> None:
+    table = run.table("11_exact", keep_default_na=False).set_index("model")
     refused = table["note"] != ""
     assert set(table.index[refused]) == {"zero, lnlora", "pgd_at, lnlora"}
     assert table.loc[refused, "note"].str.contains("not linear").all() and (table.loc[refused, "dimension"] == 0).all()
@@ -99,3 +88,9 @@ def test_the_exact_nullspace_is_kept_where_nothing_touches_the_embedding(tables:
         seen[[name for name in table.index if name not in ("start", "robust start", "pgd_at, lnlora in blocks")]] > 1e-4
     ).all()
     assert (seen < 1).all()
+
+
+def test_it_ends_with_its_answer(run: NotebookRun) -> None:
+    table = run.table("11_verdicts").set_index("name")
+    assert list(table.index) == ["nullspace_through_adapter", "joined", "nullspace_size", "exact_nullspace_kept"]
+    assert set(table["holds"]) <= set(WORDS) and "Limits: " in run.printed

@@ -1,0 +1,33 @@
+"""Notebook 07: what its tables must say."""
+
+from __future__ import annotations
+
+import pytest
+from notebook_runs import NotebookRun
+
+from nullpaper.studies.verdicts import WORDS
+
+NOTEBOOK = "07_nullspace_finetuning"
+
+
+def test_controls_are_in_place_and_differences_add_up(run: NotebookRun) -> None:
+    rounds = run.table("07_rounds").query("step > 0").set_index(["method", "step"])
+    assert (rounds.loc["zero", "noise_norm"] == 0).all()
+    assert rounds.loc["pgd_at", "noise_norm"].isna().all()
+    assert (rounds.loc[["nullspace", "random"], "noise_norm"] > 1).all()
+    table = run.table("07_table").set_index(["method", "measure"])["value"]
+    assert table.between(0, 1).all()
+    for row in run.table("07_paired").to_dict("records"):
+        expected = table[row["method"], row["measure"]] - table[row["against"], row["measure"]]
+        assert row["difference"] == pytest.approx(expected, abs=1e-9)
+    dynamics = run.table("07_dynamics")
+    assert set(dynamics["method"]) == {"nullspace", "zero"} and (dynamics[["norm", "norm_random"]] > 1).all(axis=None)
+    attacked = run.table("07_autoattack").pivot(index="method", columns="measure", values="value")
+    assert (attacked["autoattack"] <= attacked["clean"]).all()
+
+
+def test_it_ends_with_its_answer(run: NotebookRun) -> None:
+    table = run.table("07_verdicts").set_index("name")
+    names = "finetuning noise_or_finetuning random_noise matched_noise adversarial_training growth"
+    assert list(table.index) == names.split()
+    assert set(table["holds"]) <= set(WORDS) and "Limits: " in run.printed
