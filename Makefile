@@ -71,7 +71,7 @@ lab: $(READY) ## open the notebooks in JupyterLab, with the kernel of this envir
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter-lab --notebook-dir notebooks $(ARGS)
 
 checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on two CPU cores; continues when killed)
-	$(NULLPAPER) run 00_checkpoint -p retrain true --force $(PROFILE_FLAG)
+	$(BIN)/python -m nullpaper.studies.shipped $(ARGS)
 
 test: $(READY) ## run the tests, and say how long they took
 	@# the notebooks first: they take longest, and the rest fills what is left of the workers

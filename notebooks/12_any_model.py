@@ -135,7 +135,7 @@ if len(effect):
     figure, axis = figures.subplots(height=1.6)
     figures.intervals(axis, effect, value="change", thin=None, zero=None)
     axis.set_yticks(range(len(effect)), effect["noise"])
-    axis.invert_yaxis()
+    axis.set_ylim(len(effect) - 0.5, -0.5)
     axis.set(xscale="log", xlabel="relative change of the logits", title=f"{net.name}, {origin} weights, n = {images}")
     _ = figures.save_figure(figure, "12_effect")
 

@@ -16,8 +16,7 @@ REFERENCE = NOTEBOOKS.parent / "results"
 
 def reference(name: str) -> pd.DataFrame:
     """A table of the reference results."""
-    folder = REFERENCE if (REFERENCE / f"{name}.csv").exists() else REFERENCE / "cpu"
-    return pd.read_csv(folder / f"{name}.csv")
+    return pd.read_csv(REFERENCE / f"{name}.csv")
 
 
 def judge(notebook: str, root: Path, **variables: Any) -> pd.DataFrame:
