@@ -67,10 +67,10 @@ def enter_files(out: Path, paths: Iterable[Path]) -> None:
         entries[context.notebook] = entry | facts | {"files": dict(sorted(files.items()))}
 
 
-def begin(out: Path, notebook: str) -> None:
-    """Forget what an earlier run of a notebook left in ``out``; its files stay until others take their place."""
+def enter(out: Path, notebook: str, entry: Mapping[str, Any]) -> None:
+    """Put the whole entry of a notebook into the manifest of ``out``."""
     with _changed(out) as entries:
-        entries.pop(notebook, None)
+        entries[notebook] = dict(entry)
 
 
 def record(out: Path, context: RunContext, *, code: str, seconds: float) -> dict[str, Any]:
@@ -105,6 +105,30 @@ def altered(folder: Path, entry: Mapping[str, Any]) -> dict[str, str]:
     return words
 
 
+def promote(out: Path, notebook: str) -> list[Path]:
+    """Make what a finished run left in ``out`` the reference of its notebook; figures it no longer makes vanish.
+
+    Returns:
+        The files of the project that were written.
+
+    Raises:
+        InputError: the run has not finished, or its files are not as it left them; the reference is then as it was.
+    """
+    root, entry = project_root(), read_manifest(out).get(notebook, {})
+    if "code" not in entry:
+        raise InputError(f"{out} holds no finished run of {notebook}: run it first")
+    if words := altered(out, entry):
+        raise InputError(f"{out / next(iter(words))} is {next(iter(words.values()))}: run {notebook} again")
+    files = {name: digest for name, digest in entry["files"].items() if name.partition("/")[0] in KEPT}
+    with change_reference() as entries:
+        for name in files:
+            write_atomic(root / name, (out / name).read_bytes())
+        for name in entries.get(notebook, {"files": {}})["files"].keys() - files.keys():
+            (root / name).unlink(missing_ok=True)
+        entries[notebook] = entry | {"files": files}
+    return [root / name for name in files]
+
+
 def entry_of(path: Path) -> dict[str, Any] | None:
     """What a manifest at hand says of the run that made this very file; None if it is in no manifest."""
     path, digest = path.resolve(), checksum(path)
@@ -115,6 +139,14 @@ def entry_of(path: Path) -> dict[str, Any] | None:
             if entry["files"].get(file) == digest:
                 return {"notebook": notebook} | {name: value for name, value in entry.items() if name != "files"}
     return None
+
+
+@contextlib.contextmanager
+def change_reference() -> Iterator[dict[str, dict[str, Any]]]:
+    """The entries of ``results/manifest.json``, written back at the end of the block."""
+    root = project_root()
+    with _changed(root / "build", root / "results") as entries:
+        yield entries
 
 
 @contextlib.contextmanager
