@@ -19,7 +19,7 @@ from weakref import WeakSet
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 
@@ -28,7 +28,7 @@ from nullpaper.adapters.inject import AdaptedViT, remove, trainable
 from nullpaper.errors import InputError, check_count
 from nullpaper.finetuning.allocations import peak_bytes
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, check_method
-from nullpaper.finetuning.state import parameter_groups
+from nullpaper.finetuning.trainer import adamw, descend
 from nullpaper.models.vit import ViT, check_images, evaluating, save_vit
 from nullpaper.robustness.pgd import REACH
 from nullpaper.statistics import Interval
@@ -156,18 +156,10 @@ class _Step:
 
     def __init__(self, vit: ViT, loss: Callable[[ViT, Batch], Tensor], batch: Batch) -> None:
         self.vit, self.make_loss, self.batch = deepcopy(vit).train(), loss, batch
-        self.trained = [parameter for parameter in self.vit.parameters() if parameter.requires_grad]
-        recipe = batch.recipe
-        groups = parameter_groups(self.vit, recipe.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
-        self.clear()
+        self.optimizer = adamw(self.vit, batch.recipe, batch.recipe.learning_rate)
 
     def __call__(self) -> None:
-        loss = self.loss()
-        self.clear()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.trained, self.batch.recipe.clip_norm)
-        self.optimizer.step()
+        descend(self.vit, self.optimizer, self.loss(), self.batch.recipe.clip_norm)
 
     def loss(self) -> Tensor:
         device, half = self.batch.images.device, self.batch.recipe.amp
