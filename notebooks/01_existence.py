@@ -41,7 +41,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from nullpaper import load_data, load_vit, patch_nullspace, statistics
 from nullpaper.data import datasets
-from nullpaper.finetuning import trainer
+from nullpaper.finetuning import scratch
 from nullpaper.models import vit
 from nullpaper.nullspace import zoo
 from nullpaper.robustness import perturbation
@@ -204,9 +204,9 @@ def square_embedding() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     sample = datasets.Data(
         "cifar10", cifar.train.subset(square_images), cifar.dev.subset(500), cifar.test, cifar.classes
     )
-    recipe = trainer.Recipe(epochs=3, warmup_epochs=0.5, seed=seed, ema=0.0)
+    recipe = scratch.Recipe(epochs=3, warmup_epochs=0.5, seed=seed, ema=0.0)
     with tempfile.TemporaryDirectory() as folder:
-        trained = trainer.train(square, sample, recipe, folder=Path(folder))
+        trained = scratch.train(square, sample, recipe, folder=Path(folder))
     after = trained.vit.patch_matrix.cpu()
     return {"dev_accuracy": trained.history[-1]["dev_accuracy"]}, {"before": before, "after": after}
 

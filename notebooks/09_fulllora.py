@@ -144,7 +144,7 @@ stored_sizes.style.format(precision=4).hide(axis="index")
 # ## (b) Memory and time of a training step
 #
 # Gradients and moments shrink with the trained parameters; activations shrink only in part, since LayerNorm, GELU and softmax keep theirs whoever trains. `step_peak` is what one step of adversarial
-# training takes at its highest point beyond weights and moments. The time saved is small by construction: with forward pass, gradient to the input and gradient to the weights at one unit each, an attack of
+# training takes at its highest point beyond weights and moments: CUDA counts it, and on a CPU it is what is kept for the backward pass and the gradients. The time saved is small by construction: with forward pass, gradient to the input and gradient to the weights at one unit each, an attack of
 # $k$ steps and the update cost $2k + 3$ units in full and $2k + 2$ with a frozen backbone, unless the attack carelessly differentiates with respect to the weights too ($3k + 3$ against $2k + 2$). Both are
 # measured, interleaved in one process, as ratios to `full`.
 

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 CONTEXT = multiprocessing.get_context("forkserver")  # a fork of this process would inherit the threads that tests left
-CONTEXT.set_forkserver_preload(["pytest", "nullpaper.finetuning.finetune", "nullpaper.finetuning.trainer"])
+CONTEXT.set_forkserver_preload(["pytest", "nullpaper.finetuning.finetune", "nullpaper.finetuning.scratch"])
 
 
 def started(function: Callable[..., None], *arguments: object) -> tuple[BaseProcess, Connection]:

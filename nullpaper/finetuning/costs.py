@@ -6,6 +6,7 @@ Paper B (FullLoRA, arXiv 2401.01752) claims relief on storage and training time.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,21 +20,18 @@ from weakref import WeakSet
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 
 from nullpaper.adapters.files import save_adapter
 from nullpaper.adapters.inject import AdaptedViT, remove, trainable
 from nullpaper.errors import InputError, check_count
-from nullpaper.finetuning.allocations import peak_bytes
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, check_method
-from nullpaper.finetuning.state import parameter_groups
+from nullpaper.finetuning.trainer import adamw, descend
 from nullpaper.models.vit import ViT, check_images, evaluating, save_vit
 from nullpaper.robustness.pgd import REACH
 from nullpaper.statistics import Interval
-
-__all__ = ["expected_ratio", "memory", "step_times", "storage"]
 
 
 def expected_ratio(attack_steps: int, *, careless: bool = False, through: bool = True) -> float:
@@ -81,9 +79,9 @@ def memory(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels
 
     Returns:
         ``parameters`` (frozen ones too), ``gradients`` and ``optimizer`` (AdamW's moments) after a step;
-        ``saved``, the activations that the loss keeps for its backward pass; ``step_peak``, the most that the second
-        step held at once beyond parameters, moments and batch (`peak_bytes`); ``total`` of parameters, optimizer and
-        step_peak, in which gradients and saved are contained.
+        ``saved``, the activations that the loss keeps for its backward pass; ``step_peak``, what the second step held
+        at its highest point beyond parameters, moments and batch: on CUDA as its allocator counts it, on a CPU, where
+        nobody counts, ``saved`` and ``gradients`` together; ``total`` of parameters, optimizer and step_peak.
 
     Raises:
         InputError: unknown method, nothing that trains, an empty batch or one that does not fit the model.
@@ -95,8 +93,9 @@ def memory(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels
     gradients = _bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
     moments = [value for state in step.optimizer.state.values() for value in state.values()]
     sizes = {"parameters": _bytes(parameters), "gradients": gradients, "optimizer": _bytes(moments)}
-    step.clear()
-    sizes |= {"saved": step.saved(), "step_peak": peak_bytes(step, images.device)}
+    step.optimizer.zero_grad(set_to_none=True)
+    sizes["saved"] = step.saved()
+    sizes["step_peak"] = _peak(step, images.device) if images.device.type == "cuda" else sizes["saved"] + gradients
     return sizes | {"total": sizes["parameters"] + sizes["optimizer"] + sizes["step_peak"]}
 
 
@@ -156,18 +155,10 @@ class _Step:
 
     def __init__(self, vit: ViT, loss: Callable[[ViT, Batch], Tensor], batch: Batch) -> None:
         self.vit, self.make_loss, self.batch = deepcopy(vit).train(), loss, batch
-        self.trained = [parameter for parameter in self.vit.parameters() if parameter.requires_grad]
-        recipe = batch.recipe
-        groups = parameter_groups(self.vit, recipe.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
-        self.clear()
+        self.optimizer = adamw(self.vit, batch.recipe, batch.recipe.learning_rate)
 
     def __call__(self) -> None:
-        loss = self.loss()
-        self.clear()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.trained, self.batch.recipe.clip_norm)
-        self.optimizer.step()
+        descend(self.vit, self.optimizer, self.loss(), self.batch.recipe.clip_norm)
 
     def loss(self) -> Tensor:
         device, half = self.batch.images.device, self.batch.recipe.amp
@@ -176,9 +167,6 @@ class _Step:
         with torch.random.fork_rng(cuda), autocast:  # dropout draws from the global generator
             torch.manual_seed(0)
             return self.make_loss(self.vit, replace(self.batch, generator=torch.Generator().manual_seed(0)))
-
-    def clear(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
 
     def saved(self) -> int:
         """Bytes that the graph of the loss keeps, parameters, batch and what the attack released left out."""
@@ -242,6 +230,17 @@ def _batch(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels
     if METHODS[method].noise is not None:
         noise = torch.zeros(1, math.prod(vit.grid_size), vit.embed_dim, device=device)
     return Batch(images, labels, noise, recipe, torch.Generator())
+
+
+def _peak(step: Callable[[], None], device: torch.device) -> int:
+    """The most bytes that CUDA's allocator held at one time during ``step``, beyond what was there before."""
+    gc.collect()  # or garbage from before, released inside, would count as memory won
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    step()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

@@ -1,208 +1,208 @@
-"""Training a classifier from scratch: AdamW, warm-up, cosine, light augmentation, patch dropout, EMA, dev selection.
+"""One loop for all training: AdamW, a schedule, a moving average of the weights, rounds that end on disk.
 
-Every random draw is a function of (seed, step), so that a killed run continues to the same weights. Its state is
-the weights, their average, the optimiser's moments and the history.
+`scratch.train` trains a classifier with it, `finetune.finetune` the methods of papers A and B. Every random draw is a
+function of (seed, step), so that a run killed at any moment continues to the same weights: on a CPU to the bit.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from timm.layers import PatchDropout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, one_hot
-from torchvision.transforms import v2
 from tqdm import tqdm
 
-from nullpaper.data.datasets import Data, augmented
 from nullpaper.errors import InputError
-from nullpaper.finetuning.state import parameter_groups, read_state, write_state
-from nullpaper.models.checkpoints import Classifier
-from nullpaper.models.predict import accuracy
-from nullpaper.models.vit import ViT
+from nullpaper.files import write_atomic
 
-SEEN = 2_000  # unaugmented training images that show how far dev accuracy lags behind
-RANDAUGMENT_GROUPS = 8  # torchvision draws one operation a call: so many draws a batch
+LOOK = 10  # steps between two looks at the loss: each waits for the device
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a training run, grouped as it is used."""
-
-    epochs: int = 80
-    batch_size: int = 128
-    seed: int = 0
-    # optimiser: AdamW with a linear warm-up and a cosine to zero
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.98)
-    warmup_epochs: float = 2.0
-    clip_norm: float = 1.0
-    # regularisation
-    label_smoothing: float = 0.1
-    randaugment_operations: int = 1  # 0: off
-    randaugment_magnitude: int = 9  # of 30
-    mixup: float = 0.0  # Beta parameter; 0: off
-    cutmix: float = 0.0
-    # half the tokens in the first part of the run: as good a regulariser, and twice as fast
-    patch_drop: float = 0.5
-    patch_drop_until: float = 0.85  # share of the run
-    ema: float = 0.999  # decay per step; 0: off
-
-    @property
-    def identity(self) -> str:
-        """A short name for exactly this recipe."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+Record = dict[str, float]
+Loss = Callable[[int], Tensor]  # of a step
 
 
-@dataclass(frozen=True)
-class Training:
-    """What `train` returns: the model with its averaged weights, one record an epoch, and the seconds it took."""
-
-    vit: ViT | Classifier
-    history: list[dict[str, float]]
-    seconds: float
-
-
-def train(
-    vit: ViT | Classifier,
-    data: Data,
-    recipe: Recipe,
-    *,
-    folder: Path,
-    progress: bool = True,
-    on_epoch: Callable[[list[dict[str, float]]], None] | None = None,
-) -> Training:
-    """Train ``vit`` on ``data.train``, where its parameters live; a killed run continues from its last epoch.
+class Trainer:
+    """The state of a run: weights, their average, AdamW's moments, and a history with one record a round.
 
     Args:
-        vit: its present weights are the start.
-        recipe: see `Recipe`.
-        folder: holds the state of this run, in a file named after the recipe.
-        on_epoch: called with the history after every epoch.
+        model: trained in place, where its parameters live.
+        recipe: `scratch.Recipe` or `methods.FinetuneRecipe`; decay, betas, clipping and the average's memory count.
+        path: where the state is kept; None: nowhere. What is there is taken up.
+        others: further models that belong to the state, by name.
+        fabric: as in `finetune.finetune`.
 
     Raises:
-        InputError: the loss is not finite (the last good epoch stays on disk), or the state fits another model.
+        InputError: the state at ``path`` is damaged or of another model.
     """
-    run = _Run(vit, data, recipe, folder)
-    done = len(run.history)
-    steps = run.steps_per_epoch
-    with tqdm(total=recipe.epochs * steps, initial=done * steps, unit="step", disable=not progress) as bar:
-        for epoch in range(done, recipe.epochs):
-            record = run.epoch(epoch, bar)
-            bar.set_description(f"epoch {epoch + 1}, dev {record['dev_accuracy']:.2%}")
-            run.save()
-            if on_epoch:
-                on_epoch(run.history)
-    return Training(run.averaged.eval(), run.history, sum(record["seconds"] for record in run.history))
 
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Any,
+        seed: int,
+        path: Path | None,
+        others: dict[str, nn.Module] | None = None,
+        fabric: Any = None,
+    ) -> None:
+        self.model, self.recipe, self.seed, self.path, self.fabric = model, recipe, seed, path, fabric
+        self.averaged = deepcopy(model).eval().requires_grad_(False)
+        self.optimizer = adamw(model, recipe, learning_rate=0.0)
+        self.modules = nn.ModuleDict({"vit": model, "averaged": self.averaged} | (others or {}))
+        self.history: list[Record] = []
+        if path is not None and path.exists():
+            self._restore(path)
 
-class _Run:
-    """The state of a run and the steps that change it."""
+    @property
+    def step(self) -> int:
+        """Steps that have been taken."""
+        return int(self.history[-1]["step"]) if self.history else 0
 
-    def __init__(self, vit: ViT | Classifier, data: Data, recipe: Recipe, folder: Path) -> None:
-        self.vit, self.recipe = vit, recipe
-        self.device = next(vit.parameters()).device
-        self.images = torch.from_numpy(np.ascontiguousarray(data.train.images)).permute(0, 3, 1, 2).to(self.device)
-        self.labels = torch.from_numpy(data.train.labels).to(self.device)
-        self.dev, self.seen = data.dev, data.train.subset(SEEN)
-        self.averaged = deepcopy(vit).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(vit, recipe.weight_decay), lr=0.0, betas=recipe.betas, fused=True
-        )
-        self.history: list[dict[str, float]] = []
-        self.path = folder / f"training-{recipe.identity}.safetensors"
-        self.steps_per_epoch = len(self.images) // recipe.batch_size
-        if self.path.exists():
-            self.history = read_state(self.path, self._modules, vit, self.optimizer)
+    @property
+    def first_process(self) -> bool:
+        return self.fabric is None or self.fabric.global_rank == 0
 
-    def epoch(self, epoch: int, bar: tqdm) -> dict[str, float]:
-        """One pass over the training split, then the averaged weights on dev."""
-        recipe, start = self.recipe, time.perf_counter()
-        order = torch.randperm(len(self.images), generator=seeded(recipe.seed, epoch, 1)).to(self.device)
-        dropping = epoch < recipe.patch_drop_until * recipe.epochs and recipe.patch_drop > 0
-        if hasattr(net := self.vit.net, "patch_drop"):  # other architectures have no tokens to leave out
-            net.patch_drop = PatchDropout(recipe.patch_drop, net.num_prefix_tokens) if dropping else nn.Identity()
-        self.vit.train()
-        total = torch.zeros((), device=self.device)
-        for i in range(self.steps_per_epoch):
-            chosen = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
-            loss = self._step(epoch * self.steps_per_epoch + i, self.images[chosen], self.labels[chosen])
-            total += loss
-            if i % 50 == 0 or i == self.steps_per_epoch - 1:
+    @property
+    def seconds(self) -> float:
+        """Of work, over all interruptions."""
+        return sum(record["seconds"] for record in self.history)
+
+    def run(
+        self,
+        steps: int,
+        length: int,
+        rate: Callable[[int], float],
+        begin: Callable[[int], tuple[Loss, Record]],
+        judge: Callable[[Record], Record],
+        *,
+        name: str,
+        progress: bool = True,
+    ) -> None:
+        """Rounds of ``length`` steps until ``steps`` are taken; each ends with a record in the history, and on disk.
+
+        Args:
+            rate: the learning rate of a step.
+            begin: called with the first step of a round; returns the loss of each step and the record's first entries.
+            judge: completes the record of a round.
+
+        Raises:
+            InputError: the loss is not finite; the state of the last round stays on disk.
+        """
+        hidden = not (progress and self.first_process)
+        with tqdm(total=steps, initial=self.step, desc=name, unit="step", disable=hidden) as bar:
+            while self.step < steps:
+                begun, first, last = time.perf_counter(), self.step, min(self.step + length, steps)
+                loss, record = begin(first)
+                record |= {"step": last, "loss": self._steps(first, last, rate, loss, bar)}
+                record = judge(record | {"learning_rate": self.optimizer.param_groups[0]["lr"]})
+                self.history.append(record | {"seconds": time.perf_counter() - begun})
+                self.save()
+
+    def _steps(self, first: int, last: int, rate: Callable[[int], float], loss: Loss, bar: tqdm) -> float:
+        """Take the steps of a round; their mean loss."""
+        self.model.train()
+        total = torch.zeros((), dtype=torch.float64, device=next(self.model.parameters()).device)
+        for step in range(first, last):
+            total += self._step(step, rate(step), loss)
+            if (step - first) % LOOK == 0 or step == last - 1:
                 if not math.isfinite(total.item()):
-                    raise InputError(f"the loss is {total.item()} in epoch {epoch + 1}; lower the learning rate.")
-                bar.set_postfix(loss=f"{loss.item():.3f}")
+                    kept = "" if self.path is None else f"; the state of step {self.step} is kept"
+                    raise InputError(f"the loss is {total.item()} at step {step + 1}: lower the learning rate{kept}.")
+                dev = self.history[-1]["dev_accuracy"] if self.history else math.nan
+                bar.set_postfix(loss=f"{total.item() / (step - first + 1):.3f}", dev=f"{dev:.1%}")
             bar.update()
-        record = {
-            "epoch": epoch + 1,
-            "loss": total.item() / self.steps_per_epoch,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "train_accuracy": accuracy(self.averaged, self.seen),
-            "dev_accuracy": accuracy(self.averaged, self.dev),
-            "seconds": time.perf_counter() - start,
-            "threads": torch.get_num_threads(),
-        }
-        self.history.append(record)
-        return record
+        self.model.eval()
+        return total.item() / (last - first)
 
-    def _step(self, step: int, images: Tensor, labels: Tensor) -> Tensor:
-        recipe, vit = self.recipe, self.vit
+    def _step(self, step: int, rate: float, make_loss: Loss) -> Tensor:
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(step / self.steps_per_epoch, recipe)
-        with torch.random.fork_rng():  # patch dropout and RandAugment draw from the global generator
-            torch.manual_seed(recipe.seed * 1_000_003 + step)
-            pixels, targets = _batch(images, labels, vit, recipe, seeded(recipe.seed, step, 2))
-            loss = cross_entropy(vit(pixels), targets, label_smoothing=recipe.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(vit.parameters(), recipe.clip_norm)
-        self.optimizer.step()
-        decay = min(recipe.ema, (1 + step) / (10 + step))  # short memory while the weights still move fast
+            group["lr"] = rate
+        with torch.random.fork_rng():  # dropout and augmentation draw from the global generator
+            torch.manual_seed(self.seed * 1_000_003 + step)
+            loss = make_loss(step)
+        descend(self.model, self.optimizer, loss, self.recipe.clip_norm, self.fabric)
+        decay = min(self.recipe.ema, (1 + step) / (10 + step))  # short memory while the weights still move fast
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.averaged.parameters()), list(vit.parameters()), 1 - decay)
-            for average, value in zip(self.averaged.buffers(), vit.buffers(), strict=True):  # batch statistics
+            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
+            for average, value in zip(self.averaged.buffers(), self.model.buffers(), strict=True):  # batch statistics
                 average.lerp_(value, 1 - decay) if average.is_floating_point() else average.copy_(value)
         return loss.detach()
 
     def save(self) -> None:
-        """Write the whole state in one file, in one step."""
-        write_state(self.path, self._modules, self.vit, self.optimizer, self.history)
+        """Write the whole state as one file, in one step: the tensors, and the history as JSON in its header.
 
-    @property
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"vit": self.vit, "averaged": self.averaged}
+        Raises:
+            InputError: the disk is full or the folder cannot be written; the file is then as it was.
+        """
+        if self.path is None or not self.first_process:
+            return
+        moments = {
+            f"moments.{index}.{key}": value
+            for index, state in self.optimizer.state_dict()["state"].items()
+            for key, value in state.items()
+        }
+        tensors = {
+            key: value.detach().cpu().contiguous() for key, value in (self.modules.state_dict() | moments).items()
+        }
+        write_atomic(self.path, save(tensors, metadata={"history": json.dumps(self.history)}))
+
+    def _restore(self, path: Path) -> None:
+        """Put back what `save` wrote."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        try:
+            tensors = load_file(path)
+            with safe_open(path, "pt") as file:
+                history = json.loads((file.metadata() or {})["history"])
+            for name in [name for name in tensors if name.startswith("moments.")]:
+                _, index, key = name.split(".")
+                moments.setdefault(int(index), {})[key] = tensors.pop(name)
+            self.modules.load_state_dict(tensors)
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        except (KeyError, RuntimeError, ValueError, OSError, SafetensorError) as error:
+            raise InputError(f"{path} is damaged or of another model: remove it to start anew.") from error
+        self.history = history
 
 
-def _batch(
-    images: Tensor, labels: Tensor, vit: ViT | Classifier, recipe: Recipe, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Augmented images (B, C, H, W) in [0, 1] at the model's size, and targets (B, classes)."""
-    if recipe.randaugment_operations:
-        operation = v2.RandAugment(recipe.randaugment_operations, recipe.randaugment_magnitude)
-        images = torch.cat([operation(group) for group in images.chunk(RANDAUGMENT_GROUPS)])
-    pixels = augmented(images, vit.image_size, generator)
-    mixers = [v2.MixUp(alpha=recipe.mixup, num_classes=vit.num_classes)] if recipe.mixup else []
-    mixers += [v2.CutMix(alpha=recipe.cutmix, num_classes=vit.num_classes)] if recipe.cutmix else []
-    if not mixers:
-        return pixels, one_hot(labels, vit.num_classes).float()
-    return v2.RandomChoice(mixers)(pixels, labels)
+def adamw(model: nn.Module, recipe: Any, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW on what trains; decay for matrices alone: not for biases, norms, tokens and positions."""
+
+    def decays(name: str, parameter: nn.Parameter) -> bool:
+        return parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))
+
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    matrices, others = ([p for name, p in trained if decays(name, p) is kind] for kind in (True, False))
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=recipe.betas, fused=True)
 
 
-def _schedule(epoch: float, recipe: Recipe) -> float:
-    """Share of the peak learning rate: linear warm-up, then half a cosine to zero."""
-    if epoch < recipe.warmup_epochs:
-        return epoch / recipe.warmup_epochs
-    return 0.5 * (1 + math.cos(math.pi * (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)))
+def descend(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float, fabric: Any = None
+) -> None:
+    """One step: gradients of ``loss``, averaged over processes and clipped to ``clip_norm``."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if fabric is not None:
+        for parameter in trained:
+            parameter.grad = fabric.all_reduce(parameter.grad, reduce_op="mean")
+    nn.utils.clip_grad_norm_(trained, clip_norm)
+    optimizer.step()
+
+
+def schedule(progress: float, length: float, *, warmup: float = 0.0, final: float = 0.0) -> float:
+    """Share of the peak learning rate: linear warm-up, then half a cosine from 1 to ``final``."""
+    if progress < warmup:
+        return progress / warmup
+    cosine = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (length - warmup)))
+    return final + (1 - final) * cosine
 
 
 def seeded(seed: int, index: int, stream: int) -> torch.Generator:

@@ -22,17 +22,17 @@ from nullpaper.data.datasets import load_data
 from nullpaper.data.fetch import cache_home
 from nullpaper.errors import InputError, nearest
 from nullpaper.files import write_atomic
-from nullpaper.finetuning import trainer
+from nullpaper.finetuning import scratch
 from nullpaper.models.checkpoints import load_classifier
 from nullpaper.models.predict import correct
 from nullpaper.models.vit import SHIPPED, fingerprint, save_vit, shipped_weights
 from nullpaper.workflow.provenance import device_name, versions
 
 RECIPES = {
-    SHIPPED: trainer.Recipe(epochs=80),
-    "vit_wide": trainer.Recipe(epochs=12, seed=1),
-    "resnet": trainer.Recipe(epochs=16),
-    "convnext": trainer.Recipe(epochs=16),
+    SHIPPED: scratch.Recipe(epochs=80),
+    "vit_wide": scratch.Recipe(epochs=12, seed=1),
+    "resnet": scratch.Recipe(epochs=16),
+    "convnext": scratch.Recipe(epochs=16),
 }
 """The recipes of the weights that travel with the package, by name of `checkpoints.ARCHITECTURES`."""
 
@@ -81,7 +81,7 @@ def train_shipped(
         recipe = replace(RECIPES[name], **AUGMENTATIONS[augmentation], epochs=epochs or RECIPES[name].epochs)
         torch.manual_seed(recipe.seed)
         start = load_classifier(name, pretrained=False, device=device)
-        runs[augmentation] = trainer.train(start, sample, recipe, folder=state)
+        runs[augmentation] = scratch.train(start, sample, recipe, folder=state)
         recipes[augmentation] = recipe
     best = max(runs, key=lambda augmentation: runs[augmentation].history[-1]["dev_accuracy"])
     model = runs[best].vit.eval()

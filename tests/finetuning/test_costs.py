@@ -17,13 +17,11 @@ from nullpaper.adapters.inject import adapted_copy, trainable
 from nullpaper.data.datasets import load_data, to_pixels
 from nullpaper.errors import InputError
 from nullpaper.finetuning import costs
-from nullpaper.finetuning.allocations import peak_bytes
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit, save_vit
 from nullpaper.studies.settings import ADAPTERS
 
 RECIPE = FinetuneRecipe(attack_steps=2)
-CPU = torch.device("cpu")
 
 
 @cache
@@ -52,41 +50,6 @@ def state(vit: ViT) -> list:
     return [fingerprint(vit), flags, [module.training for module in vit.modules()]]
 
 
-def test_the_peak_is_that_of_a_known_chain_of_allocations() -> None:
-    before = torch.ones(500_000)
-
-    def chain() -> None:
-        nonlocal before
-        first = torch.ones(1_000_000)  # 4 MB
-        second = first.exp()  # 8 MB
-        del first, before  # 4 MB; what was there before is not won
-        third = second.softmax(0)  # 8 MB
-        del second  # 4 MB
-        torch.zeros(3_000_000)  # 16 MB, and released
-        torch.zeros(2_000_000)  # 12 MB
-        del third
-
-    assert peak_bytes(chain, CPU) == pytest.approx(16e6, rel=1e-4)
-    assert peak_bytes(lambda: None, CPU) == 0
-
-
-def test_the_peak_sees_what_operators_take_inside_and_the_backward_pass() -> None:
-    weight = torch.ones(1_000_000, requires_grad=True)
-
-    def step() -> None:
-        weight.exp().sum().backward()  # the result and the gradient of the weight, 4 MB each
-        weight.grad = None
-
-    assert peak_bytes(step, CPU) == pytest.approx(8e6, rel=1e-4)
-    values = torch.ones(1_000_000)
-    assert peak_bytes(lambda: values.median(), CPU) == pytest.approx(4e6, rel=1e-4)  # its copy, released inside
-
-
-def test_peaks_are_measured_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
-    peak_bytes(lambda: torch.ones(3), CPU)
-    assert capfd.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_bytes_follow_from_the_number_of_trained_parameters(name: str) -> None:
     sizes, count = measured(name), trainable(model(name))[0]
@@ -95,7 +58,7 @@ def test_bytes_follow_from_the_number_of_trained_parameters(name: str) -> None:
     assert sizes["optimizer"] == 2 * 4 * count + 4 * tensors  # and a counter of steps each
     assert sizes["parameters"] == 4 * sum(parameter.numel() for parameter in model(name).parameters())
     assert sizes["total"] == sizes["parameters"] + sizes["optimizer"] + sizes["step_peak"]
-    assert sizes["saved"] < sizes["step_peak"]
+    assert sizes["step_peak"] == sizes["saved"] + sizes["gradients"]
 
 
 def test_what_is_kept_for_the_backward_pass_is_what_each_kind_of_layer_needs() -> None:
@@ -109,14 +72,11 @@ def test_what_is_kept_for_the_backward_pass_is_what_each_kind_of_layer_needs() -
     assert measured("full", "standard")["saved"] == measured("full", "pgd_at")["saved"]  # none of the attack's
 
 
-def test_peaks_grow_with_the_batch_and_fall_with_what_is_frozen() -> None:
-    for name in ("full", "lnlora"):
-        small, large = (measured(name, "pgd_at", count)["step_peak"] for count in (2, 4))
-        assert 1.2 * small < large <= 2 * small
-    peaks = {name: measured(name)["step_peak"] for name in ADAPTERS}
-    assert max(peaks["bitfit"], peaks["layernorm"], peaks["linear"]) < peaks["full"]
-    assert peaks["linear"] > 5 * measured("linear", "standard")["step_peak"]  # the attack passes the backbone
-    assert peaks["lora"] < peaks["lnlora"]
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="on a CPU nobody counts what is allocated")
+def test_cuda_counts_at_least_what_is_kept() -> None:
+    vit, (images, labels) = load_vit(SHIPPED, device="cuda"), (part.cuda() for part in batch())
+    sizes = costs.memory(vit, "standard", replace(RECIPE, amp=False), images, labels)
+    assert sizes["saved"] <= sizes["step_peak"]
 
 
 def test_memory_is_the_same_twice_and_leaves_the_model_as_it_was() -> None:
@@ -222,5 +182,3 @@ def test_bad_input_is_named() -> None:
             costs.step_times({"full": base()}, "trades", RECIPE, images, labels, **options)
     with pytest.raises(InputError, match="models are empty"):
         costs.step_times({}, "pgd_at", RECIPE, images, labels)
-    with pytest.raises(InputError, match="meta"):
-        peak_bytes(lambda: None, torch.device("meta"))

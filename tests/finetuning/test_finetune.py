@@ -21,7 +21,7 @@ from quick import QUICK, few, start
 from nullpaper.data import datasets as data
 from nullpaper.errors import InputError
 from nullpaper.finetuning import methods
-from nullpaper.finetuning.finetune import METHODS, FinetuneResult, finetune
+from nullpaper.finetuning.finetune import METHODS, FinetuneResult, _Run, finetune
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 
 TWO_PROCESSES = """
@@ -136,9 +136,7 @@ def test_frozen_parameters_stay_to_the_bit() -> None:
 
 
 def test_the_noise_is_made_from_dev_images_that_select_nothing() -> None:
-    from nullpaper.finetuning.finetune import _Run
-
-    held = _Run(start(), few(), "nullspace", 2, 0, replace(QUICK, dev_images=None), None, None, None)
+    held = _Run(start(), few(), METHODS["nullspace"], 2, 0, replace(QUICK, dev_images=None))
     noise, dev = ({image.tobytes() for image in split.images} for split in (held.noise_split, held.dev))
     assert len(noise) == 24 and len(dev) == 76 and not noise & dev
 
@@ -150,6 +148,14 @@ def test_without_early_stop_the_published_noise_takes_all_its_steps() -> None:
         for stop in (True, False)
     }
     assert len(norms[True].history) == 1 and len(norms[False].history) == 3  # so small a start is within eps at once
+
+
+def test_a_method_of_the_readers_own_goes_by_name_or_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = replace(METHODS["zero"], source="a reader")
+    monkeypatch.setitem(METHODS, "own", own)
+    options = dict(steps=2, recipe=QUICK, progress=False)
+    named, itself = (finetune(start(), few(), method=method, **options) for method in ("own", own))
+    assert fingerprint(named.vit) == fingerprint(itself.vit) == fingerprint(run("zero", steps=2).vit)
 
 
 def test_two_processes_share_a_batch_and_agree(tmp_path) -> None:
@@ -223,11 +229,9 @@ def test_a_loss_that_is_not_finite_is_named_and_the_last_round_is_kept(tmp_path)
 
 
 def test_methods_see_the_same_images_in_the_same_order() -> None:
-    from nullpaper.finetuning.finetune import _Run
-
-    runs = [_Run(start(), few(), method, 4, 0, QUICK, None, None, None) for method in ("zero", "pgd_at")]
+    runs = [_Run(start(), few(), METHODS[method], 4, 0, QUICK) for method in ("zero", "pgd_at")]
     for step in (0, 3, 26):  # 26: the second epoch
-        first, second = (run._batch(step, None) for run in runs)
+        first, second = (run.batch(step, None) for run in runs)
         assert torch.equal(first.images, second.images) and np.array_equal(first.labels, second.labels)
 
 

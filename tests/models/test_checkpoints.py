@@ -14,7 +14,7 @@ from torch import nn
 from nullpaper.adapters.files import adapter_folder, load_adapted
 from nullpaper.data import datasets as data
 from nullpaper.errors import InputError
-from nullpaper.finetuning import trainer as training
+from nullpaper.finetuning import scratch as training
 from nullpaper.models.checkpoints import ARCHITECTURES, classifier_weights, load_classifier
 from nullpaper.models.predict import accuracy
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit, save_vit
