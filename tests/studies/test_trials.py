@@ -22,13 +22,13 @@ from torchvision.datasets import Imagenette
 
 from nullpaper.adapters.inject import AdaptedViT
 from nullpaper.data.datasets import load_data
-from nullpaper.data.fetch import _sum
+from nullpaper.data.fetch import array_sum
 from nullpaper.errors import InputError
 from nullpaper.finetuning.methods import METHODS, FinetuneRecipe
 from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, save_vit
 from nullpaper.robustness.attacks import ATTACKS
 from nullpaper.robustness.corruptions import CORRUPTIONS
-from nullpaper.robustness.evaluation import Threat, from_masks
+from nullpaper.robustness.evaluation import Clean, Corrupted, Threat, from_masks
 from nullpaper.studies import contrasts
 from nullpaper.studies import trials as trials_module
 from nullpaper.studies.trials import (
@@ -46,7 +46,7 @@ from nullpaper.workflow.parallel import each
 
 EPS = 1 / 255
 QUICK = FinetuneRecipe(batch_size=8, steps_per_noise=1, dev_images=20, noise_images=32, noise_steps=2)
-PROTOCOL = Protocol(12, (Threat("fgsm", EPS), Threat("fast_pgd-2", 8 / 255)), ("fog", "contrast"), (1, 5))
+PROTOCOL = Protocol(12, (Threat("fgsm", EPS), Threat("pgd-2", 8 / 255)), ("fog", "contrast"), (1, 5))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_other_classes_get_a_head_of_their_own(tmp_path, monkeypatch) -> None:
         arrays = {"images": np.ascontiguousarray(split.images[:count]), "labels": np.arange(count) % 100}
         for name, array in arrays.items():
             np.save(folder / f"{part}_{name}.npy", array)
-            sums[f"{part}_{name}"] = _sum(array)
+            sums[f"{part}_{name}"] = array_sum(array)
     (folder / "sums.json").write_text(json.dumps(sums))
     monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path))
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
@@ -172,7 +172,7 @@ def made(*rates: float, images: int = 40) -> tuple[TrialResult, ...]:
     runs = []
     for seed, rate in enumerate(rates):
         drawn = np.random.default_rng(seed).random((3, images)) < rate
-        frame = from_masks(dict(zip(("clean", f"fgsm@{EPS!r}", "fog@2"), drawn, strict=True)))
+        frame = from_masks(dict(zip((Clean(), Threat("fgsm", EPS), Corrupted("fog", 2)), drawn, strict=True)))
         runs.append(TrialResult(Trial("zero", seed), [], 0, frame))
     return tuple(runs)
 
