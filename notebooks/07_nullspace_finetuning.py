@@ -33,7 +33,7 @@
 # | `permuted` | the learned noise's entries in another order | its values without its direction |
 # | `pgd_at`, `trades` | | adversarial training (Madry et al. 2018, Zhang et al. 2019) |
 #
-# With $v = 0$ both branches see the same tokens, so `zero` is plain finetuning: the method `standard`, to the bit, which is therefore not shown beside it.
+# With $v = 0$ both branches see the same tokens, so `zero` is plain finetuning: `standard` has its loss up to rounding and its accuracies, and is therefore not shown beside it.
 #
 # Noise is learned on dev images that select nothing; the best round is chosen on other dev images, by clean accuracy (adversarial training:
 # by accuracy under its own attack). Test images are read once, at the end.
