@@ -21,8 +21,8 @@ from PIL import Image
 from torchvision.datasets import Imagenette
 
 from nullpaper.adapters.inject import AdaptedViT
-from nullpaper.data.datasets import load_data
 from nullpaper.data import fetch
+from nullpaper.data.datasets import load_data
 from nullpaper.errors import InputError
 from nullpaper.finetuning.methods import METHODS, FinetuneRecipe
 from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, save_vit
