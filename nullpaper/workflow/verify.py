@@ -20,7 +20,7 @@ SHOWN = 4  # differences that one line names
 
 @dataclass(frozen=True)
 class Finding:
-    """What is amiss at ``path``, relative to the project: edited, missing or stale, why, and the command that mends it."""
+    """What is amiss at ``path``, relative to the project: edited, missing or stale, why, and what mends it."""
 
     path: str
     word: str
