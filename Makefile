@@ -37,7 +37,7 @@ build/uv/bin/uv:
 	build/uv/bin/python -m pip install --quiet uv
 
 lock: | $(UV) ## resolve pyproject.toml anew into requirements.lock (exact versions, hashes, every platform)
-	$(UV) pip compile pyproject.toml --extra test --extra book --extra cluster --universal --python-version 3.10 --upgrade --quiet \
+	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.10 --upgrade --quiet \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header --output-file requirements.lock
 
 data: $(READY) ## fetch CIFAR-10 into the cache (make paper does it too)
