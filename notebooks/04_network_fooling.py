@@ -44,11 +44,12 @@ from nullpaper import load_data, load_vit, patch_nullspace, statistics
 from nullpaper.data import datasets
 from nullpaper.fooling import lookalike, similarity
 from nullpaper.models import checkpoints, predict, vit
-from nullpaper.robustness import perturbation
+from nullpaper.robustness import attacks, perturbation
 from nullpaper.workflow import figures
 from nullpaper.workflow.store import records, stored
 
 figures.use_style()
+attacks.torchattacks()  # section (c) needs it: where it lacks, this says so before any work
 device = "cuda" if torch.cuda.is_available() else "cpu"
 close_pairs = min(close_pairs, images)
 start_pairs = min(start_pairs, close_pairs)
