@@ -21,14 +21,17 @@
 # - **(b)** How much nearer if the answer may change a little?
 # - **(c)** The reverse: how short is the noise that makes $f$ say the class of $t$? And where does it live?
 # - **(d)** What does all this look like?
+#
+# Takes about 2 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and torchattacks (`pip install "nullpaper[attacks]"`).
 
 # %% tags=["parameters"]
-profile: str = "cpu"
-images: int | None = None  # pairs in (a); None: the profile's
-close_pairs: int | None = None  # pairs in (b) and (c), the first of those in (a); None: the profile's
-steps: int | None = None  # of each descent in (b) and (c); None: the profile's
-pictures: int | None = None  # pairs in the grid of (d); None: the profile's
-seed: int = 0
+images: int = 160  # pairs in (a)
+close_pairs: int = 40  # pairs in (b) and (c), the first of those in (a)
+start_pairs: int = 12  # pairs that the descent of (b) approaches from two starts, the first of those
+steps: int = 32  # of each descent in (b) and (c)
+eps: list = [0.001, 0.01, 0.03, 0.1]  # influences in (b), to which 0.01 is added where it lacks
+pictures: int = 5  # pairs in the grid of (d)
+seed: int = 0  # of the images, their pairs and random noise
 
 # %%
 import numpy as np
@@ -37,45 +40,33 @@ import seaborn as sns
 import torch
 from matplotlib.ticker import PercentFormatter
 
-from nullpaper import statistics
-from nullpaper.data import datasets as data
-from nullpaper.fooling import descent, similarity
-from nullpaper.fooling import lookalike as fooling
-from nullpaper.models import checkpoints as classifiers
-from nullpaper.models import vit
-from nullpaper.nullspace import patch as nullspace
-from nullpaper.robustness import perturbation
-from nullpaper.synthesis import influence
-from nullpaper.workflow import figures as plots
+from nullpaper import load_data, load_vit, patch_nullspace, statistics
+from nullpaper.data import datasets
+from nullpaper.fooling import lookalike, similarity
+from nullpaper.models import checkpoints, predict, vit
+from nullpaper.robustness import attacks, perturbation
+from nullpaper.workflow import figures
 from nullpaper.workflow.store import records, stored
 
-plots.use_style()
+figures.use_style()
+attacks.torchattacks()  # section (c) needs it: where it lacks, this says so before any work
 device = "cuda" if torch.cuda.is_available() else "cpu"
-EPS = (1e-3, 1e-2, 3e-2, 1e-1)
-sizes = {
-    "smoke": dict(images=16, close_pairs=6, steps=10, start_pairs=4, pictures=3, eps=(1e-2, 1e-1)),
-    "cpu": dict(images=160, close_pairs=40, steps=32, start_pairs=12, pictures=5, eps=EPS),
-    "gpu": dict(images=2_000, close_pairs=1_000, steps=100, start_pairs=500, pictures=5, eps=EPS),
-    "imagenet": dict(images=2_000, close_pairs=1_000, steps=100, start_pairs=500, pictures=5, eps=EPS),
-}[profile]
-images = images or sizes["images"]
-close_pairs = min(close_pairs or sizes["close_pairs"], images)
-steps = steps or sizes["steps"]
-start_pairs = min(sizes["start_pairs"], close_pairs)
-pictures = pictures or sizes["pictures"]
+close_pairs = min(close_pairs, images)
+start_pairs = min(start_pairs, close_pairs)
 
-cifar = data.load_data("cifar10")
-model = vit.load_vit(vit.SHIPPED, device=device)
-second = {name: classifiers.load_classifier(name, device=device) for name in ("resnet", "vit_wide", "convnext")}
-spaces = {through: nullspace.patch_nullspace(model, through=through) for through in ("embedding", "encoder")}
+cifar = load_data("cifar10")
+model = load_vit(vit.SHIPPED, device=device)
+second = {name: checkpoints.load_classifier(name, device=device) for name in ("resnet", "vit_wide", "convnext")}
+networks = {"shipped ViT": model, **second}
+spaces = {through: patch_nullspace(model, through=through) for through in ("embedding", "encoder")}
 space = spaces["embedding"]
-identity = cifar.identity | {name: vit.fingerprint(net) for name, net in {"weights": model, **second}.items()}
+data = cifar.identity | {name: vit.fingerprint(net) for name, net in {"weights": model, **second}.items()}
 
 test = cifar.test.subset(images, seed)
-x = data.to_pixels(test.images, model.image_size, device)
-t = x[fooling.other_class(torch.from_numpy(test.labels), seed)]
+partner = lookalike.other_class(torch.from_numpy(test.labels), seed).to(device)
+x = datasets.to_pixels(test.images, model.image_size, device)
+t = x[partner]
 params = {"images": images, "seed": seed}
-code = [fooling, descent, nullspace, perturbation, similarity, statistics, classifiers, influence, vit, data]
 
 
 def logits_of(net: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
@@ -86,12 +77,12 @@ def logits_of(net: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
 
 def gap(pixels: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
     """|softmax f(pixels) - softmax f(clean)|^2 of each image, (B,)."""
-    return influence.probability_gap(logits_of(model, pixels), logits_of(model, clean)).cpu()
+    return predict.probability_gap(logits_of(model, pixels), logits_of(model, clean)).cpu()
 
 
 def share_in_nullspace(noise: torch.Tensor) -> torch.Tensor:
     """Share of the squared L2 norm of each image's noise that lies in the exact nullspace, (B,)."""
-    return (perturbation.norms(space.project(noise)) / perturbation.norms(noise)).square().cpu()
+    return (vit.norms(space.project(noise)) / vit.norms(noise)).square().cpu()
 
 
 def geometric_mean(ratios: torch.Tensor | pd.Series) -> statistics.Interval:
@@ -116,26 +107,25 @@ def geometric_mean(ratios: torch.Tensor | pd.Series) -> statistics.Interval:
 
 # %%
 torch.manual_seed(seed + 1)  # that of the shipped model would give it the same first draws
-fresh = vit.load_vit(vit.SHIPPED, pretrained=False, device=device)  # the control: an embedding that has seen no image
+fresh = load_vit(vit.SHIPPED, pretrained=False, device=device)  # the control: an embedding that has seen no image
 
 
 def exact_pairs() -> tuple[list[dict[str, object]], dict[str, torch.Tensor]]:
     """How near the nullspace brings x to t, what it changes, and the noises."""
-    clean, away, noises, rows = logits_of(model, x), perturbation.norms(x - t), {}, []
+    clean, away, noises, rows = logits_of(model, x), vit.norms(x - t), {}, []
     for through, each in spaces.items():
         noise, gaps = each.nearest(x, t)
         noisy = (x + noise).clamp(0, 1)
         logits, filed = logits_of(model, noisy), logits_of(model, perturbation.rounded(noisy))
         share, untrained = (
-            (perturbation.norms(one.project(t - x)) / away).square()
-            for one in (each, nullspace.patch_nullspace(fresh, through=through))
+            (vit.norms(one.project(t - x)) / away).square() for one in (each, patch_nullspace(fresh, through=through))
         )
         row = {"through": through, "share of pixel space": each.dim / each.basis.shape[0]}
         values = {
             "share of |t - x|^2": share,
             "share, untrained": untrained,
-            "relative distance": perturbation.norms(noisy - t) / away,
-            "norm": perturbation.norms(noise),
+            "relative distance": vit.norms(noisy - t) / away,
+            "norm": vit.norms(noise),
             "SSIM with t": similarity.ssim(noisy, t),
             "SSIM with x": similarity.ssim(noisy, x),
             "SSIM of x and t": similarity.ssim(x, t),
@@ -153,11 +143,9 @@ def exact_pairs() -> tuple[list[dict[str, object]], dict[str, torch.Tensor]]:
     return rows, noises
 
 
-exact = stored("fooling_exact", params, exact_pairs, code=code, data=identity)
+exact = stored("fooling_exact", params, exact_pairs, data=data)
 exact_table = pd.DataFrame(exact.metrics)
-_ = plots.save_table(
-    exact_table, "04_exact", caption="Exact noise that brings an image towards another.", sources=[exact]
-)
+figures.save_table(exact_table, "04_exact", caption="Exact noise that brings an image towards another.")
 exact_table.set_index("through").T.style.format(precision=3)
 
 # %% [markdown]
@@ -178,7 +166,6 @@ exact_table.set_index("through").T.style.format(precision=3)
 # %%
 EXACT, LARGEST = "exact, nearest to t", "exact, largest"
 LARGEST_STEPS = 5  # a fraction of the time that the default takes, for a norm a few per cent shorter
-networks = {"shipped ViT": model, **second}
 
 
 def noises_and_controls() -> dict[str, torch.Tensor]:
@@ -187,9 +174,9 @@ def noises_and_controls() -> dict[str, torch.Tensor]:
     permuted = perturbation.permuted_in_patches(far, space.patch_size, generator)
     return {
         EXACT: near,
-        **fooling.equal_norm_controls(space, x, t, near, generator),
+        **lookalike.equal_norm_controls(space, x, t, near, generator),
         LARGEST: far,
-        "permuted, largest": perturbation.in_box(x, permuted, perturbation.norms(far)),
+        "permuted, largest": perturbation.in_box(x, permuted, vit.norms(far)),
     }
 
 
@@ -203,22 +190,20 @@ def second_opinions() -> tuple[list[dict[str, object]], dict[str, torch.Tensor]]
         for name, noise in noises.items():
             reference = seen[LARGEST if name.endswith("largest") else EXACT]
             kept = (seen[name] == of_x)[differ]
-            row = {"network": network, "noise": name, "norm": perturbation.norms(noise).mean().item()}
+            row = {"network": network, "noise": name, "norm": vit.norms(noise).mean().item()}
             row |= statistics.proportion(kept).columns("class of x")
             row |= statistics.proportion((seen[name] == of_t)[differ]).columns("class of t")
             row |= statistics.paired_difference(kept, (reference == of_x)[differ]).columns("class of x, minus exact")
             row["other"] = ((seen[name] != of_x) & (seen[name] != of_t))[differ].double().mean().item()
             rows.append(row)
-    norms = torch.stack([perturbation.norms(noise) for noise in noises.values()])
+    norms = torch.stack([vit.norms(noise) for noise in noises.values()])
     mismatch = (norms[:4] / norms[0] - 1).abs().amax(), (norms[5] / norms[4] - 1).abs().amax()
     return {"rows": rows, "largest norm mismatch": max(float(value) for value in mismatch)}, {LARGEST: noises[LARGEST]}
 
 
-opinions = stored(
-    "fooling_second", params | {"of": exact.key, "largest": LARGEST_STEPS}, second_opinions, code=code, data=identity
-)
+opinions = stored("fooling_second", params | {"of": exact.key, "largest": LARGEST_STEPS}, second_opinions, data=data)
 seen = pd.DataFrame(opinions.metrics["rows"])
-_ = plots.save_table(seen, "04_second_models", caption="What other networks see.", sources=[exact, opinions])
+figures.save_table(seen, "04_second_models", caption="What other networks see.")
 print(f"largest relative difference of a control's norm, over images: {opinions.metrics['largest norm mismatch']:.1e}")
 
 # %%
@@ -229,7 +214,7 @@ colours = dict(
         strict=True,
     )
 )
-figure, axes = plots.subplots(1, len(networks), height=2.7, sharey=True)
+figure, axes = figures.subplots(1, len(networks), height=2.7, sharey=True)
 for axis, network in zip(axes, networks, strict=True):
     bars = seen[seen["network"] == network].reset_index(drop=True)
     left = np.zeros(len(bars))
@@ -251,7 +236,7 @@ for axis, network in zip(axes, networks, strict=True):
     axis.xaxis.set_major_formatter(PercentFormatter(1))
 axes[0].invert_yaxis()
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-_ = plots.save_figure(figure, "04_second_models", sources=[exact, opinions])
+_ = figures.save_figure(figure, "04_second_models")
 
 # %%
 compared = seen.pivot(index="noise", columns="network", values=["class of x", "class of t"]).loc[
@@ -273,8 +258,8 @@ compared.style.format("{:.1%}")
 # %%
 tokens = second["vit_wide"].patch_matrix
 torch.manual_seed(seed + 1)  # that of the shipped model would give it the same first draws
-fresh = classifiers.load_classifier("vit_wide", pretrained=False, device=device).patch_matrix
-for kind, matrix in {"trained": tokens, "untrained": fresh}.items():
+fresh_wide = checkpoints.load_classifier("vit_wide", pretrained=False, device=device).patch_matrix
+for kind, matrix in {"trained": tokens, "untrained": fresh_wide}.items():
     per_dimension = (matrix @ space.basis).square().sum() / space.dim
     print(
         f"ViT (wide), {kind}: its embedding passes {per_dimension / (matrix.square().sum() / matrix.shape[1]):.3f} times as much "
@@ -299,6 +284,8 @@ for kind, matrix in {"trained": tokens, "untrained": fresh}.items():
 # one on that segment from the exact solution.
 
 # %%
+START_EPS = 0.01
+influences = sorted({*eps, START_EPS})
 RESUMED = max(1, steps * 3 // 8)  # steps from one eps to the next
 u, w = x[:close_pairs], t[:close_pairs]  # the pairs of (b) and (c)
 DESCENT, FROM_EXACT, STRAIGHT = "descent from t", "line from exact to t", "line from x to t"
@@ -307,29 +294,29 @@ DESCENT, FROM_EXACT, STRAIGHT = "descent from t", "line from exact to t", "line 
 def close_images() -> dict[tuple[float, str], torch.Tensor]:
     """Images x + v by eps and method; eps = 0 is the exact solution."""
     at_exact = (u + exact.tensors(device)["embedding"][:close_pairs]).clamp(0, 1)
-    found, noise = {(0.0, "exact"): at_exact}, at_exact - u
+    solutions, noise = {(0.0, "exact"): at_exact}, at_exact - u
     start = None
-    for eps in sizes["eps"]:
-        found[eps, STRAIGHT] = fooling.farthest_along(model, u, u, w, eps=eps)
-        found[eps, FROM_EXACT] = fooling.farthest_along(model, u, at_exact, w, eps=eps)
+    for eps in influences:
+        solutions[eps, STRAIGHT] = lookalike.farthest_along(model, u, u, w, eps=eps)
+        solutions[eps, FROM_EXACT] = lookalike.farthest_along(model, u, at_exact, w, eps=eps)
         many = steps if start is None else RESUMED
-        result = fooling.lookalike(model, u, w, eps=eps, start=start, steps=many, exact=noise)
-        found[eps, DESCENT] = start = (u + result.noise).clamp(0, 1)
-    return found
+        result = lookalike.lookalike(model, u, w, eps=eps, start=start, steps=many, exact=noise)
+        solutions[eps, DESCENT] = start = (u + result.noise).clamp(0, 1)
+    return solutions
 
 
 def approximate() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     """Distance, likeness and influence by eps and method; what survives 8 bits; what other networks see."""
-    found, rows, seen = close_images(), [], []
-    away = perturbation.norms(u - w)
+    solutions, rows, seen = close_images(), [], []
+    away = vit.norms(u - w)
     of_x, of_t = ({name: logits_of(net, each).argmax(1).cpu() for name, net in networks.items()} for each in (u, w))
     top = of_x["shipped ViT"]
-    for (eps, method), pixels in found.items():
+    for (eps, method), pixels in solutions.items():
         filed, change = perturbation.rounded(pixels), gap(pixels, u)
         row = {"eps": eps, "method": method, "largest influence": change.max().item()}
-        row |= statistics.mean((perturbation.norms(pixels - w) / away).cpu()).columns("relative distance")
+        row |= statistics.mean((vit.norms(pixels - w) / away).cpu()).columns("relative distance")
         row |= statistics.mean(similarity.ssim(pixels, w)).columns("SSIM with t")
-        row |= statistics.mean(perturbation.norms(pixels - w).cpu()).columns("distance")
+        row |= statistics.mean(vit.norms(pixels - w).cpu()).columns("distance")
         row |= statistics.proportion(logits_of(model, pixels).argmax(1).cpu() == top).columns("same class")
         row |= statistics.proportion(logits_of(model, filed).argmax(1).cpu() == top).columns("same class, 8 bits")
         row |= statistics.mean(gap(filed, u)).columns("influence, 8 bits")
@@ -340,42 +327,39 @@ def approximate() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
             row |= statistics.proportion((now == of_x[name])[differ]).columns("class of x")
             row |= statistics.proportion((now == of_t[name])[differ]).columns("class of t")
             seen.append(row)
-    kept = {f"eps {eps:g}": found[eps, DESCENT] for eps in sizes["eps"]}
+    kept = {f"eps {eps:g}": solutions[eps, DESCENT] for eps in influences}
     return {"rows": rows, "seen": seen}, kept
 
 
 sized = params | {"close_pairs": close_pairs, "steps": steps, "of": exact.key}
-near = stored(
-    "fooling_approximate", sized | {"eps": sizes["eps"], "resumed": RESUMED}, approximate, code=code, data=identity
-)
+near = stored("fooling_approximate", sized | {"influences": influences, "resumed": RESUMED}, approximate, data=data)
 curve, close_seen = (pd.DataFrame(near.metrics[name]) for name in ("rows", "seen"))
-_ = plots.save_table(curve, "04_approximate", caption="How near a stated influence lets an image come.", sources=[near])
-_ = plots.save_table(close_seen, "04_approximate_seen", caption="What networks see in them.", sources=[near])
+figures.save_table(curve, "04_approximate", caption="How near a stated influence lets an image come.")
+figures.save_table(close_seen, "04_approximate_seen", caption="What networks see in them.")
 assert (curve["largest influence"] <= curve["eps"].clip(lower=1e-9)).all()
 curve.pivot(index="eps", columns="method", values="relative distance").style.format("{:.3f}", na_rep="")
 
 # %%
-figure, axes = plots.subplots(1, 2, height=2.6)
-places = {eps: i for i, eps in enumerate((0.0, *sizes["eps"]))}
+figure, axes = figures.subplots(1, 2, height=2.6)
+places = {eps: i for i, eps in enumerate((0.0, *influences))}
 for axis, value in zip(axes, ("relative distance", "SSIM with t"), strict=True):
     at_zero = curve[curve["eps"] == 0]
     for method, colour in zip((STRAIGHT, FROM_EXACT, DESCENT), sns.color_palette(), strict=False):
         line = curve[curve["method"] == method]
         if method != STRAIGHT:  # these two start from what is exact
             line = pd.concat([at_zero, line])
-        plots.curve(axis, line.assign(place=line["eps"].map(places)), "place", value, color=colour, label=method)
-    axis.set_xticks(list(places.values()), ["0\n(exact)", *(f"{eps:g}" for eps in sizes["eps"])])
+        figures.curve(axis, line.assign(place=line["eps"].map(places)), "place", value, color=colour, label=method)
+    axis.set_xticks(list(places.values()), ["0\n(exact)", *(f"{eps:g}" for eps in influences)])
     axis.set(xlabel="eps", ylim=(0, 1.03))
 axes[0].set_ylabel("|x + v - t| / |x - t|")
 axes[1].set_ylabel("SSIM of x + v and t")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-_ = plots.save_figure(figure, "04_approximate", sources=[near])
+_ = figures.save_figure(figure, "04_approximate")
 
 # %% [markdown]
 # How local is the optimum? The same descent from the exact solution of (a), at the same number of steps, on the same pairs:
 
 # %%
-START_EPS = 1e-2
 
 
 def starts() -> list[dict[str, object]]:
@@ -383,7 +367,7 @@ def starts() -> list[dict[str, object]]:
     part, goal = u[:start_pairs], w[:start_pairs]
     at_exact = (part + exact.tensors(device)["embedding"][:start_pairs]).clamp(0, 1)
     reached = {
-        name: fooling.lookalike(model, part, goal, eps=START_EPS, start=start, steps=steps).distance.cpu()
+        name: lookalike.lookalike(model, part, goal, eps=START_EPS, start=start, steps=steps).distance.cpu()
         for name, start in (("from t", goal), ("from the exact solution", at_exact))
     }
     intervals = {name: statistics.mean(value) for name, value in reached.items()}
@@ -391,11 +375,9 @@ def starts() -> list[dict[str, object]]:
     return [{"start": name} | interval.columns("relative distance") for name, interval in intervals.items()]
 
 
-begun = stored("fooling_starts", sized | {"eps": START_EPS, "pairs": start_pairs}, starts, code=code, data=identity)
+begun = stored("fooling_starts", sized | {"eps": START_EPS, "pairs": start_pairs}, starts, data=data)
 starts_table = pd.DataFrame(begun.metrics)
-_ = plots.save_table(
-    starts_table, "04_starts", caption="The descent from two starts, on the same pairs.", sources=[begun]
-)
+figures.save_table(starts_table, "04_starts", caption="The descent from two starts, on the same pairs.")
 starts_table.style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
@@ -420,13 +402,17 @@ starts_table.style.hide(axis="index").format(precision=3)
 # do not respect the row space. CW has the descent's number of steps and one constant $c$, without the search over $c$ of its authors.
 
 # %%
-attacks = {
-    "descent (L2)": lambda classes, pixels: fooling.adversarial(model, pixels, classes, steps=steps),
-    "CW (L2)": lambda classes, pixels: fooling.library_attack(model, pixels, classes, "CW", steps=steps, lr=0.01, c=1),
-    "PGD (max norm, 8/255)": lambda classes, pixels: fooling.library_attack(
-        model, pixels, classes, "PGD", eps=8 / 255, alpha=2 / 255, steps=10, random_start=False
-    ),
-}
+DESCENT_L2 = "descent (L2)"
+
+
+def adversarial(attack: str, pixels: torch.Tensor, classes: torch.Tensor) -> lookalike.Adversarial:
+    """Noise that makes the shipped ViT say ``classes``, by the attack of this name."""
+    if attack == "CW (L2)":
+        return lookalike.library_attack(model, pixels, classes, "CW", steps=steps, lr=0.01, c=1)
+    if attack == "PGD (max norm, 8/255)":
+        given = dict(eps=8 / 255, alpha=2 / 255, steps=10, random_start=False)
+        return lookalike.library_attack(model, pixels, classes, "PGD", **given)
+    return lookalike.adversarial(model, pixels, classes, steps=steps)
 
 
 def reverse() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
@@ -437,17 +423,17 @@ def reverse() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     leaf = pixels.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(torch.nn.functional.cross_entropy(model(leaf), goal), leaf)
     rows, noises, reference = [], {}, None
-    for name, attack in attacks.items():
-        result = attack(goal, pixels)
+    for name in (DESCENT_L2, "CW (L2)", "PGD (max norm, 8/255)"):
+        result = adversarial(name, pixels, goal)
         reference = reference or result
         both = result.success & reference.success
-        ratio = perturbation.norms(result.noise[both]) / perturbation.norms(reference.noise[both])
+        ratio = vit.norms(result.noise[both]) / vit.norms(reference.noise[both])
         own, noise, wanted = (values[result.success] for values in (pixels, result.noise, goal))
         row = {"attack": name} | statistics.proportion(result.success.cpu()).columns("found")
         if len(own):
-            shorter = fooling.without_nullspace(space, own, noise)
+            shorter = lookalike.without_nullspace(space, own, noise)
             before, after = (logits_of(model, (own + each).clamp(0, 1)) for each in (noise, shorter))
-            lengths = [perturbation.norms(each).cpu() for each in (noise, shorter)]
+            lengths = [vit.norms(each).cpu() for each in (noise, shorter)]
             row |= statistics.mean(lengths[0]).columns("norm") | geometric_mean(ratio.cpu()).columns("norm / descent's")
             row |= statistics.mean(share_in_nullspace(noise)).columns("share in nullspace")
             row |= statistics.mean(lengths[1]).columns("norm without it")
@@ -461,9 +447,9 @@ def reverse() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     return {"rows": rows, "gradient": share_in_nullspace(gradient).max().item()}, noises
 
 
-reversed_ = stored("fooling_reverse", sized, reverse, code=[*code, *attacks.values()], data=identity)
+reversed_ = stored("fooling_reverse", sized, reverse, data=data)
 attacked = pd.DataFrame(reversed_.metrics["rows"])
-_ = plots.save_table(attacked, "04_adversarial", caption="Noise that changes the answer.", sources=[reversed_])
+figures.save_table(attacked, "04_adversarial", caption="Noise that changes the answer.")
 print(f"largest share of a pixel gradient in the nullspace: {reversed_.metrics['gradient']:.1e}")
 attacked.set_index("attack").T.style.format(precision=3)
 
@@ -484,11 +470,11 @@ ADVERSARIAL, CLOSE = "adversarial", f"near t, eps = {START_EPS:g}"
 
 def distances() -> list[dict[str, object]]:
     """One row a pair and noise: L2 norm, influence, likeness with x; the pairs for which the attack succeeded."""
-    attack = reversed_.tensors(device)["descent (L2)"]
-    ours = perturbation.norms(attack) > 0
+    attack = reversed_.tensors(device)[DESCENT_L2]
+    ours = vit.norms(attack) > 0
     pixels, other, attack = u[ours], w[ours], attack[ours]
     near_t = exact.tensors(device)["embedding"][:close_pairs][ours]
-    controls = fooling.equal_norm_controls(space, pixels, other, near_t, torch.Generator().manual_seed(seed))
+    controls = lookalike.equal_norm_controls(space, pixels, other, near_t, torch.Generator().manual_seed(seed))
     noises = {
         ADVERSARIAL: attack,
         EXACT: near_t,
@@ -502,34 +488,34 @@ def distances() -> list[dict[str, object]]:
     for name, noise in noises.items():
         noisy = (pixels + noise).clamp(0, 1)
         columns = {
-            "norm": perturbation.norms(noise).cpu(),
+            "norm": vit.norms(noise).cpu(),
             "influence": gap(noisy, pixels),
             "SSIM with x": similarity.ssim(noisy, pixels),
             "changed": (logits_of(model, noisy).argmax(1) != base).cpu(),
-            "norm / adversarial": (perturbation.norms(noise) / perturbation.norms(attack)).cpu(),
+            "norm / adversarial": (vit.norms(noise) / vit.norms(attack)).cpu(),
         }
         parts.append(pd.DataFrame({"noise": name} | {key: value.numpy() for key, value in columns.items()}))
     return records(pd.concat(parts, ignore_index=True))
 
 
 plane_of = sized | {"of": [exact.key, opinions.key, near.key, reversed_.key]}
-measured = stored("fooling_distances", plane_of, distances, code=code, data=identity)
+measured = stored("fooling_distances", plane_of, distances, data=data)
 plane = pd.DataFrame(measured.metrics)
-rows = []
+summary = []
 for name, part in plane.groupby("noise", sort=False):
     row = {"noise": name} | statistics.proportion(part["changed"]).columns("answer changed")
     for value in ("norm", "influence", "SSIM with x"):
         row |= statistics.mean(part[value]).columns(value)
     row |= geometric_mean(part["norm / adversarial"]).columns("norm / adversarial")
-    rows.append(row)
-lengths = pd.DataFrame(rows)
-_ = plots.save_table(lengths, "04_distance", caption="Length and effect of noises.", sources=[measured])
+    summary.append(row)
+lengths = pd.DataFrame(summary)
+figures.save_table(lengths, "04_distance", caption="Length and effect of noises.")
 lengths[[column for column in lengths if not column.endswith(("_low", "_high"))]].style.hide(axis="index").format(
     precision=3
 )
 
 # %%
-figure, axis = plots.subplots(height=3.2)
+figure, axis = figures.subplots(height=3.2)
 drawn = plane.assign(influence=plane["influence"].clip(lower=1e-16))
 sns.scatterplot(drawn, x="norm", y="influence", hue="noise", style="noise", ax=axis, s=22, alpha=0.8, linewidth=0.2)
 axis.set(
@@ -540,7 +526,7 @@ axis.set(
     ylim=(3e-17, 5),
 )
 axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="")
-_ = plots.save_figure(figure, "04_distance", sources=[measured])
+_ = figures.save_figure(figure, "04_distance")
 
 # %% [markdown]
 # The shortest noises change the answer and far longer ones do not: the ratio of their norms is in the table (geometric mean over pairs), as
@@ -554,14 +540,12 @@ _ = plots.save_figure(figure, "04_distance", sources=[measured])
 # picture: the ViT's answer and confidence | the ResNet's answer.
 
 # %%
-attack = reversed_.tensors(device)["descent (L2)"]
+attack = reversed_.tensors(device)[DESCENT_L2]
 labels = torch.from_numpy(test.labels).to(device)
-target_labels = labels[fooling.other_class(torch.from_numpy(test.labels), seed).to(device)]
-good = perturbation.norms(attack) > 0
+good = vit.norms(attack) > 0
 for net in (model, second["resnet"]):
-    good &= (logits_of(net, u).argmax(1) == labels[:close_pairs]) & (
-        logits_of(net, w).argmax(1) == target_labels[:close_pairs]
-    )
+    good &= logits_of(net, u).argmax(1) == labels[:close_pairs]
+    good &= logits_of(net, w).argmax(1) == labels[partner][:close_pairs]
 chosen = (good.nonzero()[:, 0] if good.any() else torch.arange(close_pairs, device=device))[:pictures]
 panels = {
     "x": u,
@@ -571,7 +555,7 @@ panels = {
     f"near t,\neps = {START_EPS:g}": near.tensors(device)[f"eps {START_EPS:g}"],
     "adversarial": (u + attack).clamp(0, 1),
 }
-figure, axes = plots.subplots(len(panels), len(chosen), height=7.4, squeeze=False)
+figure, axes = figures.subplots(len(panels), len(chosen), height=7.4, squeeze=False)
 for line, (title, pixels) in zip(axes, panels.items(), strict=True):
     confidence, guess = logits_of(model, pixels[chosen]).softmax(1).max(1)
     other = logits_of(second["resnet"], pixels[chosen]).argmax(1)
@@ -583,9 +567,118 @@ for line, (title, pixels) in zip(axes, panels.items(), strict=True):
         short = {"automobile": "car", "airplane": "plane"}
         said = [short.get(cifar.classes[k], cifar.classes[k]) for k in (guess[i], other[i])]
         axis.set_title(f"{said[0]} {confidence[i]:.1%} | {said[1]}", fontsize=7, pad=2)
-_ = plots.save_figure(figure, "04_pairs", sources=[exact, opinions, near, reversed_])
+_ = figures.save_figure(figure, "04_pairs")
 
 # %% [markdown]
 # Rows 1, 3 and 4 are one image to the ViT, to the last digit of its confidence. Row 5 looks like row 2 and gets nearly the answer of row 1;
-# row 6 looks like row 1 and gets the class of row 2, just so. Tables and figures lie under `results/` and `figures/`, each stamped with the run
-# that made it.
+# row 6 looks like row 1 and gets the class of row 2, just so.
+
+# %% [markdown]
+# ## The answer
+
+# %%
+from nullpaper.statistics import Interval
+from nullpaper.studies.verdicts import (
+    Verdicts,
+    at_least,
+    below,
+    every,
+    interval,
+    intervals,
+    number,
+    percent,
+    row,
+    rows,
+    some,
+    word,
+)
+
+answer = Verdicts("04")
+
+
+@answer.claim(
+    "C",
+    "network fooling",
+    "exact noise makes an image look like another",
+    where="04 (a)",
+    criterion="holds if it covers at least half of the distance to an image of another class, in part if a tenth",
+)
+def look_alike() -> tuple[str, str]:
+    line = row(exact_table, through="encoder")
+    left, trained, untrained = (
+        interval(line, column) for column in ("relative distance", "share of |t - x|^2", "share, untrained")
+    )
+    covered = Interval(1 - left.value, 1 - left.high, 1 - left.low, left.n)
+    measured = (
+        f"it covers {percent(covered)} of the distance: of the difference of two photographs the nullspace holds "
+        f"{percent(trained, None)}, before training {percent(untrained, None)}"
+    )
+    return measured, word(at_least(covered, 0.5), at_least(covered, 0.1))
+
+
+@answer.claim(
+    "",
+    "",
+    "a little influence, spent as an attack would, lets an image look like another",
+    where="04 (b)",
+    criterion="holds if at influence 0.01 less than a quarter of the distance is left, in part if less than half",
+)
+def approximate_look_alike() -> tuple[str, str]:
+    left = interval(row(curve, eps=0.01, method="descent from t"), "relative distance")
+    read = rows(close_seen, eps=0.01, method="descent from t")
+    others = intervals(read[read["network"] != "shipped ViT"], "class of t")
+    low, *_, high = sorted(others, key=lambda share: share.value)
+    measured = (
+        f"at influence 0.01 {percent(left)} of the distance is left, and {len(others)} other networks see the other "
+        f"class in {percent(low, None)} to {percent(high, None)}"
+    )
+    return measured, word(below(left, 0.25), below(left, 0.5))
+
+
+@answer.claim(
+    "C",
+    "code",
+    "exact noise is invisible to its own model only",
+    where="04 (a)",
+    criterion="holds if every other network keeps under 50 % of its classes under the largest exact noise, in part if "
+    "one does",
+)
+def second_models() -> tuple[str, str]:
+    answers, texts = [], []
+    for network, name in {"resnet": "a ResNet", "convnext": "a ConvNeXt", "vit_wide": "another ViT"}.items():
+        largest, permuted = (
+            interval(row(seen, network=network, noise=f"{noise}, largest"), "class of x")
+            for noise in ("exact", "permuted")
+        )
+        answers.append(below(largest, 0.5))
+        texts.append(f"{name} keeps {percent(largest)}, permuted noise {percent(permuted, None)}")
+    return "; ".join(texts), word(every(answers), some(answers))
+
+
+@answer.claim(
+    "",
+    "",
+    "the reverse: a noise too small to see changes the answer, and nullspace noise far larger does not",
+    where="04 (c)",
+    criterion="holds if the exact noise is at least 10 times longer and changes under 10 % of answers, the other over "
+    "90 %",
+)
+def small_noise() -> tuple[str, str]:
+    small, largest = (row(lengths, noise=noise) for noise in ("adversarial", "exact, largest"))
+    by_small, by_largest = (interval(line, "answer changed") for line in (small, largest))
+    longer = interval(largest, "norm / adversarial")
+    share = interval(row(attacked, attack="descent (L2)"), "share in nullspace")
+    measured = (
+        f"norm {number(interval(small, 'norm'), '.2f', None)} changes {percent(by_small)} of answers, "
+        f"exact noise {number(longer, '.0f', None)} times longer {percent(by_largest, None)}; the small noise has "
+        f"{percent(share, None)} of its energy in the nullspace"
+    )
+    return measured, word(every((at_least(longer, 10), below(by_largest, 0.1), at_least(by_small, 0.9))))
+
+
+figures.save_table(answer.table(), "04_verdicts", caption="What paper C says of network fooling, and what holds.")
+answer.show(
+    limits=f"one model of 0.7 M parameters and {images:,} pairs of CIFAR-10 images, {close_pairs:,} where noise is descended to; "
+    "the descents find local optima, so that their distances and norms are upper bounds, and no person looked at the images: "
+    "likeness is SSIM, distance, and what three other small networks say."
+)

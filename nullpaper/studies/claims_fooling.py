@@ -24,7 +24,6 @@ from nullpaper.studies.judging import Claim, claim
 __all__ = ["FOOLING"]
 
 MAPS = ("attention rollout", "Grad-CAM", "saliency")
-NETWORKS = {"resnet": "a ResNet", "convnext": "a ConvNeXt", "vit_wide": "another ViT"}
 
 
 def _extremes(intervals: list[Interval]) -> tuple[Interval, Interval]:
@@ -75,87 +74,6 @@ def share_in_nullspace(tables: Tables) -> tuple[str, str]:
     )
     found = means["share learned"] >= 0.9
     return f"{'; '.join(shown)} (n = {table['seed'].nunique()} noise seed)", word(bool(found.all()), bool(found.any()))
-
-
-@claim(
-    "C",
-    "network fooling",
-    "exact noise makes an image look like another",
-    where="04 (a)",
-    criterion="holds if it covers at least half of the distance to an image of another class, in part if a tenth",
-)
-def look_alike(tables: Tables) -> tuple[str, str]:
-    row = tables.row("04_exact", through="encoder")
-    left = interval(row, "relative distance")
-    covered = Interval(1 - left.value, 1 - left.high, 1 - left.low, left.n)
-    seen, untrained = (interval(row, name) for name in ("share of |t - x|^2", "share, untrained"))
-    measured = (
-        f"it covers {percent(covered)} of the distance: of the difference of two photographs the nullspace holds "
-        f"{percent(seen, None)}, before training {percent(untrained, None)}"
-    )
-    return measured, word(at_least(covered, 0.5), at_least(covered, 0.1))
-
-
-@claim(
-    "",
-    "",
-    "a little influence, spent as an attack would, lets an image look like another",
-    where="04 (b)",
-    criterion="holds if at influence 0.01 less than a quarter of the distance is left, in part if less than half",
-)
-def approximate_look_alike(tables: Tables) -> tuple[str, str]:
-    at = {"eps": 0.01, "method": "descent from t"}
-    left = tables.interval("04_approximate", "relative distance", **at)
-    taken = tables.rows("04_approximate_seen", **at)
-    others = counted(taken[taken["network"] != "shipped ViT"], "class of t")
-    low, high = _extremes(others)
-    measured = (
-        f"at influence 0.01 {percent(left)} of the distance is left, and {len(others)} other networks see the other "
-        f"class in {percent(low, None)} to {percent(high, None)}"
-    )
-    return measured, word(below(left, 0.25), below(left, 0.5))
-
-
-@claim(
-    "C",
-    "code",
-    "exact noise is invisible to its own model only",
-    where="04 (a)",
-    criterion="holds if every other network keeps under 50 % of its classes under the largest exact noise, in part if "
-    "one does",
-)
-def second_models(tables: Tables) -> tuple[str, str]:
-    kept = {
-        shown: [
-            tables.interval("04_second_models", "class of x", network=network, noise=noise)
-            for noise in ("exact, largest", "permuted, largest")
-        ]
-        for network, shown in NETWORKS.items()
-    }
-    answers = [below(exact, 0.5) for exact, _ in kept.values()]
-    shown = (f"{name} keeps {percent(both[0])}, permuted noise {percent(both[1], None)}" for name, both in kept.items())
-    return "; ".join(shown), word(every(answers), some(answers))
-
-
-@claim(
-    "",
-    "",
-    "the reverse: a noise too small to see changes the answer, and nullspace noise far larger does not",
-    where="04 (c)",
-    criterion="holds if the exact noise is at least 10 times longer and changes under 10 % of answers, the other over "
-    "90 %",
-)
-def small_noise(tables: Tables) -> tuple[str, str]:
-    rows = {noise: tables.row("04_distance", noise=noise) for noise in ("adversarial", "exact, largest")}
-    changed = [interval(row, "answer changed") for row in rows.values()]
-    longer = interval(rows["exact, largest"], "norm / adversarial")
-    share = tables.interval("04_adversarial", "share in nullspace", attack="descent (L2)")
-    measured = (
-        f"norm {number(interval(rows['adversarial'], 'norm'), '.2f', None)} changes {percent(changed[0])} of answers, "
-        f"exact noise {number(longer, '.0f', None)} times longer {percent(changed[1], None)}; the small noise has "
-        f"{percent(share, None)} of its energy in the nullspace"
-    )
-    return measured, word(every((at_least(longer, 10), below(changed[1], 0.1), at_least(changed[0], 0.9))))
 
 
 def _agreement(tables: Tables, level: str) -> pd.DataFrame:
@@ -307,7 +225,6 @@ def solver(tables: Tables) -> tuple[str, str]:
 
 
 TRANSFER = (own_noise, share_in_nullspace)
-NETWORK = (look_alike, approximate_look_alike, second_models, small_noise)
 INTERPRETATION = (explanations, moved_explanations, faithfulness)
 WATERMARK = (watermarks, any_logo, survival, solver)
-FOOLING: tuple[Claim, ...] = TRANSFER + NETWORK + INTERPRETATION + WATERMARK
+FOOLING: tuple[Claim, ...] = TRANSFER + INTERPRETATION + WATERMARK

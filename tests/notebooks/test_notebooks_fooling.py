@@ -12,7 +12,7 @@ from nullpaper.workflow.runs import RunReport
 
 __all__ = ["project", "runs"]  # fixtures
 
-NOTEBOOKS = numbered("03", "04", "05", "06")
+NOTEBOOKS = numbered("03", "05", "06")
 
 
 @pytest.mark.parametrize("name", stems(NOTEBOOKS))
@@ -27,21 +27,6 @@ def test_every_model_reads_every_noise(runs: dict[str, RunReport], project: Path
     assert (table["match_low"] <= table["match"]).all() and (table["match"] <= table["match_high"]).all()
     paired = table["match"] - table["match permuted"] - table["over permuted"]
     assert paired.abs().max() < 1e-9
-
-
-def test_fooling_keeps_its_bounds(runs: dict[str, RunReport], project: Path) -> None:
-    folder = project / "results/smoke"
-    exact = pd.read_csv(folder / "04_exact.csv")
-    assert (exact["unchanged, float32"] == 1).all() and (exact["largest logit change"] < 1e-3).all()
-    assert (exact["relative distance"] < 1).all() and (exact["largest gap"] < 1e-3).all()
-    near = pd.read_csv(folder / "04_approximate.csv")
-    assert (near["largest influence"] <= near["eps"].clip(lower=1e-9)).all()
-    mean = near[near["eps"] > 0].pivot(index="eps", columns="method", values="relative distance")
-    assert (mean["descent from t"] <= mean["line from exact to t"] + 1e-3).all()
-    attacks = pd.read_csv(folder / "04_adversarial.csv").dropna()
-    assert (attacks["ratio"] <= 1 + 1e-6).all() and (attacks["found without it"] == 1).all()
-    seen = pd.read_csv(folder / "04_second_models.csv").set_index(["network", "noise"])
-    assert seen.loc[("shipped ViT", "exact, largest"), "class of x"] == 1
 
 
 def test_exact_noise_keeps_explanations_and_optimised_noise_moves_them(
