@@ -30,15 +30,16 @@
 # | integrated gradients (Sundararajan et al. 2017) | a pixel | $(x - b) \odot \int_0^1 \nabla f_c(b + a (x - b))\, da$, baseline $b$ the mean pixel |
 #
 # Pixel maps are summed over channels. The *patch level* of a pixel map is its sum over each patch.
+#
+# Takes about 1 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package.
 
 # %% tags=["parameters"]
-profile: str = "cpu"
-images: int | None = None  # test images; None: the profile's
-steps: int | None = None  # steps of the optimised noise in (b); None: the profile's
+images: int = 40  # test images
+steps: int = 30  # steps of the optimised noise in (b)
 radius: float = 8.0  # of the optimised noise in L-infinity, in units of 1/255
 eps: float = 0.01  # bound on |softmax change|^2 of each image in (b)
 share: float = 0.25  # part of a map that counts as its top
-seed: int = 0
+seed: int = 0  # of noises, random orders and the choice of images
 
 # %%
 import matplotlib.pyplot as plt
@@ -47,38 +48,26 @@ import pandas as pd
 import seaborn as sns
 import torch
 
-from nullpaper import statistics
-from nullpaper.data import datasets as data
-from nullpaper.fooling import explanations as attribution
-from nullpaper.fooling import faithfulness, manipulation, similarity
+from nullpaper import load_data, load_vit, patch_nullspace, statistics
+from nullpaper.data import datasets
+from nullpaper.fooling import manipulation, similarity
 from nullpaper.fooling.explanations import ATTRIBUTIONS, attribute, patch_values
-from nullpaper.models import vit
-from nullpaper.nullspace import patch as nullspace
+from nullpaper.fooling.faithfulness import Curves, deletion_insertion, rank_correlation, top_overlap
+from nullpaper.models import predict, vit
 from nullpaper.robustness import perturbation
-from nullpaper.synthesis import influence
-from nullpaper.workflow import figures as plots
+from nullpaper.workflow import figures
 from nullpaper.workflow.store import stored
 
-plots.use_style()
+figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-sizes = {
-    "smoke": dict(images=4, steps=6),
-    "cpu": dict(images=40, steps=30),
-    "gpu": dict(images=500, steps=100),
-    "imagenet": dict(images=500, steps=100),
-}[profile]
-images = images or sizes["images"]
-steps = steps or sizes["steps"]
-
-cifar = data.load_data("cifar10")
-model = vit.load_vit(vit.SHIPPED, device=device)
-space = nullspace.patch_nullspace(model)
-identity = cifar.identity | {"weights": vit.fingerprint(model)}
-code = [attribution, data, faithfulness, influence, manipulation, nullspace, perturbation, similarity, statistics, vit]
+cifar = load_data("cifar10")
+model = load_vit("nullpaper_vit_cifar10", device=device)
+space = patch_nullspace(model)
+data = cifar.identity | {"weights": vit.fingerprint(model)}
 labels = {name: method.label for name, method in ATTRIBUTIONS.items()}
 
 test = cifar.test.subset(images, seed)
-pixels = data.to_pixels(test.images, model.image_size, device)
+pixels = datasets.to_pixels(test.images, model.image_size, device)
 with torch.inference_mode():
     clean_logits = model(pixels)
 target = clean_logits.argmax(1)
@@ -88,7 +77,7 @@ def clean_explanations() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     return {}, {name: attribute(model, pixels, name) for name in ATTRIBUTIONS}
 
 
-explained = stored("clean_explanations", {"images": images, "seed": seed}, clean_explanations, code=code, data=identity)
+explained = stored("clean_explanations", {"images": images, "seed": seed}, clean_explanations, data=data)
 clean_maps = {name: explained.tensors(device)[name] for name in ATTRIBUTIONS}
 clean_patches = {name: patch_values(maps, model) for name, maps in clean_maps.items()}
 
@@ -96,8 +85,8 @@ clean_patches = {name: patch_values(maps, model) for name, maps in clean_maps.it
 def compared(first: torch.Tensor, second: torch.Tensor) -> dict[str, object]:
     """Rank correlation, common top and largest relative change of two sets of maps, with intervals over images."""
     change = (first - second).abs().max() / second.abs().max()
-    row = statistics.mean(faithfulness.rank_correlation(first, second)).columns("rank_correlation")
-    row |= statistics.mean(faithfulness.top_overlap(first, second, share)).columns("top_overlap")
+    row = statistics.mean(rank_correlation(first, second)).columns("rank_correlation")
+    row |= statistics.mean(top_overlap(first, second, share)).columns("top_overlap")
     return row | {"largest_change": change.item()}
 
 
@@ -105,8 +94,8 @@ def described(noisy: torch.Tensor) -> dict[str, object]:
     """How far noisy images lie from the clean ones, and what the model says of them."""
     with torch.inference_mode():
         logits = model(noisy)
-    gap = influence.probability_gap(logits, clean_logits).cpu()
-    row = statistics.mean(perturbation.norms(noisy - pixels).cpu()).columns("norm")
+    gap = predict.probability_gap(logits, clean_logits).cpu()
+    row = statistics.mean(vit.norms(noisy - pixels).cpu()).columns("norm")
     row |= statistics.mean(similarity.ssim(noisy, pixels)).columns("ssim")
     row |= statistics.proportion((logits.argmax(1) == target).cpu()).columns("class_kept")
     row |= statistics.mean(gap).columns("softmax_change")
@@ -153,7 +142,7 @@ def exact_noises(chosen: torch.Tensor, goals: torch.Tensor) -> dict[str, torch.T
     """Noisy images by the name of the noise."""
     generator = torch.Generator().manual_seed(seed)
     largest = space.largest(chosen)
-    norm = perturbation.norms(largest)
+    norm = vit.norms(largest)
     gaussian = torch.randn(chosen.shape, generator=generator).to(device)
     permuted = perturbation.permuted_in_patches(largest, model.patch_size, generator)
     noises = {
@@ -189,23 +178,19 @@ def exact_agreement() -> dict[str, object]:
     return {"agreement": rows, "noises": noises}
 
 
-exact = stored(
-    "exact_explanations", {"images": images, "share": share, "seed": seed}, exact_agreement, code=code, data=identity
-)
+exact = stored("exact_explanations", {"images": images, "share": share, "seed": seed}, exact_agreement, data=data)
 noise_table = pd.DataFrame(exact.metrics["noises"])
-_ = plots.save_table(noise_table, "05_exact_noises", caption="Noises of part (a).", sources=[exact])
+figures.save_table(noise_table, "05_exact_noises", caption="Noises of part (a).")
 noise_table.style.hide(axis="index").format(precision=3)
 
 # %%
 agreement = pd.DataFrame(exact.metrics["agreement"])
-_ = plots.save_table(
-    agreement, "05_exact_agreement", caption="Maps of noisy images against those of the clean ones.", sources=[exact]
-)
+figures.save_table(agreement, "05_exact_agreement", caption="Maps of noisy images against those of the clean ones.")
 agreement.pivot_table("rank_correlation", ["level", "map"], "noise", sort=False).style.format("{:.3f}")
 
 # %%
 colours = dict(zip(noise_table["noise"], [sns.color_palette()[i] for i in (0, 2, 1, 3)], strict=True))
-figure, axes = plots.subplots(2, 2, height=4.4, sharey="row", height_ratios=(5, 4))
+figure, axes = figures.subplots(2, 2, height=4.4, sharey="row", height_ratios=(5, 4))
 for line, (level, part) in zip(axes, agreement.groupby("level", sort=False), strict=True):
     names = list(dict.fromkeys(part["map"]))[::-1]
     for axis, value in zip(line, ("rank_correlation", "top_overlap"), strict=True):
@@ -220,7 +205,7 @@ for line, (level, part) in zip(axes, agreement.groupby("level", sort=False), str
 axes[1, 0].set_xlabel("rank correlation with the clean map")
 axes[1, 1].set_xlabel(f"common top {share:.0%}")
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-_ = plots.save_figure(figure, "05_exact_agreement", sources=[exact])
+_ = figures.save_figure(figure, "05_exact_agreement")
 
 # %% [markdown]
 # The largest exact noise leaves little of the picture (its structural similarity to the image is in the table above), and leaves
@@ -259,7 +244,7 @@ def mosaic(versions: dict[str, torch.Tensor], classes: torch.Tensor, patch_level
     lines, titles = [], []
     with torch.inference_mode():
         confidence, guess = (
-            torch.stack(found) for found in zip(*(model(v).softmax(1).max(1) for v in versions.values()), strict=True)
+            torch.stack(values) for values in zip(*(model(v).softmax(1).max(1) for v in versions.values()), strict=True)
         )
     maps = {
         name: [attribute(model, shown, name, target=classes) for shown in versions.values()] for name in ATTRIBUTIONS
@@ -267,14 +252,14 @@ def mosaic(versions: dict[str, torch.Tensor], classes: torch.Tensor, patch_level
     if patch_level:
         maps = {n: [patch_values(m, model).unflatten(1, model.grid_size) for m in v] for n, v in maps.items()}
     for i in range(len(classes)):
-        for row, (name, shown) in enumerate(versions.items()):
-            heats = [painted(m[row][i], m[0][i], bool((m[0] < 0).any())) for m in maps.values()]
+        for version, (name, shown) in enumerate(versions.items()):
+            heats = [painted(m[version][i], m[0][i], bool((m[0] < 0).any())) for m in maps.values()]
             lines.append([shown[i].permute(1, 2, 0).cpu().numpy(), *heats])
-            titles.append(f"{name}\n{cifar.classes[guess[row, i]]}, {confidence[row, i]:.0%}")
+            titles.append(f"{name}\n{cifar.classes[guess[version, i]]}, {confidence[version, i]:.0%}")
     (tall, wide), gap = model.image_size, 4
     padded = [[np.pad(cell, ((0, gap), (0, gap), (0, 0)), constant_values=1) for cell in line] for line in lines]
     canvas = np.concatenate([np.concatenate(line, axis=1) for line in padded])[:-gap, :-gap]
-    figure, axis = plots.subplots(height=plots.WIDTH * 0.87 * len(canvas) / len(canvas[0]) + 0.45)
+    figure, axis = figures.subplots(height=figures.WIDTH * 0.87 * len(canvas) / len(canvas[0]) + 0.45)
     axis.imshow(canvas)
     names = ["", *(labels[name].replace(" ", "\n", 1) for name in ATTRIBUTIONS)]
     axis.set_xticks([(wide + gap) * column + wide / 2 for column in range(len(names))], names, fontsize=7)
@@ -288,7 +273,7 @@ pictured = clean_logits.softmax(1).amax(1).topk(2).indices.sort().values
 goals = pixels[torch.from_numpy(other_class(test.labels))[pictured.cpu()].to(device)]
 noisy = exact_noises(pixels[pictured], goals)
 versions = {"image": pixels[pictured], "+ exact": noisy["exact, largest"], "+ Gaussian": noisy["Gaussian"]}
-_ = plots.save_figure(mosaic(versions, target[pictured], patch_level=False), "05_exact_maps", sources=[exact])
+_ = figures.save_figure(mosaic(versions, target[pictured], patch_level=False), "05_exact_maps")
 
 # %% [markdown]
 # ## (b) Optimised noise: the same prediction, another explanation
@@ -321,7 +306,7 @@ def moved_maps() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     permuted = {}
     for name, noise in noises.items():
         direction = perturbation.permuted_in_patches(noise, model.patch_size, generator)
-        legal = perturbation.in_box(pixels, direction, perturbation.norms(noise))
+        legal = perturbation.in_box(pixels, direction, vit.norms(noise))
         permuted[f"for {labels[name]}, permuted"] = (pixels + legal).clamp(0, 1)
     rows = []
     for noise, shown in (noisy | permuted).items():
@@ -336,19 +321,16 @@ moved = stored(
     "moved_explanations",
     {"images": images, "steps": steps, "radius": radius, "eps": eps, "share": share, "seed": seed},
     moved_maps,
-    code=code,
-    data=identity,
+    data=data,
 )
 optimised = {name: (pixels + noise.to(device)).clamp(0, 1) for name, noise in moved.tensors().items()}
 moved_noises = pd.DataFrame(moved.metrics["noises"])
-_ = plots.save_table(moved_noises, "05_moved_noises", caption="Noises of part (b).", sources=[moved])
+figures.save_table(moved_noises, "05_moved_noises", caption="Noises of part (b).")
 moved_noises.style.hide(axis="index").format(precision=3)
 
 # %%
 transfer = pd.DataFrame(moved.metrics["agreement"])
-_ = plots.save_table(
-    transfer, "05_moved_agreement", caption="Maps under small noise against the clean ones.", sources=[moved]
-)
+figures.save_table(transfer, "05_moved_agreement", caption="Maps under small noise against the clean ones.")
 order = [f"for {labels[name]}" for name in ATTACKED]
 matrix = transfer[transfer["noise"].isin([*order, "random signs"])]
 own = transfer[transfer["noise"].str.endswith("permuted")].assign(noise="permuted, each for its map")
@@ -362,14 +344,14 @@ text = [
     [f"{value:.2f}\n[{a:.2f}, {b:.2f}]" if np.isfinite(value) else "" for value, a, b in zip(*lines, strict=True)]
     for lines in zip(values.to_numpy(), low.to_numpy(), high.to_numpy(), strict=True)
 ]
-figure, axis = plots.subplots(height=3.1)
+figure, axis = figures.subplots(height=3.1)
 sns.heatmap(
     values, annot=np.array(text), fmt="", vmin=-1, vmax=1, cmap="RdBu_r", ax=axis, annot_kws={"size": 7}, linewidths=1
 )
 axis.collections[0].colorbar.set_label("rank correlation with the clean map")
 axis.set(xlabel="map", ylabel="noise")
 axis.set_xticks(axis.get_xticks(), [name.replace(" ", "\n", 1) for name in columns], rotation=0)
-_ = plots.save_figure(figure, "05_moved_agreement", sources=[moved])
+_ = figures.save_figure(figure, "05_moved_agreement")
 
 # %% [markdown]
 # In pictures, at patch level: each of the two images, and the image with the noise against each of the three maps.
@@ -378,7 +360,7 @@ _ = plots.save_figure(figure, "05_moved_agreement", sources=[moved])
 versions = {"image": pixels[pictured]} | {
     f"for {labels[name].replace(' ', chr(10))}": optimised[name][pictured] for name in ATTACKED
 }
-_ = plots.save_figure(mosaic(versions, target[pictured], patch_level=True), "05_moved_maps", sources=[moved])
+_ = figures.save_figure(mosaic(versions, target[pictured], patch_level=True), "05_moved_maps")
 
 # %% [markdown]
 # Three things are seen. Within a ball that leaves the picture much as it was, each attacked map loses its order (correlations
@@ -407,11 +389,9 @@ def both_together() -> list[dict[str, object]]:
     return rows
 
 
-both = stored("both_explanations", {"moved": moved.key, "seed": seed}, both_together, code=code, data=identity)
+both = stored("both_explanations", {"moved": moved.key, "seed": seed}, both_together, data=data)
 both_table = pd.DataFrame(both.metrics)
-_ = plots.save_table(
-    both_table, "05_both", caption="Exact noise on top of optimised noise, against the latter alone.", sources=[both]
-)
+figures.save_table(both_table, "05_both", caption="Exact noise on top of optimised noise, against the latter alone.")
 both_table.style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
@@ -439,7 +419,7 @@ def faithfulness_of_maps() -> dict[str, object]:
     floor = judged(pixels, chance)
     clean = {name: judged(pixels, scores) for name, scores in clean_patches.items()}
     rows = [area_row("clean", "random order", "", floor)]
-    rows += [area_row("clean", "clean map", name, found, "random order", floor) for name, found in clean.items()]
+    rows += [area_row("clean", "clean map", name, curves, "random order", floor) for name, curves in clean.items()]
     lines = curve_rows("random order", floor, "")
     for name, shown in optimised.items():
         scores = patch_scores(shown, [name])[name]
@@ -450,8 +430,8 @@ def faithfulness_of_maps() -> dict[str, object]:
         rows.append(area_row("noisy", "clean map", name, old, "random order", noisy_floor))
         rows.append(area_row("noisy", "moved map", name, on_noisy, "random order", noisy_floor))
         rows.append(area_row("noisy", "moved map", name, on_noisy, "clean map", old))
-        for kind, found in (("clean map", clean[name]), ("moved map", on_clean), ("moved map, noisy image", on_noisy)):
-            lines += curve_rows(kind, found, name)
+        for kind, curves in (("clean map", clean[name]), ("moved map", on_clean), ("moved map, noisy image", on_noisy)):
+            lines += curve_rows(kind, curves, name)
     shown = (pixels + space.nearest(pixels, pixels[torch.from_numpy(other_class(test.labels))])[0]).clamp(0, 1)
     disguised, reference = judged(shown, patch_scores(shown, [EXACT_CHECK])[EXACT_CHECK]), clean[EXACT_CHECK]
     change = max((getattr(disguised, c) - getattr(reference, c)).abs().max().item() for c in ("deletion", "insertion"))
@@ -462,60 +442,58 @@ def patch_scores(shown: torch.Tensor, names: object) -> dict[str, torch.Tensor]:
     return {name: patch_values(attribute(model, shown, name, target=target), model) for name in names}
 
 
-def judged(shown: torch.Tensor, scores: torch.Tensor) -> faithfulness.Curves:
-    return faithfulness.deletion_insertion(model, shown, scores, target=target)
+def judged(shown: torch.Tensor, scores: torch.Tensor) -> Curves:
+    return deletion_insertion(model, shown, scores, target=target)
 
 
 def area_row(
     image: str,
     order: str,
     name: str,
-    found: faithfulness.Curves,
+    curves: Curves,
     against: str = "",
-    reference: faithfulness.Curves | None = None,
+    reference: Curves | None = None,
 ) -> dict[str, object]:
     """Areas under both curves, and their paired differences to another order's on the same images."""
     row = {"image": image, "order": order, "map": labels.get(name, ""), "against": against}
     for curve in ("deletion", "insertion"):
-        area = getattr(found, f"{curve}_area")
+        area = getattr(curves, f"{curve}_area")
         row |= statistics.mean(area).columns(curve)
         if reference is not None:
             row |= statistics.paired_difference(area, getattr(reference, f"{curve}_area")).columns(f"{curve}_change")
     return row
 
 
-def curve_rows(kind: str, found: faithfulness.Curves, name: str) -> list[dict[str, object]]:
+def curve_rows(kind: str, curves: Curves, name: str) -> list[dict[str, object]]:
     return [
         {"order": kind, "map": labels.get(name, ""), "curve": curve, "share": part.item()}
         | statistics.mean(values).columns("probability")
         for curve in ("deletion", "insertion")
-        for part, values in zip(found.share, getattr(found, curve).T, strict=True)
+        for part, values in zip(curves.share, getattr(curves, curve).T, strict=True)
     ]
 
 
-faithful = stored("faithfulness", {"moved": moved.key, "seed": seed}, faithfulness_of_maps, code=code, data=identity)
+faithful = stored("faithfulness", {"moved": moved.key, "seed": seed}, faithfulness_of_maps, data=data)
 areas = pd.DataFrame(faithful.metrics["areas"])
-_ = plots.save_table(
-    areas, "05_faithfulness", caption="Areas under the deletion and insertion curves.", sources=[faithful]
-)
+figures.save_table(areas, "05_faithfulness", caption="Areas under the deletion and insertion curves.")
 print(f"largest change of a curve under exact noise: {faithful.metrics['largest change under exact noise']:.1e}")
 areas.drop(columns="n").style.hide(axis="index").format(precision=3, na_rep="")
 
 # %%
 lines = pd.DataFrame(faithful.metrics["curves"])
 palette = dict(zip(("clean map", "moved map", "moved map, noisy image"), sns.color_palette(), strict=False))
-figure, axes = plots.subplots(2, 3, height=3.9, sharex=True, sharey=True)
+figure, axes = figures.subplots(2, 3, height=3.9, sharex=True, sharey=True)
 for row, curve in enumerate(("deletion", "insertion")):
     for axis, name in zip(axes[row], ATTACKED, strict=True):
         for kind, colour in ({"random order": "0.6"} | palette).items():
             part = lines[(lines["order"] == kind) & lines["map"].isin(["", labels[name]]) & (lines["curve"] == curve)]
-            plots.curve(axis, part, "share", "probability", color=colour, label=kind, marker="")
+            figures.curve(axis, part, "share", "probability", color=colour, label=kind, marker="")
         axis.set_title(labels[name] if row == 0 else "")
     axes[row, 0].set_ylabel(f"probability\n({curve})")
 for axis in axes[1]:
     axis.set_xlabel("share of patches")
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-_ = plots.save_figure(figure, "05_faithfulness", sources=[faithful])
+_ = figures.save_figure(figure, "05_faithfulness")
 
 # %% [markdown]
 # **Answer.** On the clean image, integrated gradients order the patches best, and Grad-CAM too beats a random order on both
@@ -527,8 +505,97 @@ _ = plots.save_figure(figure, "05_faithfulness", sources=[faithful])
 # uses there, and the new map does worse than chance. For rollout and Grad-CAM no difference between the old and the new order can be
 # detected there, so that these curves cannot tell whether the noise deceived the map or moved the model's reasons with it. Judging
 # a moved map by its distance to the old one alone, as the attack itself does, leaves this question out.
-#
-# **Limits.** One small model with 36 patches, a few dozen images and as many comparisons, a few of which would exclude zero by
-# chance; read the differences that are large against their intervals. Painted patches are not natural images, and a curve measures the model on them. The
-# constraint binds hardest where the model is unsure, and there the maps move least. Larger profiles repeat all of it with more
-# images and steps.
+
+# %% [markdown]
+# ## The answer
+
+# %%
+from nullpaper.studies.verdicts import (
+    Verdicts,
+    at_least,
+    below,
+    every,
+    interval,
+    intervals,
+    number,
+    percent,
+    row,
+    some,
+    word,
+)
+
+MAPS = ("attention rollout", "Grad-CAM", "saliency")
+answer = Verdicts("05")
+
+
+@answer.claim(
+    "C",
+    "interpretation fooling",
+    "nullspace noise fools explanations",
+    where="05 (a)",
+    criterion="holds if a map of patches falls below rank correlation 0.5 (proved impossible), in part if maps of "
+    "pixels fall below 0.99",
+)
+def explanations() -> tuple[str, str]:
+    under_exact = agreement[agreement["noise"].str.startswith("exact")]
+    patch_level, pixel_level = (under_exact[under_exact["level"] == level] for level in ("patch", "pixel"))
+    patch = intervals(patch_level, "rank_correlation")
+    least = min(patch, key=lambda correlation: correlation.value)
+    lowest = pixel_level.loc[pixel_level["rank_correlation"].idxmin()]
+    pixel = interval(lowest, "rank_correlation")
+    by_map = pixel_level.groupby("map", sort=False)["rank_correlation"].min()
+    names = " and ".join(by_map.index[by_map < 0.99]) or "no map"
+    measured = (
+        f"{patch_level['map'].nunique()} maps of patches keep rank correlation {number(least, '.2f', None)} at the least; "
+        f"between the pixels of a patch {names} change, {lowest['map']} to {number(pixel, '.2f')}"
+    )
+    return measured, word(some(below(correlation, 0.5) for correlation in patch), below(pixel, 0.99))
+
+
+@answer.claim(
+    "",
+    "",
+    "optimised noise moves explanations with the prediction kept",
+    where="05 (b)",
+    criterion="holds if each of rollout, Grad-CAM and saliency falls below rank correlation 0.5 while at least 90 % of "
+    "predictions stay and the permuted noise does not do it; in part if one does",
+)
+def moved_explanations() -> tuple[str, str]:
+    answers, texts, kept = [], [], []
+    for name in MAPS:
+        noises = (f"for {name}", f"for {name}, permuted")
+        own, control = (interval(row(transfer, noise=noise, map=name), "rank_correlation") for noise in noises)
+        kept.append(interval(row(moved_noises, noise=f"for {name}"), "class_kept"))
+        answers.append(every((below(own, 0.5), at_least(control, 0.5), at_least(kept[-1], 0.9))))
+        texts.append(f"{name} to {number(own, '.2f', None)} (permuted {number(control, '.2f', None)})")
+    fewest = min(kept, key=lambda proportion: proportion.value)
+    return f"rank correlation of {', '.join(texts)}; predictions kept {percent(fewest)}", word(
+        every(answers), some(answers)
+    )
+
+
+@answer.claim(
+    "",
+    "",
+    "explanations so moved explain the noisy image worse",
+    where="05 (c)",
+    criterion="holds if the deletion score rises and the insertion score falls for each map, intervals excluding 0; in "
+    "part if for one",
+)
+def faithfulness() -> tuple[str, str]:
+    answers, texts = [], []
+    for name in MAPS:
+        line = row(areas, image="noisy", order="moved map", map=name, against="clean map")
+        rises, falls = (interval(line, column) for column in ("deletion_change", "insertion_change"))
+        answers.append(every((at_least(rises, 1e-9), below(falls, 0))))
+        texts.append(f"{name} {number(rises, '+.2f', None)} / {number(falls, '+.2f', None)}")
+    return f"deletion / insertion score: {', '.join(texts)} (n = {rises.n:,})", word(every(answers), some(answers))
+
+
+figures.save_table(answer.table(), "05_verdicts", caption="What is said of fooled explanations, and what holds.")
+answer.show(
+    limits=f"one small model with 36 patches, {images:,} images and as many comparisons, a few of which would exclude zero "
+    "by chance, so that large differences are to be read against their intervals. Painted patches are not natural images, "
+    "and a curve measures the model on them. The constraint binds hardest where the model is unsure, and there the maps "
+    "move least."
+)
