@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
+from nullpaper.cli import main
 from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, shipped_weights
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 LOCK = (ROOT / "requirements.lock").read_text()
 
 
@@ -64,11 +67,34 @@ def test_the_record_beside_the_weights_is_of_these_weights() -> None:
 
 
 def test_the_code_in_the_readme_runs(capsys) -> None:
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     exec(code, {"__name__": "__main__"})
     shown = capsys.readouterr().out
     norm, change = (float(number) for number in re.findall(r"tensor\(([-+.\de]+)", shown))
     assert norm > 10 and change < 1e-3
+
+
+def test_the_scorecard_says_what_the_reference_says() -> None:
+    """Each row: the word of the verdict that it names, and numbers that stand in its text."""
+    rows = re.findall(r"^\| [ABC, ]+ \| .*? \| (.*?) \| \*\*(.*?)\*\* \| .*? `(\w+)` \|$", README, re.MULTILINE)
+    tables = [pd.read_csv(path, dtype=str) for path in (ROOT / "results").glob("*_verdicts.csv")]
+    verdicts = pd.concat(tables).set_index("name")
+    assert 10 <= len(rows) <= 14
+    for measured, word, name in rows:
+        verdict = verdicts.loc[name]
+        numbers = re.findall(r"[-+]?\d[\d.,]*\b", measured)
+        assert word == verdict["holds"] and numbers, name
+        assert [number for number in numbers if number not in verdict["measured"] + verdict["said"] + "64"] == [], name
+
+
+def test_the_readme_is_short_and_its_commands_exist() -> None:
+    assert len(re.sub(r"```.*?```", "", README, flags=re.DOTALL).split()) <= 1_100
+    targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert {target for target in re.findall(r"\bmake ([a-z]+[a-z-]*)", README)} - set(targets) <= {"it"}
+    for command in re.findall(r"`nullpaper (\w+)", README):
+        assert command in main.commands
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / link).exists(), link
 
 
 @pytest.mark.parametrize("module", ["nullpaper", "nullpaper.cli"])
