@@ -21,7 +21,7 @@ from nullpaper.finetuning.costs import expected_ratio, memory, step_times, stora
 from nullpaper.finetuning.methods import FinetuneRecipe
 from nullpaper.models.vit import SHIPPED, load_vit
 from nullpaper.statistics import Interval
-from nullpaper.studies.design import ADAPTERS
+from nullpaper.studies.settings import ADAPTERS
 
 
 def main() -> None:
