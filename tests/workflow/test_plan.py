@@ -51,15 +51,15 @@ def test_code_decides_and_prose_and_place_do_not(project: Path, monkeypatch: pyt
 
 
 def test_files_that_parameters_name_decide_by_their_content(project: Path) -> None:
-    (project / "weights").mkdir()
-    file = "weights/a.safetensors"
+    (project / "some" / "weights").mkdir(parents=True)
+    file = "some/weights/a.safetensors"
     (project / file).write_text("one")
-    usual, by_file, by_folder = (plan(project, names=names) for names in (["a"], [file], ["weights/."]))
+    usual, by_file, by_folder = (plan(project, names=names) for names in (["a"], [file], ["some/weights"]))
     assert usual.context.weights.keys() == {"shipped"} and file in by_file.context.weights
     (project / file).write_text("another")
     again = plan(project, names=[file])
     assert again.digest != by_file.digest and again.context.parameters == by_file.context.parameters
-    assert plan(project, names=["weights/."]).digest != by_folder.digest, "the names and sizes of its files"
+    assert plan(project, names=["some/weights"]).digest != by_folder.digest, "the names and sizes of its files"
     assert plan(project, names=["a"]).digest == usual.digest
 
 
