@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -44,6 +45,7 @@ def execute(
     node = load_notebook_node(jupytext.read(plan.notebook, fmt="py:percent"))
     if plan.given:
         node = parameterize_notebook(node, dict(plan.given), kernel_name="python3", language="python")
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what this returns says it, and in its place
     manager = _kernel_manager(plan, threads)
     try:
         papermill.execute_notebook(
