@@ -94,6 +94,7 @@ def _kernel_manager(plan: Plan, threads: int | None) -> type:
         "PYTHONHASHSEED": "0",
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore:IProgress not found",  # an executed page cannot show the hub client's widgets
+        "TQDM_NCOLS": "64",  # else bars are as wide as the terminal that the run was started from
         "IPYTHONDIR": str(plan.root / "build" / "ipython"),
         "MATPLOTLIBRC": os.devnull,
     } | plan.context.environment()
