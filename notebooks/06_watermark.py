@@ -17,58 +17,49 @@
 # does not (paper C), or a message that nobody sees and only a key reveals. This notebook asks what such a mark looks like, how to
 # compute it, whether predictions really stay, and whether the mark survives what happens to images on their way: rounding to 8
 # bits, JPEG, cropping, noise.
+#
+# Takes about 1 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package.
 
 # %% tags=["parameters"]
-profile: str = "cpu"
-logo_images: int | None = None  # test images that get a logo in (a); None: the profile's
-slsqp_patches: int | None = None  # patches for the original's solver in (b); None: the profile's
-message_images: int | None = None  # test images that carry a message in (c) to (e); None: the profile's
+logo_images: int = 50  # test images that get a logo in (a)
+slsqp_patches: int = 6  # patches for the original's solver in (b)
+message_images: int = 100  # test images that carry a message in (c) and (d)
 bits: int = 64  # length of the message
+margins: list = [0.05, 0.2, 0.4]  # what a bit is written with in (c), ascending; (d) takes the last
+shares: list = [0.25, 0.0625]  # of the nullspace, in (c) at the last margin but one, beside 1 and 0.125
 key: int = 2024  # the secret
-pictures: int | None = None  # images in the grid of (a); None: the profile's
-seed: int = 0
+pictures: int = 4  # images in the grid of (a)
+seed: int = 0  # of images, messages and noises
 
 # %%
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.ticker import PercentFormatter
+from torch import Tensor
 
-from nullpaper import statistics
-from nullpaper.data import datasets as data
+from nullpaper import load_data, load_vit, patch_nullspace, statistics
+from nullpaper.data import datasets
 from nullpaper.fooling import similarity, watermark
 from nullpaper.models import vit
-from nullpaper.nullspace import box_qp as box
-from nullpaper.nullspace import l1_lp as l1
-from nullpaper.nullspace import patch as nullspace
+from nullpaper.nullspace import patch
 from nullpaper.robustness import perturbation
-from nullpaper.workflow import figures as plots
+from nullpaper.workflow import figures
 from nullpaper.workflow.store import Result, stored
 
-plots.use_style()
+figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-sizes = {
-    "smoke": dict(logo_images=4, slsqp_patches=1, message_images=6, pictures=2),
-    "cpu": dict(logo_images=50, slsqp_patches=6, message_images=100, pictures=4),
-    "gpu": dict(logo_images=500, slsqp_patches=50, message_images=2_000, pictures=4),
-    "imagenet": dict(logo_images=500, slsqp_patches=50, message_images=2_000, pictures=4),
-}[profile]
-logo_images = logo_images or sizes["logo_images"]
-slsqp_patches = slsqp_patches or sizes["slsqp_patches"]
-message_images = message_images or sizes["message_images"]
-pictures = pictures or sizes["pictures"]
-
-cifar = data.load_data("cifar10")
-model = vit.load_vit(vit.SHIPPED, device=device)
-space = nullspace.patch_nullspace(model)
-identity = cifar.identity | {"weights": vit.fingerprint(model)}
-code = [watermark, l1, box, nullspace, perturbation, similarity, statistics, vit, data]
+cifar = load_data("cifar10")
+model = load_vit("nullpaper_vit_cifar10", device=device)
+space = patch_nullspace(model)
+data = cifar.identity | {"weights": vit.fingerprint(model)}
 print(
-    f"invisible dimensions a patch: {space.dim} jointly over channels, {nullspace.channel_nullspace(model).dim} per channel"
+    f"invisible dimensions a patch: {space.dim} jointly over channels, {patch.channel_nullspace(model).dim} per channel"
 )
 
 # %% [markdown]
@@ -95,7 +86,7 @@ strokes = 1 - logo
 board = (torch.arange(logo.shape[1])[:, None] + torch.arange(logo.shape[2])).remainder(2).to(logo).expand_as(logo)
 
 
-def logo_targets(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+def logo_targets(pixels: Tensor) -> dict[str, Tensor]:
     """What the marked image should look like, by logo."""
     return {
         "opaque": logo.expand_as(pixels),
@@ -104,7 +95,7 @@ def logo_targets(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def measured(noisy: torch.Tensor, transport: str, reference: dict[str, torch.Tensor]) -> dict[str, object]:
+def prediction_row(noisy: Tensor, transport: str, reference: dict[str, Tensor]) -> dict[str, object]:
     """Predictions of marked images after a transport, paired with those of the images as they were."""
     logits = predictions(noisy, transport)
     same, confidence = logits.argmax(1) == reference["clean"].argmax(1), logits.softmax(1).amax(1)
@@ -120,25 +111,25 @@ def measured(noisy: torch.Tensor, transport: str, reference: dict[str, torch.Ten
     )
 
 
-def predictions(images: torch.Tensor, transport: str) -> torch.Tensor:
+def predictions(images: Tensor, transport: str) -> Tensor:
     with torch.inference_mode():
         arrived = perturbation.degraded(images.clamp(0, 1), transport, seed)
         return torch.cat([model(batch) for batch in arrived.split(500)]).cpu()
 
 
-def references(pixels: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+def references(pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Logits of the unmarked images after each transport, and their labels."""
     logits = {transport: predictions(pixels, transport) for transport in perturbation.DEGRADATIONS}
     return logits | {"clean": logits["float32"], "labels": labels}
 
 
-def pixels_of(split: data.Split) -> tuple[torch.Tensor, torch.Tensor]:
-    return data.to_pixels(split.images, model.image_size, device), torch.from_numpy(split.labels)
+def pixels_of(split: datasets.Split) -> tuple[Tensor, Tensor]:
+    return datasets.to_pixels(split.images, model.image_size, device), torch.from_numpy(split.labels)
 
 
-def appearance(pixels: torch.Tensor, noise: torch.Tensor) -> dict[str, object]:
+def appearance(pixels: Tensor, noise: Tensor) -> dict[str, object]:
     marked, row = (pixels + noise).clamp(0, 1), {}
-    row |= statistics.mean(perturbation.norms(noise).cpu()).columns("norm")
+    row |= statistics.mean(vit.norms(noise).cpu()).columns("norm")
     row |= statistics.mean(similarity.psnr(pixels, marked)).columns("psnr")
     return row | statistics.mean(similarity.ssim(pixels, marked)).columns("ssim")
 
@@ -151,16 +142,16 @@ def logos() -> list[dict[str, object]]:
     reference = references(pixels, labels)
     for (name, target), norm in ((t, n) for t in logo_targets(pixels).items() for n in ("l2", "l1")):
         mark, gap = watermark.watermark(space, pixels, target, norm=norm)
-        step, length = target - pixels, perturbation.norms(mark)
+        step, length = target - pixels, vit.norms(mark)
         noises = {
             "nullspace": mark,
-            "blended": step * (length / perturbation.norms(step)).clamp(max=1).view(-1, 1, 1, 1),
+            "blended": step * (length / vit.norms(step)).clamp(max=1).view(-1, 1, 1, 1),
         }
         noises["permuted"] = perturbation.in_box(
             pixels, perturbation.permuted_in_patches(mark, model.patch_size, generator), length
         )
-        free = (perturbation.norms(space.project(step)) / perturbation.norms(step)).square().cpu()
-        inside = (perturbation.norms(mark * (strokes > 0.5)) / length).square().cpu()
+        free = (vit.norms(space.project(step)) / vit.norms(step)).square().cpu()
+        inside = (vit.norms(mark * (strokes > 0.5)) / length).square().cpu()
         about = {"logo": name, "form": norm.upper(), "largest_gap": gap.max().item()}
         about |= statistics.mean(free).columns("free") | statistics.mean(inside).columns("inside")
         for kind, noise in noises.items():
@@ -168,16 +159,16 @@ def logos() -> list[dict[str, object]]:
             travels = name == "transparent" and kind != "permuted"
             transports = perturbation.DEGRADATIONS if travels else ["float32"]
             rows += [
-                about | {"mark": kind} | look | measured(pixels + noise, transport, reference)
+                about | {"mark": kind} | look | prediction_row(pixels + noise, transport, reference)
                 for transport in transports
             ]
     return rows
 
 
-marked_logos = stored("watermark_logo", {"images": logo_images, "seed": seed}, logos, code=code, data=identity)
-logo_table = pd.DataFrame(marked_logos.metrics)
-_ = plots.save_table(logo_table, "06_logo", caption="Visible logos in the nullspace.", sources=[marked_logos])
-shown = [
+logo_run = stored("watermark_logo", {"images": logo_images, "seed": seed}, logos, data=data)
+logo_table = pd.DataFrame(logo_run.metrics)
+figures.save_table(logo_table, "06_logo", caption="Visible logos in the nullspace.")
+columns = [
     "logo",
     "form",
     "mark",
@@ -190,7 +181,7 @@ shown = [
     "unchanged_low",
     "confidence_change",
 ]
-logo_table.loc[logo_table["transport"] == "float32", [*shown, "largest_logit_change", "largest_gap", "n"]].style.hide(
+logo_table.loc[logo_table["transport"] == "float32", [*columns, "largest_logit_change", "largest_gap", "n"]].style.hide(
     axis="index"
 ).format(precision=3).format("{:.1e}", subset=["largest_logit_change", "largest_gap"])
 
@@ -200,8 +191,7 @@ logo_table.loc[logo_table["transport"] == "float32", [*shown, "largest_logit_cha
 # slashed circle is free, and much more of a checkerboard. What the network ignores is texture.
 
 # %%
-chosen = cifar.test.subset(pictures, seed + 1)
-pixels, _labels = pixels_of(chosen)
+pixels, _ = pixels_of(cifar.test.subset(pictures, seed + 1))
 targets = logo_targets(pixels)
 panels = {"image": pixels, "opaque, L2": targets["opaque"], "transparent, L2": targets["transparent"]}
 panels = {title: pixels + watermark.watermark(space, pixels, t)[0] for title, t in list(panels.items())[1:]}
@@ -210,7 +200,7 @@ panels["checkered, L1"] = pixels + watermark.watermark(space, pixels, targets["c
 panels = {"image": pixels, "target": targets["transparent"]} | panels
 panels["noise of\ntransparent, L1"] = (panels["transparent, L1"] - pixels) / 2 + 0.5
 panels = {title: pictured.clamp(0, 1) for title, pictured in panels.items()}
-figure, axes = plots.subplots(len(panels), pictures, height=6.3 * len(panels) / pictures * 1.06, squeeze=False)
+figure, axes = figures.subplots(len(panels), pictures, height=6.3 * len(panels) / pictures * 1.06, squeeze=False)
 for line, (title, pictured) in zip(axes, panels.items(), strict=True):
     with torch.inference_mode():
         confidence, guess = model(pictured).softmax(1).max(1)
@@ -221,7 +211,7 @@ for line, (title, pictured) in zip(axes, panels.items(), strict=True):
         sns.despine(ax=axis, left=True, bottom=True)
         label = f"{cifar.classes[guess[i]]}, {confidence[i]:.1%}"
         axis.set_title("" if title.startswith("noise") else label, fontsize=7)
-_ = plots.save_figure(figure, "06_logo")
+_ = figures.save_figure(figure, "06_logo")
 
 # %% [markdown]
 # Rows: the image; the target with a solid logo on a transparent ground, whose prediction is what painting the logo into the pixels
@@ -234,9 +224,9 @@ _ = plots.save_figure(figure, "06_logo")
 # What happens to the prediction on the way, for the solid logo on a transparent ground:
 
 # %%
-moved = logo_table[logo_table["logo"] == "transparent"]
+solid = logo_table[logo_table["logo"] == "transparent"]
 columns = ["unchanged", "unchanged_change", "unchanged_change_low", "unchanged_change_high", "accuracy_change"]
-moved.set_index(["form", "mark", "transport"])[columns].unstack("mark")[["unchanged", "accuracy_change"]].style.format(
+solid.set_index(["form", "mark", "transport"])[columns].unstack("mark")[["unchanged", "accuracy_change"]].style.format(
     "{:.3f}"
 )
 
@@ -254,6 +244,14 @@ moved.set_index(["form", "mark", "transport"])[columns].unstack("mark")[["unchan
 
 
 # %%
+def seconds() -> float:
+    """CPU time on a CPU, else time on the clock when the device has finished."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def against_slsqp() -> list[dict[str, object]]:
     """Time a patch and objective of ours and of SLSQP on the same patches (opaque logo)."""
     pixels, _ = pixels_of(cifar.test.subset(logo_images, seed))
@@ -261,9 +259,9 @@ def against_slsqp() -> list[dict[str, object]]:
     drawn, rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:slsqp_patches], []
     for norm in ("l1", "l2"):
         watermark.watermark(space, pixels[:1], logo, norm=norm)
-        begun = time.process_time() if device == "cpu" else time.perf_counter()
+        begun = seconds()
         noise, gap = watermark.watermark(space, pixels, logo, norm=norm)
-        ours = ((time.process_time() if device == "cpu" else time.perf_counter()) - begun) / count
+        ours = (seconds() - begun) / count
         parts = (pixels, noise, logo.expand_as(pixels))
         x, v, t = (vit.patchify(part.cpu().double(), space.patch_size).flatten(0, 1)[drawn] for part in parts)
         for gradient in (False, True):
@@ -271,11 +269,11 @@ def against_slsqp() -> list[dict[str, object]]:
             theirs = [
                 watermark.official_noise(space, *pair, norm=norm, gradient=gradient) for pair in zip(x, t, strict=True)
             ]
-            seconds = (time.process_time() - begun) / len(drawn)
+            slsqp = (time.process_time() - begun) / len(drawn)
             order = 1 if norm == "l1" else 2
             mine, other = ((x + w - t).abs().pow(order).sum(1) for w in (v, torch.stack(theirs)))
             row = {"form": norm.upper(), "SLSQP": "exact gradient" if gradient else "as the original"}
-            row |= {"ms_ours": 1e3 * ours, "ms_slsqp": 1e3 * seconds, "speedup": seconds / ours}
+            row |= {"ms_ours": 1e3 * ours, "ms_slsqp": 1e3 * slsqp, "speedup": slsqp / ours}
             row |= {"largest_gap": gap.max().item()} | statistics.mean(other / mine.clamp_min(1e-6) - 1).columns(
                 "excess"
             )
@@ -283,17 +281,14 @@ def against_slsqp() -> list[dict[str, object]]:
     return rows
 
 
-timed = stored(
+solver_run = stored(
     "watermark_slsqp",
     {"patches": slsqp_patches, "images": logo_images, "seed": seed, "device": device},
     against_slsqp,
-    code=code,
-    data=identity,
+    data=data,
 )
-solver_table = pd.DataFrame(timed.metrics)
-_ = plots.save_table(
-    solver_table, "06_solver", caption="CPU milliseconds a patch, ours and SLSQP on the same patches.", sources=[timed]
-)
+solver_table = pd.DataFrame(solver_run.metrics)
+figures.save_table(solver_table, "06_solver", caption="CPU milliseconds a patch, ours and SLSQP on the same patches.")
 solver_table.style.hide(axis="index").format(precision=3).format(
     "{:.1e}", subset=["largest_gap", "excess", "excess_low", "excess_high"]
 )
@@ -317,20 +312,17 @@ solver_table.style.hide(axis="index").format(precision=3).format(
 # The margin has a meaning: white noise of standard deviation $\sigma$ per pixel moves $\langle x, k_b \rangle$ by $\sigma$.
 
 # %%
-MARGINS = {"smoke": (0.1, 0.4), "cpu": (0.05, 0.2, 0.4)}.get(profile, (0.05, 0.1, 0.2, 0.4))
-SWEPT = MARGINS[-2]  # the margin at which the share of the nullspace varies
+SWEPT = margins[-2:][0]  # the margin at which the share of the nullspace varies
 LOW = 0.125  # the share of the nullspace that JPEG rounds least
 messages = torch.rand(message_images, bits, generator=torch.Generator().manual_seed(seed)) < 0.5
 carriers = cifar.test.subset(message_images, seed)
 
 
-def recovered(
-    images: torch.Tensor, sent: torch.Tensor, share: float, secrets: Iterable[int] = (key,)
-) -> dict[str, object]:
+def recovery(images: Tensor, sent: Tensor, share: float, secrets: Iterable[int] = (key,)) -> dict[str, object]:
     """Share of bits recovered (over images, since the bits of an image are not independent), and of whole messages."""
     options = dict(length=sent.shape[1], share=share)
     read = [watermark.decode_message(space, images.clamp(0, 1), key=secret, **options).cpu() for secret in secrets]
-    right = torch.stack([(found == sent).double().mean(1) for found in read]).mean(0)
+    right = torch.stack([(received == sent).double().mean(1) for received in read]).mean(0)
     return statistics.mean(right).columns("bits") | statistics.proportion(right == 1).columns("messages")
 
 
@@ -339,7 +331,7 @@ def embeddings() -> list[dict[str, object]]:
     sent, rows = messages, []
     keys = watermark.message_keys(space, bits, key=key).to(device)
     signs = 2 * sent.double().to(device) - 1
-    for margin in (MARGINS[0], MARGINS[-1]):
+    for margin in (margins[0], margins[-1]):
         missing = (margin - signs * (pixels.double().flatten(1) @ keys.flatten(1).T)).clamp_min(0)
         steps = {"additive": margin * signs, "cancelled": missing * signs}
         noises = {
@@ -348,22 +340,19 @@ def embeddings() -> list[dict[str, object]]:
         }
         hidden = watermark.encode_message(space, pixels, sent, key=key, margin=margin)
         for name, noise in (noises | {"exact": hidden.noise}).items():
-            row = {"writing": name, "margin": margin} | statistics.mean(perturbation.norms(noise).cpu()).columns("norm")
-            rows.append(row | recovered(pixels + noise, sent, 1.0))
+            row = {"writing": name, "margin": margin} | statistics.mean(vit.norms(noise).cpu()).columns("norm")
+            rows.append(row | recovery(pixels + noise, sent, 1.0))
     return rows
 
 
-written = stored(
+writing_run = stored(
     "watermark_embedding",
-    {"images": message_images, "bits": bits, "key": key, "seed": seed, "margins": [MARGINS[0], MARGINS[-1]]},
+    {"images": message_images, "bits": bits, "key": key, "seed": seed, "margins": [margins[0], margins[-1]]},
     embeddings,
-    code=code,
-    data=identity,
+    data=data,
 )
-writing_table = pd.DataFrame(written.metrics)
-_ = plots.save_table(
-    writing_table, "06_writing", caption="Three ways to write the bits, read in float32.", sources=[written]
-)
+writing_table = pd.DataFrame(writing_run.metrics)
+figures.save_table(writing_table, "06_writing", caption="Three ways to write the bits, read in float32.")
 writing_table.pivot(index="margin", columns="writing", values=["norm", "bits", "messages"]).style.format("{:.3f}")
 
 # %% [markdown]
@@ -382,18 +371,18 @@ writing_table.pivot(index="margin", columns="writing", values=["norm", "bits", "
 # %%
 ARRIVALS = [*perturbation.DEGRADATIONS, "crop undone", "erased", "wrong keys"]
 OTHER_KEYS = range(key + 1, key + 6)
-kept = round(model.image_size[0] * 44 / 48)
+side = round(model.image_size[0] * 44 / 48)
 
 
-def arrival(marked: torch.Tensor, name: str) -> torch.Tensor:
+def arrival(marked: Tensor, name: str) -> Tensor:
     if name == "crop undone":
-        return perturbation.undo_crop(perturbation.crop_and_resize(marked, kept), kept)
+        return perturbation.undo_crop(perturbation.crop_and_resize(marked, side), side)
     if name == "erased":
         return (marked - space.project(marked)).clamp(0, 1)
     return marked if name == "wrong keys" else perturbation.degraded(marked, name, seed)
 
 
-def survival(share: float, margin: float) -> list[dict[str, object]]:
+def arrivals(share: float, margin: float) -> list[dict[str, object]]:
     """Recovery of bits and messages by what happened to the image, for one strength and one part of the nullspace."""
     pixels, labels = pixels_of(carriers)
     hidden = watermark.encode_message(space, pixels, messages, key=key, margin=margin, share=share)
@@ -403,33 +392,32 @@ def survival(share: float, margin: float) -> list[dict[str, object]]:
         "held"
     )
     reference = references(pixels, labels)
-    exact = measured(marked, "float32", reference)
+    exact = prediction_row(marked, "float32", reference)
     about |= {name: exact[name] for name in ("unchanged", "unchanged_low", "unchanged_high", "largest_logit_change")}
     return [
         about
         | {"arrival": name}
-        | recovered(arrival(marked, name), messages, share, OTHER_KEYS if name == "wrong keys" else (key,))
+        | recovery(arrival(marked, name), messages, share, OTHER_KEYS if name == "wrong keys" else (key,))
         for name in ARRIVALS
     ]
 
 
-SETTINGS = [(share, margin) for share in (1.0, LOW) for margin in MARGINS]
-SETTINGS += [(share, SWEPT) for share in (() if profile == "smoke" else (0.25, 0.0625))]
+SETTINGS = [(share, margin) for share in (1.0, LOW) for margin in margins]
+SETTINGS += [(share, SWEPT) for share in shares]
 
 
-def stored_survival(share: float, margin: float) -> Result:
+def stored_arrivals(share: float, margin: float) -> Result:
     return stored(
         "watermark_message",
         {"images": message_images, "bits": bits, "key": key, "seed": seed, "share": share, "margin": margin},
-        lambda: survival(share, margin),
-        code=code,
-        data=identity,
+        partial(arrivals, share, margin),
+        data=data,
     )
 
 
-survived = [stored_survival(*setting) for setting in SETTINGS]
-message_table = pd.DataFrame([row for result in survived for row in result.metrics])
-_ = plots.save_table(message_table, "06_message", caption="Recovery of a hidden message.", sources=survived)
+message_runs = [stored_arrivals(*setting) for setting in SETTINGS]
+message_table = pd.DataFrame([row for result in message_runs for row in result.metrics])
+figures.save_table(message_table, "06_message", caption="Recovery of a hidden message.")
 drawn = message_table[message_table["share"].isin([1.0, LOW])]
 pd.concat(
     {
@@ -440,8 +428,8 @@ pd.concat(
 
 # %%
 titles = {1.0: "the whole nullspace", LOW: "the eighth that JPEG rounds least"}
-palette = dict(zip(MARGINS, sns.color_palette("flare", len(MARGINS)), strict=True))
-figure, axes = plots.subplots(1, 2, height=3.3, sharey=True)
+palette = dict(zip(margins, sns.color_palette("flare", len(margins)), strict=True))
+figure, axes = figures.subplots(1, 2, height=3.3, sharey=True)
 for axis, (share, title) in zip(axes, titles.items(), strict=True):
     for shift, (margin, color) in enumerate(palette.items()):
         line = drawn[(drawn["share"] == share) & (drawn["margin"] == margin)].set_index("arrival").loc[ARRIVALS]
@@ -456,7 +444,7 @@ axes[0].text(-0.5, 0.505, "chance", fontsize=7, color="0.4", va="bottom")
 axes[0].set(ylabel="bits recovered", ylim=(0.42, 1.03))
 axes[0].yaxis.set_major_formatter(PercentFormatter(1))
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
-_ = plots.save_figure(figure, "06_message", sources=survived)
+_ = figures.save_figure(figure, "06_message")
 
 # %% [markdown]
 # Rounding to 8 bits costs nothing, and white noise only what the margin's meaning predicts: bits go when its standard deviation is
@@ -468,7 +456,7 @@ _ = plots.save_figure(figure, "06_message", sources=survived)
 
 # %%
 float32 = message_table[message_table["arrival"] == "float32"]
-shown = [
+columns = [
     "share",
     "margin",
     "norm",
@@ -482,24 +470,24 @@ shown = [
     "unchanged_high",
     "n",
 ]
-float32[[*shown, "largest_logit_change", "largest_gap"]].style.hide(axis="index").format(precision=3).format(
+float32[[*columns, "largest_logit_change", "largest_gap"]].style.hide(axis="index").format(precision=3).format(
     "{:.1e}", subset=["largest_logit_change", "largest_gap"]
 )
 
 # %%
-figure, (left, middle, right) = plots.subplots(1, 3, height=2.4)
+figure, (left, middle, right) = figures.subplots(1, 3, height=2.4)
 for (share, title), color in zip(titles.items(), sns.color_palette(), strict=False):
-    line = float32[(float32["share"] == share) & float32["margin"].isin(MARGINS)].sort_values("margin")
+    line = float32[(float32["share"] == share) & float32["margin"].isin(margins)].sort_values("margin")
     for axis, value in ((left, "psnr"), (middle, "ssim")):
-        plots.curve(axis, line, "margin", value, color=color, label=title)
+        figures.curve(axis, line, "margin", value, color=color, label=title)
 for axis, label in ((left, "PSNR (dB)"), (middle, "SSIM")):
     axis.set(xlabel="margin", ylabel=label, xscale="log")
-    axis.set_xticks(MARGINS, [f"{margin:g}" for margin in MARGINS])
+    axis.set_xticks(margins, [f"{margin:g}" for margin in margins])
     axis.minorticks_off()
 at_share = message_table[message_table["margin"] == SWEPT].sort_values("share")
 for name, color in zip(("float32", "JPEG 95", "JPEG 75", "JPEG 50"), sns.color_palette("flare", 4), strict=True):
     line = at_share[at_share["arrival"] == name]
-    plots.curve(right, line, "share", "bits", color=color, label=name)
+    figures.curve(right, line, "share", "bits", color=color, label=name)
 right.axhline(0.5, color="0.6", linestyle="--", linewidth=1)
 right.set(
     xlabel="share of the nullspace", ylabel="bits recovered", xscale="log", ylim=(0.45, 1.03), title=f"margin {SWEPT:g}"
@@ -509,7 +497,7 @@ right.minorticks_off()
 right.yaxis.set_major_formatter(PercentFormatter(1))
 right.legend(fontsize=6.5, loc="center left", bbox_to_anchor=(0.0, 0.68), borderpad=0, labelspacing=0.2)
 figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=2)
-_ = plots.save_figure(figure, "06_visibility", sources=survived)
+_ = figures.save_figure(figure, "06_visibility")
 
 # %% [markdown]
 # Left and centre: what the margin costs to the eye. Right: recovery against the share of the nullspace that carries the message, at
@@ -536,36 +524,32 @@ def elsewhere() -> list[dict[str, object]]:
     controls = {
         place: watermark.encode_message(s, pixels, messages, key=key, margin=0.2).noise for place, s in places.items()
     }
-    for margin in (MARGINS[-1],):
-        hidden = watermark.encode_message(space, pixels, messages, key=key, margin=margin).noise
-        length = perturbation.norms(hidden)
-        noises = {"nullspace": hidden}
-        noises |= {place: perturbation.in_box(pixels, noise, length) for place, noise in controls.items()}
-        for (place, noise), transport in ((n, t) for n in noises.items() for t in perturbation.DEGRADATIONS):
-            row = {"place": place, "margin": margin} | statistics.mean(perturbation.norms(noise).cpu()).columns("norm")
-            rows.append(row | measured(pixels + noise, transport, reference))
+    hidden = watermark.encode_message(space, pixels, messages, key=key, margin=margins[-1]).noise
+    length = vit.norms(hidden)
+    noises = {"nullspace": hidden}
+    noises |= {place: perturbation.in_box(pixels, noise, length) for place, noise in controls.items()}
+    for (place, noise), transport in ((n, t) for n in noises.items() for t in perturbation.DEGRADATIONS):
+        row = {"place": place, "margin": margins[-1]} | statistics.mean(vit.norms(noise).cpu()).columns("norm")
+        rows.append(row | prediction_row(pixels + noise, transport, reference))
     unmarked = {"place": "unmarked", "margin": 0.0} | statistics.mean(torch.zeros(len(pixels))).columns("norm")
-    return rows + [unmarked | measured(pixels, transport, reference) for transport in perturbation.DEGRADATIONS]
+    return rows + [unmarked | prediction_row(pixels, transport, reference) for transport in perturbation.DEGRADATIONS]
 
 
-placed = stored(
+prediction_run = stored(
     "watermark_prediction",
-    {"images": message_images, "bits": bits, "key": key, "seed": seed},
+    {"images": message_images, "bits": bits, "key": key, "seed": seed, "margin": margins[-1]},
     elsewhere,
-    code=code,
-    data=identity,
+    data=data,
 )
-prediction_table = pd.DataFrame(placed.metrics)
-_ = plots.save_table(
-    prediction_table, "06_prediction", caption="Predictions of marked images by transport.", sources=[placed]
-)
+prediction_table = pd.DataFrame(prediction_run.metrics)
+figures.save_table(prediction_table, "06_prediction", caption="Predictions of marked images by transport.")
 columns = ["unchanged", "unchanged_change", "accuracy_change", "accuracy_change_low", "accuracy_change_high"]
 prediction_table.set_index(["place", "transport"])[[*columns, "largest_logit_change", "n"]].style.format(
     "{:.3f}"
 ).format("{:.1e}", subset=["largest_logit_change"]).format("{:.0f}", subset=["n"])
 
 # %%
-figure, axis = plots.subplots(height=3.1)
+figure, axis = figures.subplots(height=3.1)
 colors = dict(
     zip(("nullspace", "row space", "pixel space", "unmarked"), [*sns.color_palette()[:3], "0.3"], strict=True)
 )
@@ -576,18 +560,133 @@ for shift, (place, color) in enumerate(colors.items()):
     errors = [line["unchanged"] - line["unchanged_low"], line["unchanged_high"] - line["unchanged"]]
     axis.errorbar(offset, line["unchanged"], errors, fmt="o", color=color, markersize=3, linewidth=1, label=place)
 axis.set_xticks(range(len(transports)), transports)
-axis.set(ylabel="predictions unchanged", title=f"margin {MARGINS[-1]:g}, norm {prediction_table['norm'].max():.1f}")
+axis.set(ylabel="predictions unchanged", title=f"margin {margins[-1]:g}, norm {prediction_table['norm'].max():.1f}")
 axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=4)
-_ = plots.save_figure(figure, "06_prediction", sources=[placed])
+_ = figures.save_figure(figure, "06_prediction")
 
 # %% [markdown]
 # In the nullspace no prediction changes in float32, at any margin (see the table above); the same message at the same norm changes some in pixel space
 # and more in the row space. After JPEG, a crop or noise, images marked in the nullspace keep their predictions about as often as
 # unmarked ones, and the controls add their own damage to that of the transport.
 #
-# **Answer.** A watermark that the model ignores exists, exactly and for every image. It is texture: a logo
+# So a watermark that the model ignores exists, exactly and for every image. It is texture: a logo
 # can be read only where the strokes may look like noise, and the L1 form with a transparent ground is what makes it readable. The
 # hidden message is safe from rounding and from noise below its margin, and from nobody who compresses the file or resamples it: what
-# the embedding ignores is close to what JPEG discards. **Limits**: one model with patches of the size of JPEG's blocks; a
-# key that is a seed and not cryptography; whoever has the weights can remove the message ("erased").
+# the embedding ignores is close to what JPEG discards.
+
+# %% [markdown]
+# ## The answer
+
+# %%
+from nullpaper.statistics import Interval
+from nullpaper.studies.verdicts import (
+    Verdicts,
+    at_least,
+    below,
+    every,
+    interval,
+    intervals,
+    number,
+    percent,
+    row,
+    rows,
+    some,
+    word,
+)
+
+answer = Verdicts("06")
+
+
+def least(estimates: list[Interval]) -> Interval:
+    """The one of the smallest value."""
+    return min(estimates, key=lambda estimate: estimate.value)
+
+
+@answer.claim(
+    "C",
+    "watermarks",
+    "watermarks in the nullspace leave predictions alone",
+    where="06 (a), (d)",
+    criterion="holds if at least 90 % of predictions stay for every logo and for messages, in float32 and in 8 bits; "
+    "in part if in float32",
+)
+def watermarks() -> tuple[str, str]:
+    shares = {"float32": [], "8 bits": []}
+    for transport, group in shares.items():
+        group += intervals(rows(logo_table, mark="nullspace", transport=transport), "unchanged")
+        group += intervals(rows(prediction_table, place="nullspace", transport=transport), "unchanged")
+    *logos, messages = shares["8 bits"]
+    blended = least(intervals(rows(logo_table, mark="blended", transport="float32"), "unchanged"))
+    exact, coarse = (every(at_least(share, 0.9) for share in group) for group in shares.values())
+    measured = (
+        f"unchanged in float32 at the least {percent(least(shares['float32']))}, in 8 bits "
+        f"{percent(least(logos))} with a logo and {percent(messages)} with a message; a logo blended in at "
+        f"equal norm leaves {percent(blended)} at worst"
+    )
+    return measured, word(every((exact, coarse)), exact)
+
+
+@answer.claim(
+    "",
+    "",
+    "any picture, and not only texture, can be the watermark",
+    where="06 (a)",
+    criterion="holds if at least half of every logo's energy is invisible to the model, in part if of one logo's",
+)
+def any_logo() -> tuple[str, str]:
+    lines = rows(logo_table, mark="nullspace", transport="float32", form="L2")
+    free = dict(zip(lines["logo"], intervals(lines, "free"), strict=True))
+    answers = [at_least(share, 0.5) for share in free.values()]
+    texts = ", ".join(f"{logo} {percent(share, None)}" for logo, share in free.items())
+    return f"invisible share of the logo: {texts} (n = {lines['n'].min():,})", word(every(answers), some(answers))
+
+
+@answer.claim(
+    "",
+    "",
+    "a 64-bit message in the nullspace survives JPEG 75",
+    where="06 (c)",
+    criterion="holds if at least 90 % of bits are read when written anywhere in the nullspace, in part if written "
+    "where JPEG rounds least",
+)
+def survival() -> tuple[str, str]:
+    table = rows(message_table, arrival="JPEG 75")
+    table = table[table["margin"] == table["margin"].max()]
+    anywhere = interval(table.loc[table["share"].idxmax()], "bits")
+    best = table.loc[table["bits"].idxmax()]
+    smooth = interval(best, "bits")
+    measured = (
+        f"{percent(anywhere)} of bits if written anywhere, {percent(smooth)} in the {best['share']:g} of it that JPEG "
+        f"rounds least (all {bits} bits in {100 * best['messages']:.0f} % of images)"
+    )
+    return measured, word(at_least(anywhere, 0.9), at_least(smooth, 0.9) if best["share"] < 1 else False)
+
+
+@answer.claim(
+    "C",
+    "code",
+    "SLSQP solves the watermark problem",
+    where="06 (b)",
+    criterion="holds if its objective exceeds the certified optimum by less than 1e-6 in both forms, in part if in one",
+)
+def solver() -> tuple[str, str]:
+    answers, texts = [], []
+    for form in ("L1", "L2"):
+        line = row(solver_table, form=form, SLSQP="as the original")
+        fair = row(solver_table, form=form, SLSQP="exact gradient")
+        excess = interval(line, "excess")
+        answers.append(below(excess, 1e-6))
+        texts.append(
+            f"{form}: it ends {number(excess, '.1e', None)} above ours, which is certified to {line['largest_gap']:.0e} "
+            f"and {line['speedup']:.0f} times faster, {fair['speedup']:.0f} if SLSQP is given the gradient"
+        )
+    return f"{'; '.join(texts)} (n = {excess.n} patches)", word(every(answers), some(answers))
+
+
+figures.save_table(answer.table(), "06_verdicts", caption="What paper C says of watermarks, and what holds.")
+answer.show(
+    limits=f"one model of 0.7 M parameters, with patches of the size of JPEG's blocks; {logo_images:,} CIFAR-10 images with "
+    f"a logo, {message_images:,} with a message, {slsqp_patches:,} patches for SLSQP; one key, which is a seed and not "
+    "cryptography; whoever has the weights can remove the message (erased)."
+)
