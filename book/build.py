@@ -89,11 +89,12 @@ class Book:
         (self.folder / "_static/tables.js").write_text(f"nullpaperTables({json.dumps(module)});\n", encoding="utf-8")
         for path in self.notebooks:
             nbformat.write(self.page(path), self.folder / path.name)
-        texts = {path.name: path.read_text(encoding="utf-8") for path in sorted((HERE / "pages").glob("*.md"))}
+        pages = sorted((HERE / "pages").glob("*.md"))
+        texts = {path.name: self.relinked(path.read_text(encoding="utf-8"), "book/pages") for path in pages}
         texts["verdicts.md"] = self.verdicts()
-        texts["index.md"] = self.front([Path(name).stem for name in texts])
+        texts["index.md"] = self.relinked(self.front([path.stem for path in pages]))
         for name, text in texts.items():
-            (self.folder / name).write_text(self.relinked(text), encoding="utf-8")
+            (self.folder / name).write_text(text, encoding="utf-8")
         runs = {stem: entry.get("run") for stem, entry in self.entries.items()}
         (self.folder / MARK).write_text(json.dumps({"label": self.runs.name, "runs": runs}))
 
@@ -160,10 +161,10 @@ class Book:
         return f"[{number}]({stem}.ipynb) {letters}".strip() if stem else where
 
     def front(self, pages: list[str]) -> str:
-        """The README without its paragraphs on how to run things, and the contents of the book."""
+        """The README, and the contents of the book."""
         readme = self.root / "README.md"
         text = readme.read_text(encoding="utf-8").strip() if readme.is_file() else "# nullpaper"
-        contents = "\n".join(["verdicts", *self.stems, *(page for page in pages if page != "verdicts")])
+        contents = "\n".join(["verdicts", *self.stems, *pages])
         return f"{text}\n\n```{{toctree}}\n:hidden:\n\n{contents}\n```\n"
 
     def relinked(self, text: str, folder: str = "") -> str:
@@ -206,7 +207,7 @@ def _package(name: str) -> Path:
 
 def _sphinx(work: Path) -> None:
     """Build ``work/source`` into ``work/html``; what Sphinx warns of is an error."""
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-E", "-d", work / "trees"]
+    command = [sys.executable, "-m", "sphinx", "-N", "-q", "-W", "--keep-going", "-E", "-d", work / "trees"]
     done = subprocess.run([*command, work / "source", work / "html"], capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "WARNING" in line or "rror" in line]
