@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -25,3 +26,8 @@ def _begin(environment: dict[str, str], function: Callable[..., None], end: Conn
     os.environ.clear()  # the server's is as old as its start
     os.environ.update(environment)
     function(end.send, *arguments)
+
+
+def heed_interrupts() -> None:
+    """For ``preexec_fn``: what a shell starts in the background ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

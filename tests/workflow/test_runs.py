@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import heed_interrupts
 
 from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256
@@ -221,7 +222,8 @@ def test_an_interrupt_ends_all_kernels_at_once(tmp_path: Path) -> None:
     make_pair(tmp_path, SLEEPS)
     environment = os.environ | {"NULLPAPER_ROOT": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "nullpaper", "paper", "--jobs", "2", "--profile", "smoke"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, env=environment, preexec_fn=heed_interrupts, **pipes)
     notes, deadline = [tmp_path / "00_a", tmp_path / "01_b"], time.time() + 60
     while not all(note.is_file() and note.read_text() for note in notes):
         assert time.time() < deadline and process.poll() is None, process.communicate()

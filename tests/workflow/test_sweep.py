@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from filelock import FileLock
+from processes import heed_interrupts
 from sweeping import command, environment, executions, grid, left_behind, project, results, run
 
 from nullpaper.errors import InputError
@@ -59,7 +60,9 @@ def test_an_interrupt_ends_everything_at_once_and_says_how_to_go_on(tmp_path: Pa
     root, folder = project(tmp_path), tmp_path.joinpath(*PLACE)
     file = grid(root, seed=[1, 2, 3], fixed={"nap": 60})
     pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    driver = subprocess.Popen(command("sweep", file), cwd=root, env=environment(root), **pipes)
+    driver = subprocess.Popen(
+        command("sweep", file), cwd=root, env=environment(root), preexec_fn=heed_interrupts, **pipes
+    )
     said = driver.stderr.readline()
     link = re.search(r"3 jobs at profile smoke; dashboard: (http://127.0.0.1:\d+/status)", said)
     with urllib.request.urlopen(link[1], timeout=20) as page:
