@@ -89,7 +89,7 @@ class Book:
         (self.folder / "_static/tables.js").write_text(f"nullpaperTables({json.dumps(module)});\n", encoding="utf-8")
         for path in self.notebooks:
             nbformat.write(self.page(path), self.folder / path.name)
-        pages = sorted((HERE / "pages").glob("*.md"))
+        pages = sorted((self.root / "book" / "pages").glob("*.md"))
         texts = {path.name: self.relinked(path.read_text(encoding="utf-8"), "book/pages") for path in pages}
         texts["verdicts.md"] = self.verdicts()
         texts["index.md"] = self.relinked(self.front([path.stem for path in pages]))
