@@ -22,7 +22,7 @@
 # nullpaper report model_zoo --table 12_effect --over seed
 # ```
 #
-# Takes about a minute at `cpu` on 2 cores; needs CIFAR-10, which is fetched once. A job that is finished is not run again.
+# Takes a few minutes at `cpu` on 2 cores; needs CIFAR-10, which is fetched once. A job that is finished is not run again.
 
 # %% tags=["parameters"]
 notebook: str = "notebooks/12_any_model.py"  # what each job runs
