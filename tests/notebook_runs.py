@@ -81,27 +81,3 @@ def run(request: pytest.FixtureRequest, project: Path) -> Iterator[NotebookRun]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NULLPAPER_ROOT", str(project))
         yield result
-
-
-# The first form, a project for each file: for the tests that still name their ``NOTEBOOKS``.
-ALL = sorted(NOTEBOOKS.glob("[0-9]*.py"))
-
-
-def numbered(*numbers: str) -> list[Path]:
-    """The notebooks of these numbers."""
-    return [path for path in ALL if path.stem.split("_")[0] in numbers]
-
-
-def stems(notebooks: list[Path]) -> list[str]:
-    return [notebook.stem for notebook in notebooks]
-
-
-@pytest.fixture(scope="module")
-def runs(request, project: Path) -> dict[str, RunReport]:
-    """The file's notebooks, run once."""
-    return {path.stem: run_at_smoke(project, path.stem).report for path in request.module.NOTEBOOKS}
-
-
-def assert_complete(report: RunReport) -> None:
-    """It ran and left a page, figures and tables."""
-    assert report.error is None

@@ -19,8 +19,6 @@ WATCHED = ("nullspace", "zero")
 
 RANK = 3
 """Of LoRA branches in all layers of the shipped ViT: with LNLoRA, 5.5 % of its parameters."""
-RANK_WIDE = 16
-"""The same for ViT-S, where it is 5.8 %."""
 ADAPTERS: dict[str, AdapterSpec | None] = {
     "full": None,
     "lnlora": AdapterSpec("lnlora", RANK),

@@ -26,9 +26,7 @@ from typing import Any
 from nullpaper import PUBLIC
 from nullpaper.errors import InputError
 from nullpaper.files import sha256
-from nullpaper.workflow.canonical import dumps as dumps
 from nullpaper.workflow.canonical import identity, placeless, plain
-from nullpaper.workflow.canonical import loads as loads
 
 PARSING = Lock()
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -12,8 +12,6 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
-__all__ = ["each"]
-
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 

@@ -17,7 +17,7 @@ from typing import Any
 from nullpaper.data.fetch import DATASETS
 from nullpaper.errors import InputError
 from nullpaper.files import sha256
-from nullpaper.workflow.code_identity import identity
+from nullpaper.workflow.canonical import identity
 from nullpaper.workflow.parameters import check_parameters, parameters, profile_parameters, read_notebook
 from nullpaper.workflow.provenance import RunContext, project_root
 from nullpaper.workflow.reference import code_of

@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 
 from nullpaper.errors import InputError
-from nullpaper.workflow.code_identity import dumps, loads
+from nullpaper.workflow.canonical import dumps, loads
 from nullpaper.workflow.provenance import RunContext
 from nullpaper.workflow.store import Result, records, stored
 
