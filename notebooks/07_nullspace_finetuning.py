@@ -262,7 +262,7 @@ dynamics.style.format(precision=3).hide(axis="index")
 # ## (e) Can the numbers be trusted?
 #
 # Adversarial training must be robust where it was trained: the repository carries one model from a longer run of `pgd_at` (`vit_robust`), which a short run
-# does not reach (`studies.retrain` makes it again, an hour on one core). And an attack must not be fooled by masked gradients or a random model: checks in the spirit
+# does not reach (`make checkpoint ARGS=vit_robust` makes it again, an hour on one core). And an attack must not be fooled by masked gradients or a random model: checks in the spirit
 # of AutoAttack's own (zero gradients, random answers, stronger attacks that are not stronger, queries that beat gradients), on models of the first seed.
 
 # %%

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from nullpaper.finetuning.methods import FinetuneRecipe
 from nullpaper.models.vit import SHIPPED
@@ -121,14 +122,14 @@ def adversarial_trial(
     recipe: FinetuneRecipe,
     *,
     adapter: str | AdapterSpec | None,
-    start: str | Trial = SHIPPED,
     rate: float | None = None,
-    head: str = "kept",
-    data: str = "cifar10",
-    weights: str | None = None,
+    **options: Any,
 ) -> Trial:
-    """A run through an adapter, by a name in `ADAPTERS` or as it is, at the rate of its kind unless one is given."""
+    """A run through an adapter, by a name in `ADAPTERS` or as it is, at the rate of its kind unless one is given.
+
+    Args:
+        options: further fields of `Trial`.
+    """
     spec = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
     rate = rate or RATES["full" if spec is None else spec.kind]
-    recipe = replace(recipe, learning_rate=rate)
-    return Trial(method, seed, steps, recipe, start=start, weights=weights, adapter=spec, head=head, data=data)
+    return Trial(method, seed, steps, replace(recipe, learning_rate=rate), adapter=spec, **options)
