@@ -419,7 +419,7 @@ _ = figures.save_figure(figure, "01_pictures")
 # %%
 from nullpaper.studies.verdicts import Verdicts, at_least, below, every, interval, number, percent, row, some, word
 
-answer = Verdicts("01")
+answer = Verdicts()
 
 
 @answer.claim(

@@ -482,7 +482,7 @@ from nullpaper.studies.verdicts import (
     word,
 )
 
-answer = Verdicts("02")
+answer = Verdicts()
 
 
 @answer.claim(

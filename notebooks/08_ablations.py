@@ -491,7 +491,7 @@ from nullpaper.studies.verdicts import (
     word,
 )
 
-answer = Verdicts("08")
+answer = Verdicts()
 
 
 @answer.claim(

@@ -539,7 +539,7 @@ from nullpaper.studies.verdicts import (
     word,
 )
 
-answer = Verdicts("09")
+answer = Verdicts()
 BOUND = statistics.Interval(-0.02, -0.02, -0.02, 1)  # accuracy that may be lost where robustness is called comparable
 ATTACKED = ("pgd", "cw")
 STANDARD = {"data": "cifar10", "start": "standard", "training": "pgd_at"}

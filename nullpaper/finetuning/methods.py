@@ -23,8 +23,6 @@ from nullpaper.synthesis.influence import EncoderNoise, Noise, Pool, read_pool
 from nullpaper.synthesis.linearised import linearise
 from nullpaper.synthesis.noise import encoder_noise, rescaled, verified
 
-CONTROLS = {"random_norm": gaussian, "permuted": permuted}  # of a learned noise; "zero" and "random" need none
-
 
 @dataclass(frozen=True)
 class FinetuneRecipe:
@@ -42,7 +40,7 @@ class FinetuneRecipe:
     amp: bool = True  # bfloat16 autocast of both branches, on CUDA alone
     # rounds: a noise, its steps, a look at dev
     steps_per_noise: int = 40
-    dev_images: int | None = 1_000  # that select the best round; None: all that the noise does not use
+    dev_images: int = 1_000  # that select the best round
     # noise
     noise_eps: float = 0.03
     noise_images: int = 1_000  # of dev, and not used for the selection
@@ -97,11 +95,6 @@ def _madry_noisy(vit: ViT, batch: Batch) -> Tensor:
     return _noisy(vit, replace(batch, images=_attacked(vit, batch)))
 
 
-def _madry_clean(vit: ViT, batch: Batch) -> Tensor:
-    """Paper A's code keeps the clean loss beside Madry's."""
-    return _cross_entropy(vit(torch.cat([batch.images, _attacked(vit, batch)])), batch)
-
-
 def _trades(vit: ViT, batch: Batch) -> Tensor:
     """Zhang et al. 2019: clean loss + beta KL(f(x) || f(x'))."""
     clean, attacked = vit(torch.cat([batch.images, _attacked(vit, batch, "kl")])).float().chunk(2)
@@ -132,7 +125,6 @@ METHODS: dict[str, Method] = {
     "random_norm": Method(_noisy, "random_norm"),  # Gaussian noise of the learned noise's norm
     "permuted": Method(_noisy, "permuted"),  # the learned noise's entries in another order
     "pgd_at": Method(_madry, robust=True),
-    "pgd_at_clean": Method(_madry_clean, robust=True),
     "pgd_at_nullspace": Method(_madry_noisy, "learned", robust=True),
     "pgd_at_random": Method(_madry_noisy, "random", robust=True),  # Gaussian noise at the same eps
     "trades": Method(_trades, robust=True),
@@ -163,7 +155,8 @@ def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed:
 
     Args:
         images: learned from, scaled and verified on, in disjoint parts.
-        kind: "learned", or a control: "zero", "random" (at the same eps), or one of `CONTROLS`.
+        kind: "learned", or a control: "zero", "random" (at the same eps), or of the learned noise "random_norm" or
+            "permuted".
     """
     batches = images.batches(250, image_size=vit.image_size, device=vit.mean.device)
     generator = torch.Generator().manual_seed(seed + 1)  # or a control would start from the learned noise's own draws
@@ -177,7 +170,8 @@ def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed:
         learned = _learned(vit, pool, recipe, seed)
         if kind == "learned":
             return learned
-        return verified(vit, CONTROLS[kind](learned.value, generator), pool, **given)
+        control = gaussian if kind == "random_norm" else permuted
+        return verified(vit, control(learned.value, generator), pool, **given)
 
 
 def _learned(vit: ViT, pool: Pool, recipe: FinetuneRecipe, seed: int) -> EncoderNoise:

@@ -74,7 +74,7 @@ def nullspace_setting(
     threats = (Threat("fgsm", attack_eps), Threat(f"pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps))
     threats += (Threat(f"pgd-{n}", strong_eps), Threat(f"patch-{2 * n}", 1.0))
     protocol = Protocol(images, threats, tuple(CORRUPTIONS), tuple(severities), seed)
-    return recipe, protocol, Boundary(eps, noise_images, noise_images, noise_steps)
+    return recipe, protocol, Boundary(eps, noise_images, noise_steps)
 
 
 def nullspace_trial(method: str, seed: int, steps: int, recipe: FinetuneRecipe, boundary: Boundary) -> Trial:

@@ -3,7 +3,7 @@
 Answers are three-valued: an interval that a bound cuts through decides nothing. No number and no word of a verdict is
 typed by hand; both follow from the tables, by a criterion that stands beside them::
 
-    answer = Verdicts("01")
+    answer = Verdicts()
 
     @answer.claim("A, C", "", "there is a nullspace", where="01 (a)", criterion="holds if it has a dimension")
     def existence() -> tuple[str, str]:
@@ -34,9 +34,7 @@ Judge = Callable[[], tuple[str, str]]
 class Verdicts:
     """The verdicts on the claims that one notebook decides, in the order in which they are stated."""
 
-    def __init__(self, notebook: str) -> None:
-        """``notebook``: its two digits."""
-        self.notebook = notebook
+    def __init__(self) -> None:
         self._rows: list[dict[str, str]] = []
 
     def claim(self, papers: str, source: str, said: str, *, where: str, criterion: str) -> Callable[[Judge], Judge]:
@@ -205,9 +203,6 @@ def _written(
 # Paired differences: tables such as 07_paired, one row for two methods trained alike and a measure, with columns
 # difference (of the accuracies; _low and _high over n seeds, Student's t), images_low and images_high (bootstrap)
 
-ASKED = ("clean", "fgsm", "corruptions")
-"""Measures of table 1 of paper A that a comparison needs; ``ALSO`` those that it takes if they are there."""
-ALSO = ("cw", "patch")
 NAMES = {"fgsm": "FGSM", "cw": "CW", "patch": "patch attack", "pgd": "PGD", "pgd 8/255": "PGD 8/255"}
 BETTER = "better: the intervals over seeds and over images both exclude 0. "
 WORSE = ", does not hold if worse on one and better on none"
@@ -247,15 +242,10 @@ def better(seeds: Interval, images: Interval) -> Answer:
 def compare(
     paired: pd.DataFrame, method: str, against: str, measures: Iterable[str], **where: Any
 ) -> tuple[str, dict[str, Answer]]:
-    """Differences in words, and by measure whether the method is better; measures in `ALSO` may lack."""
+    """Differences in words, and by measure whether the method is better."""
     texts, answers = [], {}
     for measure in measures:
-        try:
-            seeds, images, length = difference(paired, method, against, measure, **where)
-        except KeyError:
-            if measure in ALSO:
-                continue
-            raise
+        seeds, images, length = difference(paired, method, against, measure, **where)
         answers[measure] = better(seeds, images)
         over = f"[{100 * images.low:+.1f}, {100 * images.high:+.1f}]"
         texts.append(f"{NAMES.get(measure, measure)} {points(seeds, None).removesuffix(' points')} / {over}")

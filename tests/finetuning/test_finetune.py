@@ -96,7 +96,7 @@ def test_norms_and_influences_of_the_controls_are_matched() -> None:
     assert first["random_norm"]["noise_influence"] > first["nullspace"]["noise_influence"]
 
 
-@pytest.mark.parametrize("method", ["nullspace", "pgd_at_clean", "trades"])
+@pytest.mark.parametrize("method", ["nullspace", "trades"])
 def test_one_forward_pass_over_two_branches_equals_two(method: str) -> None:
     split, vit = few().train, start()
     images, labels = next(iter(split.batches(12, image_size=48)))
@@ -119,7 +119,7 @@ def test_frozen_parameters_stay_to_the_bit() -> None:
 
 
 def test_the_noise_is_made_from_dev_images_that_select_nothing() -> None:
-    held = _Run(start(), few(), "nullspace", 2, 0, replace(QUICK, dev_images=None))
+    held = _Run(start(), few(), "nullspace", 2, 0, replace(QUICK, dev_images=80))
     noise, dev = ({image.tobytes() for image in split.images} for split in (held.noise_split, held.dev))
     assert len(noise) == 24 and len(dev) == 76 and not noise & dev
 

@@ -156,7 +156,7 @@ def test_imagenette_and_a_model_of_timm(tmp_path, monkeypatch) -> None:
 
 def test_the_largest_noise_found_is_longer_than_random_at_the_same_eps() -> None:
     vit, data = load_vit(SHIPPED), load_data("cifar10", progress=False)
-    found = boundary_norm(vit, data, Boundary(0.1, 160, 100, 10))
+    found = boundary_norm(vit, data, Boundary(0.1, 160, 10))
     assert found["norm"] > 1.2 * found["norm_random"] > 0
 
 
