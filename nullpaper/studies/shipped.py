@@ -60,7 +60,6 @@ def train_shipped(
     *,
     augmentations: Sequence[str] = ("randaugment",),
     epochs: int | None = None,
-    images: int | None = None,
 ) -> dict[str, Any]:
     """Train a model on CIFAR-10 and write ``<name>.safetensors`` and ``<name>.json`` into ``folder``.
 
@@ -71,7 +70,6 @@ def train_shipped(
         augmentations: from scratch, one run for each of these `AUGMENTATIONS`; the best on dev is kept. Test images
             decide nothing.
         epochs: instead of those of the recipe.
-        images: training images; all 45,000 by default.
 
     Returns:
         The record beside the weights: recipe, data, device, seconds, accuracies, and the history by epoch or round.
@@ -85,18 +83,17 @@ def train_shipped(
             raise InputError(f"{kind} '{value}' is unknown.{nearest(value, known)} Choose from {', '.join(known)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cifar = load_data("cifar10")
-    sample = replace(cifar, train=cifar.train.subset(images))
-    state = cache_home() / f"training-{name}-{images or 'all'}-{device}"
+    state = cache_home() / f"training-{name}-{device}"
     if isinstance(RECIPES[name], FinetuneRecipe):
-        model, history, facts = _finetuned(name, sample, epochs, state, device)
+        model, history, facts = _finetuned(name, cifar, epochs, state, device)
     else:
-        model, history, facts = _from_scratch(name, sample, augmentations, epochs, state, device)
+        model, history, facts = _from_scratch(name, cifar, augmentations, epochs, state, device)
     record = {
         "model": name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "weights": fingerprint(model),
         **facts,
-        "data": cifar.identity | {"images": len(sample.train)},
+        "data": cifar.identity | {"images": len(cifar.train)},
         "seconds": sum(entry["seconds"] for entry in history),
         "device": device_name(),
         "versions": versions(),
@@ -105,11 +102,11 @@ def train_shipped(
     }
     if name in ADAPTED:
         save_adapter(model, folder / name)
+        path = folder / name / "record.json"
     else:
         save_vit(model, folder / f"{name}.safetensors")
-    write_atomic(
-        folder / (f"{name}/record.json" if name in ADAPTED else f"{name}.json"), json.dumps(record, indent=1) + "\n"
-    )
+        path = folder / f"{name}.json"
+    write_atomic(path, json.dumps(record, indent=1) + "\n")
     return record
 
 
@@ -152,7 +149,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--augmentations", nargs="+", default=["randaugment"], metavar="NAME", help="best on dev is kept"
     )
     parser.add_argument("--epochs", type=int, help="instead of those of the recipe")
-    parser.add_argument("--images", type=int, help="training images; default: all 45,000")
     given = vars(parser.parse_args(arguments))
     name, folder = given.pop("name"), given.pop("to")
     try:

@@ -26,7 +26,7 @@ from nullpaper.finetuning.methods import METHODS, FinetuneRecipe, check_method
 from nullpaper.models import checkpoints
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 from nullpaper.robustness.attacks import ATTACKS, split_name
-from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES
+from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruption
 from nullpaper.robustness.evaluation import Corrupted, Threat, corrupted_splits, evaluate, packed, unpacked
 from nullpaper.synthesis.influence import read_pool
 from nullpaper.synthesis.linearised import linearise
@@ -119,6 +119,8 @@ def run_trials(
     """
     for threat in protocol.threats:
         split_name(threat.name)
+    for name in protocol.corruptions:
+        check_corruption(name, severity=1)
     for trial in trials:
         if trial.method != "start":
             check_method(trial.method)
@@ -157,9 +159,8 @@ def _run(job: tuple[Trial, Protocol, tuple[dict[str, Any], ...]]) -> TrialResult
 def _identity(protocol: Protocol) -> list[Any]:
     """Of the attacks and corruptions that judge; a corruption's place in its registry decides its draws."""
     attacks = dict.fromkeys(split_name(threat.name)[0] for threat in protocol.threats)
-    known = [name for name in protocol.corruptions if name in CORRUPTIONS]
-    places = [list(CORRUPTIONS).index(name) for name in known]
-    corruptions = code_identity(*(CORRUPTIONS[name] for name in known))
+    places = [list(CORRUPTIONS).index(name) for name in protocol.corruptions]
+    corruptions = code_identity(*(CORRUPTIONS[name] for name in protocol.corruptions))
     return [code_identity(*(vars(ATTACKS[name]) for name in attacks)), places, corruptions]
 
 
