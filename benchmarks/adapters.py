@@ -17,11 +17,21 @@ import torch
 from nullpaper.adapters.inject import adapted_copy
 from nullpaper.data.datasets import load_data, to_pixels
 from nullpaper.errors import InputError
-from nullpaper.finetuning.costs import expected_ratio, memory, step_times, storage
+from nullpaper.finetuning.costs import memory, step_times, storage
 from nullpaper.finetuning.methods import FinetuneRecipe
 from nullpaper.models.vit import SHIPPED, load_vit
 from nullpaper.statistics import Interval
 from nullpaper.studies.settings import ADAPTERS
+
+
+def expected_ratio(attack_steps: int, careless: bool, through: bool) -> float:
+    """Passes of a step with a frozen backbone over those with all weights training.
+
+    Forward pass, gradient of the inputs and gradient of the weights count 1 each, the adapter's own layers nothing. An
+    attack step is two passes, or three where it makes gradients of weights that train (``careless``). Gradients pass
+    the backbone to what trains in or below it (``through``), or the head alone trains.
+    """
+    return (2 * attack_steps + 1 + through) / ((3 if careless else 2) * attack_steps + 3)
 
 
 def main() -> None:
@@ -50,7 +60,7 @@ def main() -> None:
         for row in step_times(
             models, "pgd_at", recipe, images, labels, repeats=args.repeats, careless=careless
         ).to_dict("records"):
-            expected = expected_ratio(args.attack_steps, careless=careless, through=row["name"] != "linear")
+            expected = expected_ratio(args.attack_steps, careless, through=row["name"] != "linear")
             row["expected"] = 1.0 if row["name"] == "full" else expected
             rows[row.pop("name")][attack] = row
 

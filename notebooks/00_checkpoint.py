@@ -81,7 +81,7 @@ accuracy.style.hide(axis="index").format(precision=4)
 # was set in advance.
 #
 # `make checkpoint` trains it again, in one to two hours on two cores; `python -m nullpaper.studies.shipped --help` says how to train
-# with all three recipes, and the other classifiers of notebook 03.
+# with all three recipes, and the other models that travel with the package.
 
 # %%
 facts = {key: record[key] for key in ("parameters", "chosen", "seconds", "device")} | record["versions"]

@@ -206,9 +206,9 @@ def square_embedding() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     )
     recipe = scratch.Recipe(epochs=3, warmup_epochs=0.5, seed=seed, ema=0.0)
     with tempfile.TemporaryDirectory() as folder:
-        trained = scratch.train(square, sample, recipe, folder=Path(folder))
-    after = trained.vit.patch_matrix.cpu()
-    return {"dev_accuracy": trained.history[-1]["dev_accuracy"]}, {"before": before, "after": after}
+        trained, history = scratch.train(square, sample, recipe, folder=Path(folder))
+    after = trained.patch_matrix.cpu()
+    return {"dev_accuracy": history[-1]["dev_accuracy"]}, {"before": before, "after": after}
 
 
 square = stored(
@@ -419,7 +419,7 @@ _ = figures.save_figure(figure, "01_pictures")
 # %%
 from nullpaper.studies.verdicts import Verdicts, at_least, below, every, interval, number, percent, row, some, word
 
-answer = Verdicts("01")
+answer = Verdicts()
 
 
 @answer.claim(

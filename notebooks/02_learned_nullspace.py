@@ -467,7 +467,6 @@ _ = figures.save_figure(figure, "02_size")
 
 # %%
 from nullpaper.studies.verdicts import (
-    Missing,
     Verdicts,
     above,
     at_least,
@@ -483,7 +482,7 @@ from nullpaper.studies.verdicts import (
     word,
 )
 
-answer = Verdicts("02")
+answer = Verdicts()
 
 
 @answer.claim(
@@ -645,7 +644,7 @@ def size() -> tuple[str, str]:
     whole = dimension["dimension"].max()
     half = min(dimension["dimension"], key=lambda count: abs(count - whole / 2))
     if abs(half - whole / 2) > 0.1 * whole:
-        raise Missing("a row for half of the dimensions")
+        raise KeyError("a row for half of the dimensions")
     quiet, free = (rows(dimension, dimension=count)["norm"] for count in (half, whole))
     measured = (
         f"random directions in the quieter half ({half:,} of {whole:,} dimensions) reach norm {quiet.min():.1f} to "

@@ -301,7 +301,7 @@ _ = figures.save_figure(figure, "03_noises")
 from nullpaper.statistics import Interval
 from nullpaper.studies.verdicts import Verdicts, at_least, every, intervals, negate, points, some, word
 
-answer = Verdicts("03")
+answer = Verdicts()
 
 
 def extent(gains: list[Interval]) -> str:

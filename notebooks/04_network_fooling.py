@@ -593,7 +593,7 @@ from nullpaper.studies.verdicts import (
     word,
 )
 
-answer = Verdicts("04")
+answer = Verdicts()
 
 
 @answer.claim(

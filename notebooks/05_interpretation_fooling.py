@@ -525,7 +525,7 @@ from nullpaper.studies.verdicts import (
 )
 
 MAPS = ("attention rollout", "Grad-CAM", "saliency")
-answer = Verdicts("05")
+answer = Verdicts()
 
 
 @answer.claim(

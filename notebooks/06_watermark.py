@@ -595,7 +595,7 @@ from nullpaper.studies.verdicts import (
     word,
 )
 
-answer = Verdicts("06")
+answer = Verdicts()
 
 
 def least(estimates: list[Interval]) -> Interval:

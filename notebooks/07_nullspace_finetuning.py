@@ -262,7 +262,7 @@ dynamics.style.format(precision=3).hide(axis="index")
 # ## (e) Can the numbers be trusted?
 #
 # Adversarial training must be robust where it was trained: the repository carries one model from a longer run of `pgd_at` (`vit_robust`), which a short run
-# does not reach (`studies.retrain` makes it again, an hour on one core). And an attack must not be fooled by masked gradients or a random model: checks in the spirit
+# does not reach (`make checkpoint ARGS=vit_robust` makes it again, an hour on one core). And an attack must not be fooled by masked gradients or a random model: checks in the spirit
 # of AutoAttack's own (zero gradients, random answers, stronger attacks that are not stronger, queries that beat gradients), on models of the first seed.
 
 # %%
@@ -302,8 +302,6 @@ warnings.style.hide(axis="index")
 
 # %%
 from nullpaper.studies.verdicts import (
-    ALSO,
-    ASKED,
     BETTER,
     WORSE,
     Verdicts,
@@ -321,7 +319,8 @@ from nullpaper.studies.verdicts import (
     word,
 )
 
-answer = Verdicts("07")
+answer = Verdicts()
+TABLE_1 = ("clean", "fgsm", "corruptions", "cw", "patch")  # of paper A
 
 
 @answer.claim(
@@ -332,7 +331,7 @@ answer = Verdicts("07")
     criterion=BETTER + "Holds if better than the start checkpoint on all measures, in part if on some" + WORSE,
 )
 def finetuning() -> tuple[str, str]:
-    measured, answers = compare(paired, "nullspace", "start", ASKED + ALSO)
+    measured, answers = compare(paired, "nullspace", "start", TABLE_1)
     return measured, grade(answers.values())
 
 
@@ -346,7 +345,7 @@ def finetuning() -> tuple[str, str]:
     + WORSE,
 )
 def noise_or_finetuning() -> tuple[str, str]:
-    measured, answers = compare(paired, "nullspace", "zero", ASKED + ALSO)
+    measured, answers = compare(paired, "nullspace", "zero", TABLE_1)
     return f"against noise 0: {measured}", grade(answers.values())
 
 
@@ -358,7 +357,7 @@ def noise_or_finetuning() -> tuple[str, str]:
     criterion=BETTER + "Holds if better than random noise rescaled to eps on all measures, in part if on some" + WORSE,
 )
 def random_noise() -> tuple[str, str]:
-    measured, answers = compare(paired, "nullspace", "random", ASKED + ALSO)
+    measured, answers = compare(paired, "nullspace", "random", TABLE_1)
     return measured, grade(answers.values())
 
 
@@ -372,7 +371,7 @@ def random_noise() -> tuple[str, str]:
 def matched_noise() -> tuple[str, str]:
     texts, answers = [], []
     for against, name in (("random_norm", "random of equal norm"), ("permuted", "permuted")):
-        measured, by_measure = compare(paired, "nullspace", against, ASKED)
+        measured, by_measure = compare(paired, "nullspace", against, TABLE_1[:3])
         texts.append(f"{name}: {measured}")
         answers += by_measure.values()
     return "; ".join(texts), grade(answers)

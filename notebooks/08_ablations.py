@@ -105,12 +105,12 @@ def of_07(method: str, s: int) -> Trial:
     return settings.nullspace_trial(method, s, steps, recipe, boundary)
 
 
-def variant(method: str, input_scale: str = "own", **changes: object) -> list[Trial]:
+def variant(method: str, mismatched: bool = False, **changes: object) -> list[Trial]:
     """One trial a seed; those of 07 where nothing changes."""
     changed = replace(recipe, **changes)
-    if changed == recipe and input_scale == "own":
+    if changed == recipe and not mismatched:
         return [of_07(method, s) for s in variant_seeds_used]
-    return [Trial(method, s, steps, changed, input_scale=input_scale) for s in variant_seeds_used]
+    return [Trial(method, s, steps, changed, mismatched_scale=mismatched) for s in variant_seeds_used]
 
 
 def named(method: str, change: str, same: bool) -> str:
@@ -132,8 +132,8 @@ by_count = {
     for count, length in per_noise.items()
 }
 planned |= {name: variant(method, steps_per_noise=per_noise[count]) for (method, count), name in by_count.items()}
-planned["start, mismatched"] = [Trial("start", input_scale="mismatched")]
-planned |= {f"{method}, mismatched": variant(method, "mismatched") for method in ("zero", "nullspace")}
+planned["start, mismatched"] = [Trial("start", mismatched_scale=True)]
+planned |= {f"{method}, mismatched": variant(method, mismatched=True) for method in ("zero", "nullspace")}
 
 wanted = list(dict.fromkeys(trial for trials in [*planned.values(), *plane.values()] for trial in trials))
 shared = {trial for trials in plane.values() for trial in trials}
@@ -491,7 +491,7 @@ from nullpaper.studies.verdicts import (
     word,
 )
 
-answer = Verdicts("08")
+answer = Verdicts()
 
 
 @answer.claim(

@@ -135,16 +135,16 @@ matched_rank = min(range(1, 10 * settings.RANK), key=lambda r: abs(parameters_of
 matched = f"lora, r = {matched_rank}"
 by_rank = {r: "lnlora" if r == settings.RANK else f"lnlora, r = {r}" for r in sorted({settings.RANK, *ranks})}
 
-planned = {"probe alone": runs_of("linear", head="new")} | base  # first, since others wait for the probe
+planned = {"probe alone": runs_of("linear", new_head=True)} | base  # first, since others wait for the probe
 planned |= {name: runs_of(lnlora(r)) for r, name in by_rank.items()}
 planned[matched] = runs_of(AdapterSpec("lora", matched_rank))
 planned |= {f"lnlora, {norm} norm": runs_of(lnlora(norm=norm)) for norm in norms}
 planned |= {f"lnlora, {name}": runs_of(lnlora(targets=LAYERS[name])) for name in layers}
 apart = {f"lnlora, q k v apart, r = {r}": runs_of(lnlora(r, targets=APART)) for r in apart_ranks}
-heads = {"lnlora, new head": runs_of("lnlora", head="new")}
+heads = {"lnlora, new head": runs_of("lnlora", new_head=True)}
 if longer_head:
-    heads["lnlora, new head, twice the steps"] = runs_of("lnlora", head="new", steps=2 * steps)
-heads["lnlora, probed head"] = [run_of("lnlora", s, start=run_of("linear", s, head="new")) for s in run_seeds]
+    heads["lnlora, new head, twice the steps"] = runs_of("lnlora", new_head=True, steps=2 * steps)
+heads["lnlora, probed head"] = [run_of("lnlora", s, start=run_of("linear", s, new_head=True)) for s in run_seeds]
 planned |= apart | heads
 
 sections = {"rank": [*by_rank.values(), "lora", matched, "full"]}

@@ -355,7 +355,7 @@ exact_space.style.format(precision=6, na_rep="").hide(axis="index")
 # %%
 from nullpaper.studies.verdicts import BETTER, WORSE, Verdicts, above, compare, grade, interval, number, row, word
 
-answer = Verdicts("11")
+answer = Verdicts()
 
 
 @answer.claim(

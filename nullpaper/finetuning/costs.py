@@ -1,7 +1,7 @@
 """What a training step costs when all weights train and when an adapter does: bytes on disk, bytes in memory, seconds.
 
 Paper B (FullLoRA, arXiv 2401.01752) claims relief on storage and training time. Everything here is measured on steps of
-`finetuning`, without its averaged weights; `expected_ratio` is the count of passes that the seconds are held against.
+`finetuning`, without its averaged weights.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+import weakref
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from weakref import WeakSet
 
 import numpy as np
 import pandas as pd
@@ -26,29 +25,11 @@ from torch.nn.functional import cross_entropy
 
 from nullpaper.adapters.files import save_adapter
 from nullpaper.adapters.inject import AdaptedViT, remove, trainable
-from nullpaper.errors import InputError, check_count
-from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, check_method
+from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, Method, check_method, loss_of
 from nullpaper.finetuning.trainer import adamw, descend
-from nullpaper.models.vit import ViT, check_images, evaluating, save_vit
+from nullpaper.models.vit import ViT, evaluating, save_vit
 from nullpaper.robustness.pgd import REACH
 from nullpaper.statistics import Interval
-
-
-def expected_ratio(attack_steps: int, *, careless: bool = False, through: bool = True) -> float:
-    """Passes of a step on attacked images with a frozen backbone, over those with all weights training.
-
-    Forward pass, gradient of the inputs and gradient of the weights count 1 each, the adapter's own layers nothing. An
-    attack step is two passes, or three where its backward pass makes gradients of weights that train (``careless``).
-
-    Args:
-        attack_steps: of the attack; 0: training on the images as they are.
-        through: gradients pass the backbone to what trains in or below it; False: the head alone trains.
-
-    Raises:
-        InputError: attack_steps is no whole number of at least 0.
-    """
-    check_count("attack_steps", attack_steps, least=0)
-    return (2 * attack_steps + 1 + through) / ((3 if careless else 2) * attack_steps + 3)
 
 
 def storage(vit: ViT) -> dict[str, float]:
@@ -84,10 +65,9 @@ def memory(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels
         nobody counts, ``saved`` and ``gradients`` together; ``total`` of parameters, optimizer and step_peak.
 
     Raises:
-        InputError: unknown method, nothing that trains, an empty batch or one that does not fit the model.
+        InputError: unknown method.
     """
-    loss = check_method(method).loss
-    step = _Step(vit, loss, _batch(vit, method, recipe, images, labels))
+    step = _Step(vit, check_method(method), recipe, images, labels)
     step()
     parameters = list(step.vit.parameters())
     gradients = _bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
@@ -95,7 +75,13 @@ def memory(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels
     sizes = {"parameters": _bytes(parameters), "gradients": gradients, "optimizer": _bytes(moments)}
     step.optimizer.zero_grad(set_to_none=True)
     sizes["saved"] = step.saved()
-    sizes["step_peak"] = _peak(step, images.device) if images.device.type == "cuda" else sizes["saved"] + gradients
+    sizes["step_peak"] = sizes["saved"] + gradients
+    if images.is_cuda:
+        gc.collect()  # or garbage from before, released inside, would count as memory won
+        torch.cuda.reset_peak_memory_stats(images.device)
+        before = torch.cuda.memory_allocated(images.device)
+        step()
+        sizes["step_peak"] = torch.cuda.max_memory_allocated(images.device) - before
     return sizes | {"total": sizes["parameters"] + sizes["optimizer"] + sizes["step_peak"]}
 
 
@@ -120,7 +106,7 @@ def step_times(
         models: by name; the first is what ratios refer to. Copies are trained.
         method, images, labels: as in `memory`.
         repeats: rounds.
-        careless: an attack whose backward pass makes gradients of the weights as well; "pgd_at" alone.
+        careless: instead of the method, "pgd_at" with an attack whose backward pass makes gradients of the weights too.
 
     Returns:
         One row a model: ``name``, ``seconds`` (median), ``ratio`` (median over rounds of the seconds over the first
@@ -128,24 +114,21 @@ def step_times(
         ``ratio_high``, ``n`` rounds; up to 5 of them it spans all), and ``clock``, "cpu" or "wall".
 
     Raises:
-        InputError: as `memory`; no models, repeats below 1, or a careless attack of another method.
+        InputError: unknown method.
     """
-    check_count("repeats", repeats)
-    loss = check_method(method).loss
-    if careless and method != "pgd_at":
-        raise InputError(f"careless=True is an attack of 'pgd_at', not of '{method}': leave it out.")
-    if not models:
-        raise InputError("models are empty: give at least one ViT by name.")
-    loss = _careless if careless else loss
-    steps = {name: _Step(vit, loss, _batch(vit, method, recipe, images, labels)) for name, vit in models.items()}
+    chosen = Method(_careless) if careless else check_method(method)
+    steps = [_Step(vit, chosen, recipe, images, labels) for vit in models.values()]
     clock = "cpu" if images.device.type == "cpu" and torch.get_num_threads() == 1 else "wall"
-    for step in steps.values():
-        _seconds(step, clock, images.device)
+    now = time.process_time if clock == "cpu" else time.perf_counter
+    for step in steps:
+        step()
     taken, rng = np.empty((len(steps), repeats)), np.random.default_rng(seed)
     for turn in range(repeats):
         for index in rng.permutation(len(steps)):
-            taken[index, turn] = _seconds([*steps.values()][index], clock, images.device)
-    rows = zip(steps, np.median(taken, axis=1), taken / taken[0], strict=True)
+            begun = now()
+            steps[index]()
+            taken[index, turn] = now() - begun
+    rows = zip(models, np.median(taken, axis=1), taken / taken[0], strict=True)
     table = [{"name": name, "seconds": middle} | _median(ratios).columns("ratio") for name, middle, ratios in rows]
     return pd.DataFrame(table).assign(clock=clock)
 
@@ -153,109 +136,63 @@ def step_times(
 class _Step:
     """A copy of a model in training mode, with its optimiser and a batch; a call is one step, as `finetuning` does."""
 
-    def __init__(self, vit: ViT, loss: Callable[[ViT, Batch], Tensor], batch: Batch) -> None:
-        self.vit, self.make_loss, self.batch = deepcopy(vit).train(), loss, batch
-        self.optimizer = adamw(self.vit, batch.recipe, batch.recipe.learning_rate)
+    def __init__(self, vit: ViT, method: Method, recipe: FinetuneRecipe, images: Tensor, labels: Tensor) -> None:
+        self.vit, self.method = deepcopy(vit).train(), method
+        noise = torch.zeros(1, math.prod(vit.grid_size), vit.embed_dim, device=images.device) if method.noise else None
+        self.batch = Batch(images, labels, noise, recipe, torch.Generator())
+        self.optimizer = adamw(self.vit, recipe, recipe.learning_rate)
 
     def __call__(self) -> None:
         descend(self.vit, self.optimizer, self.loss(), self.batch.recipe.clip_norm)
+        if self.batch.images.is_cuda:
+            torch.cuda.synchronize()
 
     def loss(self) -> Tensor:
-        device, half = self.batch.images.device, self.batch.recipe.amp
-        cuda = [device] if device.type == "cuda" else []
-        autocast = torch.autocast("cuda", dtype=torch.bfloat16, enabled=half) if cuda else nullcontext()
-        with torch.random.fork_rng(cuda), autocast:  # dropout draws from the global generator
+        with torch.random.fork_rng():  # dropout draws from the global generator
             torch.manual_seed(0)
-            return self.make_loss(self.vit, replace(self.batch, generator=torch.Generator().manual_seed(0)))
+            self.batch.generator.manual_seed(0)
+            return loss_of(self.method, self.vit, self.batch)
 
     def saved(self) -> int:
         """Bytes that the graph of the loss keeps, parameters, batch and what the attack released left out."""
-        packed: WeakSet[_Packed] = WeakSet()
+        packed: list[weakref.ref[Tensor]] = []
 
-        def pack(tensor: Tensor) -> _Packed:
-            one = _Packed(tensor.detach())
-            packed.add(one)
-            return one
+        def pack(tensor: Tensor) -> Tensor:
+            alias = tensor.detach()
+            packed.append(weakref.ref(alias))
+            return alias
 
-        with saved_tensors_hooks(pack, lambda one: one.tensor):
+        with saved_tensors_hooks(pack, lambda alias: alias):
             loss = self.loss()
         there = [*self.vit.parameters(), *self.vit.buffers(), self.batch.images, self.batch.labels]
-        kept = _bytes([*there, *(one.tensor for one in packed)]) - _bytes(there)
+        kept = [alias for one in packed if (alias := one()) is not None]
+        size = _bytes([*there, *kept]) - _bytes(there)
         del loss  # until here it holds the graph, which alone holds what was packed
-        return kept
-
-
-@dataclass(eq=False)
-class _Packed:
-    """A saved tensor."""
-
-    tensor: Tensor
+        return size
 
 
 def _careless(vit: ViT, batch: Batch) -> Tensor:
-    """`pgd_at` with an attack that calls ``backward`` on a model whose weights train, as is often done.
+    """PGD adversarial training with an attack that calls ``backward`` on a model whose weights train, as is often done.
 
     The images are those of `pgd.pgd`; the gradients of the weights that its steps make are thrown away. It is here to
     be timed, since against it a frozen backbone seems to save much more than against a careful attack.
     """
-    recipe, generator = batch.recipe, batch.generator
-    low, high = (batch.images - recipe.attack_eps).clamp_min(0), (batch.images + recipe.attack_eps).clamp_max(1)
-    start = 2 * torch.rand(batch.images.shape, generator=generator) - 1
-    points = torch.clamp(batch.images + recipe.attack_eps * start.to(batch.images), low, high)
+    eps, steps = batch.recipe.attack_eps, batch.recipe.attack_steps
+    low, high = (batch.images - eps).clamp_min(0), (batch.images + eps).clamp_max(1)
+    start = 2 * torch.rand(batch.images.shape, generator=batch.generator) - 1
+    points = torch.clamp(batch.images + eps * start.to(batch.images), low, high)
     with evaluating(vit):
-        for _ in range(recipe.attack_steps):
+        for _ in range(steps):
             points = points.detach().requires_grad_()
             cross_entropy(vit(points).float(), batch.labels, reduction="sum").backward()
-            points = torch.clamp(
-                points + REACH * recipe.attack_eps / recipe.attack_steps * points.grad.sign(), low, high
-            )
+            points = torch.clamp(points + REACH * eps / steps * points.grad.sign(), low, high)
     return METHODS["standard"].loss(vit, replace(batch, images=points.detach()))
-
-
-def _batch(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels: Tensor) -> Batch:
-    """The batch that every step takes, if ``vit`` can train on it."""
-    device = next(vit.parameters()).device
-    if not trainable(vit)[0]:
-        raise InputError(f"nothing of {vit.name} requires gradients, so no step trains it: inject an adapter.")
-    if len(images) == 0 or labels.shape != images.shape[:1]:
-        raise InputError(f"a batch of {len(images)} images and {len(labels)} labels cannot be trained on: give pairs.")
-    check_images(images, vit.channels, vit.image_size, vit.name)
-    if images.device != device or labels.device != device:
-        raise InputError(
-            f"images are on {images.device}, labels on {labels.device}, {vit.name} on {device}: move them."
-        )
-    if not 0 <= int(labels.min()) <= int(labels.max()) < vit.num_classes:
-        raise InputError(f"labels go up to {int(labels.max())}, but {vit.name} has {vit.num_classes} classes.")
-    noise = None
-    if METHODS[method].noise is not None:
-        noise = torch.zeros(1, math.prod(vit.grid_size), vit.embed_dim, device=device)
-    return Batch(images, labels, noise, recipe, torch.Generator())
-
-
-def _peak(step: Callable[[], None], device: torch.device) -> int:
-    """The most bytes that CUDA's allocator held at one time during ``step``, beyond what was there before."""
-    gc.collect()  # or garbage from before, released inside, would count as memory won
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    step()
-    torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     """Of the storages behind ``tensors``, each counted once."""
     storages = (tensor.untyped_storage() for tensor in tensors)
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def _seconds(step: Callable[[], None], clock: str, device: torch.device) -> float:
-    now = time.process_time if clock == "cpu" else time.perf_counter
-    begun = now()
-    step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # as after the step before, so that nothing else was under way
-    return now() - begun
 
 
 def _median(values: np.ndarray) -> Interval:

@@ -7,10 +7,8 @@ differs from it in v alone. Losses over two branches are means, so that clipping
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,8 +22,6 @@ from nullpaper.synthesis.controls import gaussian, permuted
 from nullpaper.synthesis.influence import EncoderNoise, Noise, Pool, read_pool
 from nullpaper.synthesis.linearised import linearise
 from nullpaper.synthesis.noise import encoder_noise, rescaled, verified
-
-CONTROLS = {"random_norm": gaussian, "permuted": permuted}  # of a learned noise; "zero" and "random" need none
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class FinetuneRecipe:
     amp: bool = True  # bfloat16 autocast of both branches, on CUDA alone
     # rounds: a noise, its steps, a look at dev
     steps_per_noise: int = 40
-    dev_images: int | None = 1_000  # that select the best round; None: all that the noise does not use
+    dev_images: int = 1_000  # that select the best round
     # noise
     noise_eps: float = 0.03
     noise_images: int = 1_000  # of dev, and not used for the selection
@@ -57,11 +53,6 @@ class FinetuneRecipe:
     attack_eps: float = 8 / 255
     attack_steps: int = 10
     beta: float = 6.0  # TRADES' weight, Zhang et al. 2019
-
-    @property
-    def identity(self) -> str:
-        """A short name for exactly this recipe."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -77,53 +68,41 @@ class Batch:
 
 @dataclass(frozen=True)
 class Method:
-    """A finetuning method.
-
-    ``source`` says where it comes from; ``noise`` is a kind of `make_noise`, or None; ``robust`` says that the best
-    round is the one with the highest dev accuracy under PGD rather than on clean images.
-    """
+    """A finetuning method: its loss, and what is renewed and chosen in a round."""
 
     loss: Callable[[ViT, Batch], Tensor]
-    source: str
-    noise: str | None = None
-    robust: bool = False
+    noise: str | None = None  # a kind of `make_noise`
+    robust: bool = False  # the best round is that of the highest dev accuracy under PGD, not on clean images
 
 
 def _clean(vit: ViT, batch: Batch) -> Tensor:
-    return _cross_entropy(vit(batch.images), batch.labels, batch.recipe)
+    return _cross_entropy(vit(batch.images), batch)
 
 
 def _noisy(vit: ViT, batch: Batch) -> Tensor:
     """Paper A: clean and noisy branch, one embedding and one forward pass for both."""
     tokens = vit.embed(batch.images)
-    logits = vit.encode(torch.cat([tokens, tokens + batch.noise]))
-    return _cross_entropy(logits, batch.labels.repeat(2), batch.recipe)
+    return _cross_entropy(vit.encode(torch.cat([tokens, tokens + batch.noise])), batch)
 
 
 def _madry(vit: ViT, batch: Batch) -> Tensor:
     """Madry et al. 2018: the loss at the attacked images alone."""
-    return _cross_entropy(vit(_attacked(vit, batch, "ce")), batch.labels, batch.recipe)
+    return _clean(vit, replace(batch, images=_attacked(vit, batch)))
 
 
 def _madry_noisy(vit: ViT, batch: Batch) -> Tensor:
     """Papers A and B together: both branches of `_noisy` at the attacked images."""
-    return _noisy(vit, replace(batch, images=_attacked(vit, batch, "ce")))
-
-
-def _madry_clean(vit: ViT, batch: Batch) -> Tensor:
-    """Paper A's code keeps the clean loss beside Madry's."""
-    both = torch.cat([batch.images, _attacked(vit, batch, "ce")])
-    return _cross_entropy(vit(both), batch.labels.repeat(2), batch.recipe)
+    return _noisy(vit, replace(batch, images=_attacked(vit, batch)))
 
 
 def _trades(vit: ViT, batch: Batch) -> Tensor:
     """Zhang et al. 2019: clean loss + beta KL(f(x) || f(x'))."""
     clean, attacked = vit(torch.cat([batch.images, _attacked(vit, batch, "kl")])).float().chunk(2)
     gap = kl_div(attacked.log_softmax(1), clean.log_softmax(1), reduction="batchmean", log_target=True)
-    return _cross_entropy(clean, batch.labels, batch.recipe) + batch.recipe.beta * gap
+    return _cross_entropy(clean, batch) + batch.recipe.beta * gap
 
 
-def _attacked(vit: ViT, batch: Batch, loss: str) -> Tensor:
+def _attacked(vit: ViT, batch: Batch, loss: str = "ce") -> Tensor:
     """PGD against the model in evaluation mode: dropout would move the target of the attack from step to step."""
     recipe = batch.recipe
     options = {"eps": recipe.attack_eps, "steps": recipe.attack_steps, "generator": batch.generator}
@@ -131,39 +110,44 @@ def _attacked(vit: ViT, batch: Batch, loss: str) -> Tensor:
         return pgd(vit, batch.images, batch.labels, loss=loss, **options)
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, recipe: FinetuneRecipe) -> Tensor:
-    return cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """Of the logits of one or more branches, whose mean it is."""
+    branches = len(logits) // len(batch.labels)
+    labels = batch.labels.repeat(branches) if branches > 1 else batch.labels
+    return cross_entropy(logits.float(), labels, label_smoothing=batch.recipe.label_smoothing)
 
 
 METHODS: dict[str, Method] = {
-    "standard": Method(_clean, "plain finetuning"),
-    "nullspace": Method(_noisy, "paper A, algorithm 1", "learned"),
-    "zero": Method(_noisy, "paper A's recipe with v = 0", "zero"),
-    "random": Method(_noisy, "Gaussian noise at the same eps, paper A's ablation", "random"),
-    "random_norm": Method(_noisy, "Gaussian noise of the learned noise's norm", "random_norm"),
-    "permuted": Method(_noisy, "the learned noise's entries in another order", "permuted"),
-    "pgd_at": Method(_madry, "Madry et al. 2018", robust=True),
-    "pgd_at_clean": Method(_madry_clean, "the same beside the clean loss, paper A's code", robust=True),
-    "pgd_at_nullspace": Method(_madry_noisy, "paper A's noise at Madry's attacked images", "learned", robust=True),
-    "pgd_at_random": Method(_madry_noisy, "the same with Gaussian noise at the same eps", "random", robust=True),
-    "trades": Method(_trades, "Zhang et al. 2019", robust=True),
+    "standard": Method(_clean),
+    "nullspace": Method(_noisy, "learned"),  # paper A, algorithm 1
+    "zero": Method(_noisy, "zero"),  # paper A's recipe with v = 0
+    "random": Method(_noisy, "random"),  # Gaussian noise at the same eps, paper A's ablation
+    "random_norm": Method(_noisy, "random_norm"),  # Gaussian noise of the learned noise's norm
+    "permuted": Method(_noisy, "permuted"),  # the learned noise's entries in another order
+    "pgd_at": Method(_madry, robust=True),
+    "pgd_at_nullspace": Method(_madry_noisy, "learned", robust=True),
+    "pgd_at_random": Method(_madry_noisy, "random", robust=True),  # Gaussian noise at the same eps
+    "trades": Method(_trades, robust=True),
 }
-"""Finetuning methods by name; a reader may add to them, or pass a `Method` to `finetune`."""
+"""Finetuning methods by name; a reader may add to them."""
 
 
-def check_method(method: str | Method) -> Method:
-    """The method of that name in `METHODS`; a `Method` is its own.
+def check_method(name: str) -> Method:
+    """The method of that name in `METHODS`.
 
     Raises:
         InputError: there is none; the nearest name is suggested.
     """
-    if isinstance(method, Method):
-        return method
-    if method not in METHODS:
-        raise InputError(
-            f"method '{method}' is unknown.{nearest(str(method), METHODS)} Choose from {', '.join(METHODS)}."
-        )
-    return METHODS[method]
+    if name not in METHODS:
+        raise InputError(f"method '{name}' is unknown.{nearest(name, METHODS)} Choose from {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def loss_of(method: Method, vit: ViT, batch: Batch) -> Tensor:
+    """The loss of a batch; where CUDA computes and the recipe says ``amp``, in bfloat16."""
+    kind = batch.images.device.type
+    with torch.autocast(kind, dtype=torch.bfloat16, enabled=batch.recipe.amp and kind == "cuda"):
+        return method.loss(vit, batch)
 
 
 def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed: int) -> Noise:
@@ -171,21 +155,23 @@ def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed:
 
     Args:
         images: learned from, scaled and verified on, in disjoint parts.
-        kind: "learned", or a control: "zero", "random" (at the same eps), or one of `CONTROLS`.
+        kind: "learned", or a control: "zero", "random" (at the same eps), or of the learned noise "random_norm" or
+            "permuted".
     """
-    batches = images.batches(250, image_size=vit.image_size, device=next(vit.parameters()).device)
+    batches = images.batches(250, image_size=vit.image_size, device=vit.mean.device)
     generator = torch.Generator().manual_seed(seed + 1)  # or a control would start from the learned noise's own draws
+    given = {"eps": recipe.noise_eps, "seed": seed}
     with evaluating(vit):
         pool = read_pool(vit, batches)
         if kind == "random":
-            draw = torch.randn(pool.noise_shape, generator=generator)
-            return rescaled(vit, draw, pool, eps=recipe.noise_eps, seed=seed, margin=False)
+            return rescaled(vit, torch.randn(pool.noise_shape, generator=generator), pool, margin=False, **given)
         if kind == "zero":
-            return verified(vit, torch.zeros(pool.noise_shape), pool, eps=recipe.noise_eps, seed=seed)
+            return verified(vit, torch.zeros(pool.noise_shape), pool, **given)
         learned = _learned(vit, pool, recipe, seed)
         if kind == "learned":
             return learned
-        return verified(vit, CONTROLS[kind](learned.value, generator), pool, eps=recipe.noise_eps, seed=seed)
+        control = gaussian if kind == "random_norm" else permuted
+        return verified(vit, control(learned.value, generator), pool, **given)
 
 
 def _learned(vit: ViT, pool: Pool, recipe: FinetuneRecipe, seed: int) -> EncoderNoise:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from torchvision.transforms import v2
 
 from nullpaper.data.datasets import Data, augmented
-from nullpaper.finetuning.trainer import Loss, Record, Trainer, schedule, seeded
+from nullpaper.finetuning.trainer import Loss, Record, Trainer, schedule, seeded, state_file
 from nullpaper.models.checkpoints import Classifier
 from nullpaper.models.predict import accuracy
 from nullpaper.models.vit import ViT
@@ -48,35 +46,16 @@ class Recipe:
     patch_drop_until: float = 0.85  # share of the run
     ema: float = 0.999  # decay per step; 0: off
 
-    @property
-    def identity(self) -> str:
-        """A short name for exactly this recipe."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
-
-@dataclass(frozen=True)
-class Training:
-    """What `train` returns: the model with its averaged weights, one record an epoch, and the seconds it took."""
-
-    vit: ViT | Classifier
-    history: list[Record]
-    seconds: float
-
-
-def train(
-    vit: ViT | Classifier,
-    data: Data,
-    recipe: Recipe,
-    *,
-    folder: Path,
-    progress: bool = True,
-) -> Training:
+def train(vit: ViT | Classifier, data: Data, recipe: Recipe, *, folder: Path) -> tuple[ViT | Classifier, list[Record]]:
     """Train ``vit`` on ``data.train``, where its parameters live; a killed run continues from its last epoch.
 
     Args:
         vit: its present weights are the start.
-        recipe: see `Recipe`.
         folder: holds the state of this run, in a file named after the recipe.
+
+    Returns:
+        The model with its averaged weights, and one record an epoch.
 
     Raises:
         InputError: the loss is not finite (the last good epoch stays on disk), or the state fits another model.
@@ -85,7 +64,7 @@ def train(
     images = torch.from_numpy(np.ascontiguousarray(data.train.images)).permute(0, 3, 1, 2).to(device)
     labels = torch.from_numpy(data.train.labels).to(device)
     seen, length = data.train.subset(SEEN), len(images) // recipe.batch_size
-    trainer = Trainer(vit, recipe, recipe.seed, folder / f"training-{recipe.identity}.safetensors")
+    trainer = Trainer(vit, recipe, recipe.seed, state_file(folder, "training", asdict(recipe)))
 
     def begin(first: int) -> tuple[Loss, Record]:
         epoch = first // length
@@ -108,8 +87,8 @@ def train(
     def rate(step: int) -> float:
         return recipe.learning_rate * schedule(step / length, recipe.epochs, warmup=recipe.warmup_epochs)
 
-    trainer.run(recipe.epochs * length, length, rate, begin, judge, name="training", progress=progress)
-    return Training(trainer.averaged, trainer.history, trainer.seconds)
+    trainer.run(recipe.epochs * length, length, rate, begin, judge, name="training")
+    return trainer.averaged, trainer.history
 
 
 def _drop_patches(vit: ViT | Classifier, recipe: Recipe, epoch: int) -> None:

@@ -6,6 +6,7 @@ function of (seed, step), so that a run killed at any moment continues to the sa
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -37,25 +38,16 @@ class Trainer:
         recipe: `scratch.Recipe` or `methods.FinetuneRecipe`; decay, betas, clipping and the average's memory count.
         path: where the state is kept; None: nowhere. What is there is taken up.
         others: further models that belong to the state, by name.
-        fabric: as in `finetune.finetune`.
 
     Raises:
         InputError: the state at ``path`` is damaged or of another model.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        recipe: Any,
-        seed: int,
-        path: Path | None,
-        others: dict[str, nn.Module] | None = None,
-        fabric: Any = None,
-    ) -> None:
-        self.model, self.recipe, self.seed, self.path, self.fabric = model, recipe, seed, path, fabric
+    def __init__(self, model: nn.Module, recipe: Any, seed: int, path: Path | None, **others: nn.Module) -> None:
+        self.model, self.recipe, self.seed, self.path = model, recipe, seed, path
         self.averaged = deepcopy(model).eval().requires_grad_(False)
         self.optimizer = adamw(model, recipe, learning_rate=0.0)
-        self.modules = nn.ModuleDict({"vit": model, "averaged": self.averaged} | (others or {}))
+        self.modules = nn.ModuleDict({"vit": model, "averaged": self.averaged, **others})
         self.history: list[Record] = []
         if path is not None and path.exists():
             self._restore(path)
@@ -64,15 +56,6 @@ class Trainer:
     def step(self) -> int:
         """Steps that have been taken."""
         return int(self.history[-1]["step"]) if self.history else 0
-
-    @property
-    def first_process(self) -> bool:
-        return self.fabric is None or self.fabric.global_rank == 0
-
-    @property
-    def seconds(self) -> float:
-        """Of work, over all interruptions."""
-        return sum(record["seconds"] for record in self.history)
 
     def run(
         self,
@@ -93,17 +76,16 @@ class Trainer:
             judge: completes the record of a round.
 
         Raises:
-            InputError: the loss is not finite; the state of the last round stays on disk.
+            InputError: the loss is not finite, or the disk is full; the state of the last round stays on disk.
         """
-        hidden = not (progress and self.first_process)
-        with tqdm(total=steps, initial=self.step, desc=name, unit="step", disable=hidden) as bar:
+        with tqdm(total=steps, initial=self.step, desc=name, unit="step", disable=not progress) as bar:
             while self.step < steps:
                 begun, first, last = time.perf_counter(), self.step, min(self.step + length, steps)
                 loss, record = begin(first)
                 record |= {"step": last, "loss": self._steps(first, last, rate, loss, bar)}
                 record = judge(record | {"learning_rate": self.optimizer.param_groups[0]["lr"]})
                 self.history.append(record | {"seconds": time.perf_counter() - begun})
-                self.save()
+                self._save()
 
     def _steps(self, first: int, last: int, rate: Callable[[int], float], loss: Loss, bar: tqdm) -> float:
         """Take the steps of a round; their mean loss."""
@@ -127,7 +109,7 @@ class Trainer:
         with torch.random.fork_rng():  # dropout and augmentation draw from the global generator
             torch.manual_seed(self.seed * 1_000_003 + step)
             loss = make_loss(step)
-        descend(self.model, self.optimizer, loss, self.recipe.clip_norm, self.fabric)
+        descend(self.model, self.optimizer, loss, self.recipe.clip_norm)
         decay = min(self.recipe.ema, (1 + step) / (10 + step))  # short memory while the weights still move fast
         with torch.no_grad():
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
@@ -135,13 +117,9 @@ class Trainer:
                 average.lerp_(value, 1 - decay) if average.is_floating_point() else average.copy_(value)
         return loss.detach()
 
-    def save(self) -> None:
-        """Write the whole state as one file, in one step: the tensors, and the history as JSON in its header.
-
-        Raises:
-            InputError: the disk is full or the folder cannot be written; the file is then as it was.
-        """
-        if self.path is None or not self.first_process:
+    def _save(self) -> None:
+        """Write the whole state as one file, in one step: the tensors, and the history as JSON in its header."""
+        if self.path is None:
             return
         moments = {
             f"moments.{index}.{key}": value
@@ -154,7 +132,7 @@ class Trainer:
         write_atomic(self.path, save(tensors, metadata={"history": json.dumps(self.history)}))
 
     def _restore(self, path: Path) -> None:
-        """Put back what `save` wrote."""
+        """Put back what `_save` wrote."""
         moments: dict[int, dict[str, Tensor]] = {}
         try:
             tensors = load_file(path)
@@ -171,6 +149,12 @@ class Trainer:
         self.history = history
 
 
+def state_file(folder: Path, name: str, *described: Any) -> Path:
+    """Where the state of exactly the run that ``described`` (JSON data) names is kept."""
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+    return folder / f"{name}-{digest}.safetensors"
+
+
 def adamw(model: nn.Module, recipe: Any, learning_rate: float) -> torch.optim.AdamW:
     """AdamW on what trains; decay for matrices alone: not for biases, norms, tokens and positions."""
 
@@ -183,17 +167,11 @@ def adamw(model: nn.Module, recipe: Any, learning_rate: float) -> torch.optim.Ad
     return torch.optim.AdamW(groups, lr=learning_rate, betas=recipe.betas, fused=True)
 
 
-def descend(
-    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float, fabric: Any = None
-) -> None:
-    """One step: gradients of ``loss``, averaged over processes and clipped to ``clip_norm``."""
+def descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float) -> None:
+    """One step along the gradients of ``loss``, clipped to ``clip_norm``."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if fabric is not None:
-        for parameter in trained:
-            parameter.grad = fabric.all_reduce(parameter.grad, reduce_op="mean")
-    nn.utils.clip_grad_norm_(trained, clip_norm)
+    nn.utils.clip_grad_norm_([parameter for parameter in model.parameters() if parameter.requires_grad], clip_norm)
     optimizer.step()
 
 

@@ -31,9 +31,8 @@ def measures(frame: pd.DataFrame, eps: float) -> pd.DataFrame:
         eps: the radius of the attacks that go by their bare name; another radius is named, as in "pgd 8/255".
     """
     names, right = by_family(frame)
-    table = pd.DataFrame(right, columns=names)
-    plain = frame[frame["kind"] != "corruption"].to_dict("records")  # they come first
-    table = table.rename(columns={key: _short(row, eps) for key, row in zip(names[: len(plain)], plain, strict=True)})
+    plain = [_short(row, eps) for row in frame[frame["kind"] != "corruption"].to_dict("records")]  # they come first
+    table = pd.DataFrame(right, columns=[*plain, *names[len(plain) :]])
     return table.assign(average=table[[name for name in AVERAGED if name in table]].mean(axis=1))
 
 
@@ -49,10 +48,9 @@ def tabulate(groups: Groups, eps: float) -> pd.DataFrame:
 
     Columns value, value_low, value_high, n; images_low, images_high (bootstrap of the mean over seeds), images.
     """
-    rows = []
-    for method, trials in groups.items():
-        rows += [{"method": method, **row} for row in _rows(*_stacked(trials, eps), "value")]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"method": method, **row} for method, trials in groups.items() for row in _rows(*_stacked(trials, eps), "value")
+    )
 
 
 def ends(row: pd.Series) -> tuple[float, float]:
@@ -75,11 +73,11 @@ def contrast(groups: Groups, pairs: Sequence[tuple[str, str]], eps: float) -> pd
     Raises:
         InputError: the two were judged on other images or conditions, or have other numbers of seeds.
     """
-    rows = []
-    for method, against in pairs:
-        names, differences = _paired(groups, method, against, eps)
-        rows += [{"method": method, "against": against, **row} for row in _resolved(names, differences)]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"method": method, "against": against, **row}
+        for method, against in pairs
+        for row in _resolved(*_paired(groups, method, against, eps))
+    )
 
 
 def contrast_of(groups: Groups, first: tuple[str, str], second: tuple[str, str], eps: float) -> pd.DataFrame:
@@ -97,10 +95,10 @@ def contrast_of(groups: Groups, first: tuple[str, str], second: tuple[str, str],
 def _paired(groups: Groups, method: str, against: str, eps: float) -> tuple[list[str], np.ndarray]:
     """Names of the measures, and the differences of two groups in them (seeds, images, measures)."""
     (names, first), (others, second) = (_stacked(groups[name], eps) for name in (method, against))
-    fits = {len(first), len(second)} <= {1, max(len(first), len(second))}
-    if names != others or first.shape[1:] != second.shape[1:] or not fits:
+    seeds = {len(first), len(second)} - {1}  # a single trial stands for all seeds
+    if names != others or first.shape[1:] != second.shape[1:] or len(seeds) > 1:
         raise _unlike(method, against)
-    return names, first - second  # a single trial stands for all seeds
+    return names, first - second
 
 
 def _unlike(first: str, second: str) -> InputError:
@@ -110,9 +108,8 @@ def _unlike(first: str, second: str) -> InputError:
 def _resolved(names: Sequence[str], differences: np.ndarray) -> Iterator[dict[str, Any]]:
     """Rows of differences that say whether both intervals exclude 0."""
     for row in _rows(names, differences, "difference"):
-        bounds = [(row["difference_low"], row["difference_high"]), (row["images_low"], row["images_high"])]
-        same_sign = all(low > 0 for low, _ in bounds) or all(high < 0 for _, high in bounds)
-        yield {**row, "resolved": row["n"] > 1 and same_sign}
+        lows, highs = (np.array([row[f"{over}_{end}"] for over in ("difference", "images")]) for end in ("low", "high"))
+        yield {**row, "resolved": bool(row["n"] > 1 and ((lows > 0).all() or (highs < 0).all()))}
 
 
 def _rows(names: Sequence[str], stacked: np.ndarray, column: str) -> Iterator[dict[str, Any]]:

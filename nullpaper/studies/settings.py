@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from nullpaper.finetuning.methods import FinetuneRecipe
 from nullpaper.models.vit import SHIPPED
@@ -37,43 +38,30 @@ STARTS = {"standard": SHIPPED, "robust": "vit_robust"}
 def nullspace_setting(
     *,
     images: int,
-    batch_size: int,
-    steps_per_noise: int,
-    noise_images: int,
-    noise_steps: int,
     eps: float,
-    learning_rate: float,
     attack_eps: float,
     strong_eps: float,
-    attack_steps: int,
     evaluation_steps: int,
     severities: Sequence[int],
     seed: int,
+    **training: Any,
 ) -> tuple[FinetuneRecipe, Protocol, Boundary]:
     """How runs on paper A are trained, judged and watched.
 
     Args:
         images: of test; dev has four times as many, and at most 1,000.
-        eps: bound on the influence of the noise, learned from ``noise_images`` in ``noise_steps``.
+        eps: bound on the influence of the noise.
         attack_eps, strong_eps: radii in pixel units: of the table's attacks, and of adversarial training.
         evaluation_steps: of PGD and CW at the end; the patch attack takes twice as many.
+        training: further fields of `FinetuneRecipe`.
     """
-    recipe = FinetuneRecipe(
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        steps_per_noise=steps_per_noise,
-        dev_images=min(1_000, 4 * images),
-        noise_eps=eps,
-        noise_images=noise_images,
-        noise_steps=noise_steps,
-        attack_eps=strong_eps,
-        attack_steps=attack_steps,
-    )
+    dev_images = min(1_000, 4 * images)
+    recipe = FinetuneRecipe(dev_images=dev_images, noise_eps=eps, attack_eps=strong_eps, **training)
     n = evaluation_steps
     threats = (Threat("fgsm", attack_eps), Threat(f"pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps))
     threats += (Threat(f"pgd-{n}", strong_eps), Threat(f"patch-{2 * n}", 1.0))
     protocol = Protocol(images, threats, tuple(CORRUPTIONS), tuple(severities), seed)
-    return recipe, protocol, Boundary(eps, noise_images, noise_images, noise_steps)
+    return recipe, protocol, Boundary(eps, recipe.noise_images, recipe.noise_steps)
 
 
 def nullspace_trial(method: str, seed: int, steps: int, recipe: FinetuneRecipe, boundary: Boundary) -> Trial:
@@ -85,13 +73,12 @@ def adversarial_setting(
     *,
     images: int,
     steps: int,
-    batch_size: int,
     rounds: int,
     attack_eps: float,
     other_eps: float,
-    attack_steps: int,
     evaluation_steps: int,
     seed: int,
+    **training: Any,
 ) -> tuple[FinetuneRecipe, Protocol]:
     """How adversarial finetuning on paper B is done and judged.
 
@@ -100,15 +87,10 @@ def adversarial_setting(
         rounds: looks at dev, of which the best is kept.
         attack_eps: radius of the attacks in training and at the end, in pixel units.
         other_eps: a second radius at the end.
+        training: further fields of `FinetuneRecipe`.
     """
-    recipe = FinetuneRecipe(
-        batch_size=batch_size,
-        steps_per_noise=-(-steps // rounds),
-        dev_images=min(1_000, 2 * images),
-        ema=0.95,  # an average over 20 steps, since runs are short
-        attack_eps=attack_eps,
-        attack_steps=attack_steps,
-    )
+    sizes = {"steps_per_noise": -(-steps // rounds), "dev_images": min(1_000, 2 * images)}
+    recipe = FinetuneRecipe(**sizes, ema=0.95, attack_eps=attack_eps, **training)  # over 20 steps, since runs are short
     n = evaluation_steps
     threats = (Threat(f"pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps), Threat(f"pgd-{n}", other_eps))
     return recipe, Protocol(images, threats, seed=seed)
@@ -121,14 +103,14 @@ def adversarial_trial(
     recipe: FinetuneRecipe,
     *,
     adapter: str | AdapterSpec | None,
-    start: str | Trial = SHIPPED,
     rate: float | None = None,
-    head: str = "kept",
-    data: str = "cifar10",
-    weights: str | None = None,
+    **options: Any,
 ) -> Trial:
-    """A run through an adapter, by a name in `ADAPTERS` or as it is, at the rate of its kind unless one is given."""
+    """A run through an adapter, by a name in `ADAPTERS` or as it is, at the rate of its kind unless one is given.
+
+    Args:
+        options: further fields of `Trial`.
+    """
     spec = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
     rate = rate or RATES["full" if spec is None else spec.kind]
-    recipe = replace(recipe, learning_rate=rate)
-    return Trial(method, seed, steps, recipe, start=start, weights=weights, adapter=spec, head=head, data=data)
+    return Trial(method, seed, steps, replace(recipe, learning_rate=rate), adapter=spec, **options)

@@ -1,4 +1,4 @@
-"""How the classifiers that travel with the package were trained, and a command that trains them again.
+"""How the models that travel with the package were trained, and a command that trains them again.
 
 ``python -m nullpaper.studies.shipped resnet --to build/resnet`` writes weights and record of one of `RECIPES`; without
 ``--to``, over those of the package. A killed run continues from its last epoch. On one kind of machine the weights come
@@ -18,23 +18,33 @@ from typing import Any
 import torch
 
 from nullpaper import statistics
-from nullpaper.data.datasets import load_data
+from nullpaper.adapters.files import ADAPTED, save_adapter
+from nullpaper.data.datasets import Data, load_data
 from nullpaper.data.fetch import cache_home
 from nullpaper.errors import InputError, nearest
 from nullpaper.files import write_atomic
 from nullpaper.finetuning import scratch
-from nullpaper.models.checkpoints import load_classifier
+from nullpaper.finetuning.finetune import finetune
+from nullpaper.finetuning.methods import FinetuneRecipe
+from nullpaper.models.checkpoints import Classifier, load_classifier
 from nullpaper.models.predict import correct
-from nullpaper.models.vit import SHIPPED, fingerprint, save_vit, shipped_weights
+from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit, save_vit, shipped_weights
+from nullpaper.studies.settings import ADAPTERS
 from nullpaper.workflow.provenance import device_name, versions
 
-RECIPES = {
+ROBUST = FinetuneRecipe(
+    learning_rate=1e-3, final_share=0.0, ema=0.99, steps_per_noise=100, dev_images=500, attack_steps=3
+)
+ROBUST_STEPS = 1_500
+RECIPES: dict[str, scratch.Recipe | FinetuneRecipe] = {
     SHIPPED: scratch.Recipe(epochs=80),
     "vit_wide": scratch.Recipe(epochs=12, seed=1),
     "resnet": scratch.Recipe(epochs=16),
     "convnext": scratch.Recipe(epochs=16),
+    "vit_robust": ROBUST,
+    "vit_robust_lnlora": replace(ROBUST, learning_rate=1e-2),
 }
-"""The recipes of the weights that travel with the package, by name of `checkpoints.ARCHITECTURES`."""
+"""The recipes of the weights that travel with the package: from scratch, or "pgd_at" from the shipped ViT."""
 
 AUGMENTATIONS = {
     "randaugment": {},
@@ -50,59 +60,84 @@ def train_shipped(
     *,
     augmentations: Sequence[str] = ("randaugment",),
     epochs: int | None = None,
-    images: int | None = None,
 ) -> dict[str, Any]:
-    """Train a classifier on CIFAR-10 and write ``<name>.safetensors`` and ``<name>.json`` into ``folder``.
+    """Train a model on CIFAR-10 and write ``<name>.safetensors`` and ``<name>.json`` into ``folder``.
+
+    An adapter becomes the folder ``<name>`` there, with the files of `save_adapter` and ``record.json``.
 
     Args:
         name: one of `RECIPES`.
-        augmentations: one run for each of these `AUGMENTATIONS`; the best on dev is kept. Test images decide nothing.
+        augmentations: from scratch, one run for each of these `AUGMENTATIONS`; the best on dev is kept. Test images
+            decide nothing.
         epochs: instead of those of the recipe.
-        images: training images; all 45,000 by default.
 
     Returns:
-        The record beside the weights: recipe, data, device, seconds, accuracies, and the history by epoch.
+        The record beside the weights: recipe, data, device, seconds, accuracies, and the history by epoch or round.
 
     Raises:
         InputError: an unknown name or augmentation.
     """
-    for kind, value, known in (
-        ("classifier", name, RECIPES),
-        *(("augmentation", a, AUGMENTATIONS) for a in augmentations),
-    ):
+    asked = [("classifier", name, RECIPES), *(("augmentation", each, AUGMENTATIONS) for each in augmentations)]
+    for kind, value, known in asked:
         if value not in known:
             raise InputError(f"{kind} '{value}' is unknown.{nearest(value, known)} Choose from {', '.join(known)}.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cifar = load_data("cifar10")
-    sample = replace(cifar, train=cifar.train.subset(images))
-    state = cache_home() / f"training-{name}-{images or 'all'}-{device}"
-    runs, recipes = {}, {}
-    for augmentation in augmentations:
-        recipe = replace(RECIPES[name], **AUGMENTATIONS[augmentation], epochs=epochs or RECIPES[name].epochs)
-        torch.manual_seed(recipe.seed)
-        start = load_classifier(name, pretrained=False, device=device)
-        runs[augmentation] = scratch.train(start, sample, recipe, folder=state)
-        recipes[augmentation] = recipe
-    best = max(runs, key=lambda augmentation: runs[augmentation].history[-1]["dev_accuracy"])
-    model = runs[best].vit.eval()
+    state = cache_home() / f"training-{name}-{device}"
+    if isinstance(RECIPES[name], FinetuneRecipe):
+        model, history, facts = _finetuned(name, cifar, epochs, state, device)
+    else:
+        model, history, facts = _from_scratch(name, cifar, augmentations, epochs, state, device)
     record = {
         "model": name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "weights": fingerprint(model),
-        "chosen": best,
-        "recipe": asdict(recipes[best]),
-        "data": cifar.identity | {"images": len(sample.train)},
-        "seconds": runs[best].seconds,
+        **facts,
+        "data": cifar.identity | {"images": len(cifar.train)},
+        "seconds": sum(entry["seconds"] for entry in history),
         "device": device_name(),
         "versions": versions(),
-        "dev_accuracy": {augmentation: run.history[-1]["dev_accuracy"] for augmentation, run in runs.items()},
         "test_accuracy": asdict(statistics.proportion(correct(model, cifar.test))),
-        "history": runs[best].history,
+        "history": history,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_vit(model, folder / f"{name}.safetensors")
-    write_atomic(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    if name in ADAPTED:
+        save_adapter(model, folder / name)
+        path = folder / name / "record.json"
+    else:
+        save_vit(model, folder / f"{name}.safetensors")
+        path = folder / f"{name}.json"
+    write_atomic(path, json.dumps(record, indent=1) + "\n")
     return record
+
+
+def _from_scratch(
+    name: str, data: Data, augmentations: Sequence[str], epochs: int | None, state: Path, device: str
+) -> tuple[ViT | Classifier, list[dict[str, float]], dict[str, Any]]:
+    """The model that is best on dev, its history, and what its record says of the choice."""
+    runs, recipes = {}, {}
+    for augmentation in augmentations:
+        recipe = replace(RECIPES[name], **AUGMENTATIONS[augmentation])
+        recipe = recipes[augmentation] = replace(recipe, epochs=epochs or recipe.epochs)
+        torch.manual_seed(recipe.seed)
+        runs[augmentation] = scratch.train(
+            load_classifier(name, pretrained=False, device=device), data, recipe, folder=state
+        )
+    accuracies = {augmentation: history[-1]["dev_accuracy"] for augmentation, (_, history) in runs.items()}
+    best = max(accuracies, key=accuracies.get)
+    return *runs[best], {"chosen": best, "recipe": asdict(recipes[best]), "dev_accuracy": accuracies}
+
+
+def _finetuned(
+    name: str, data: Data, epochs: int | None, state: Path, device: str
+) -> tuple[ViT, list[dict[str, float]], dict[str, Any]]:
+    """The model of the round that is best on dev, its history, and what its record says of the run."""
+    recipe, start = RECIPES[name], load_vit(SHIPPED, device=device)
+    adapter = ADAPTERS["lnlora"].options() if name in ADAPTED else None
+    steps = epochs * (len(data.train) // recipe.batch_size) if epochs else ROBUST_STEPS
+    options = {"method": "pgd_at", "steps": steps, "seed": 0, "adapter": adapter}
+    result = finetune(start, data, recipe=recipe, folder=state, **options)
+    facts = options | {"recipe": asdict(recipe), "start": fingerprint(start), "best_step": result.best_step}
+    return result.vit, result.history, facts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -114,15 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--augmentations", nargs="+", default=["randaugment"], metavar="NAME", help="best on dev is kept"
     )
     parser.add_argument("--epochs", type=int, help="instead of those of the recipe")
-    parser.add_argument("--images", type=int, help="training images; default: all 45,000")
-    given = parser.parse_args(arguments)
+    given = vars(parser.parse_args(arguments))
+    name, folder = given.pop("name"), given.pop("to")
     try:
-        record = train_shipped(
-            given.name, given.to, augmentations=given.augmentations, epochs=given.epochs, images=given.images
-        )
+        record = train_shipped(name, folder, **given)
     except InputError as error:
         sys.exit(f"Error: {error}")
-    print(f"{given.to / given.name}.safetensors: {record['test_accuracy']['value']:.2%} of 10,000 test images")
+    print(f"{name} in {folder}: {record['test_accuracy']['value']:.2%} of 10,000 test images")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Answers are three-valued: an interval that a bound cuts through decides nothing. No number and no word of a verdict is
 typed by hand; both follow from the tables, by a criterion that stands beside them::
 
-    answer = Verdicts("01")
+    answer = Verdicts()
 
     @answer.claim("A, C", "", "there is a nullspace", where="01 (a)", criterion="holds if it has a dimension")
     def existence() -> tuple[str, str]:
@@ -24,7 +24,6 @@ import pandas as pd
 from nullpaper.statistics import Interval
 
 WORDS = ("holds", "does not hold", "in part", "ill-posed", "not resolved", "not testable here", "not measured")
-COLUMNS = ("name", "papers", "source", "said", "criterion", "where", "measured", "holds")
 
 Answer = bool | None
 """Yes, no, or undecided by the interval."""
@@ -32,19 +31,10 @@ Judge = Callable[[], tuple[str, str]]
 """From the tables of a notebook to what was measured, in words, and one of `WORDS`."""
 
 
-class Missing(KeyError):
-    """A row or number that the tables at hand lack."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
 class Verdicts:
     """The verdicts on the claims that one notebook decides, in the order in which they are stated."""
 
-    def __init__(self, notebook: str) -> None:
-        """``notebook``: its two digits."""
-        self.notebook = notebook
+    def __init__(self) -> None:
         self._rows: list[dict[str, str]] = []
 
     def claim(self, papers: str, source: str, said: str, *, where: str, criterion: str) -> Callable[[Judge], Judge]:
@@ -56,31 +46,29 @@ class Verdicts:
             said: the claim in a few words.
             where: notebook and section that measure it.
             criterion: when it holds, in words; the function is the same in numbers. It returns what was measured and
-                one of `WORDS`; a row or column that its tables lack makes the claim "not measured".
+                one of `WORDS`; a row or column that its tables lack (a KeyError) makes the claim "not measured".
 
         Raises:
-            ValueError: a second claim of one name, or a word that is none of `WORDS`.
+            ValueError: a word that is none of `WORDS`.
         """
 
         def judged(judge: Judge) -> Judge:
             name = judge.__name__
-            if any(row["name"] == name for row in self._rows):
-                raise ValueError(f"notebook {self.notebook} has two claims named {name}: rename one")
             try:
                 text, holds = judge()
             except KeyError as error:
-                text, holds = f"not measured with these parameters: the tables lack {error}", "not measured"
+                text, holds = f"not measured with these parameters: the tables lack {error.args[0]}", "not measured"
             if holds not in WORDS:
                 raise ValueError(f"claim {name} answers {holds!r}: it must be one of {', '.join(WORDS)}")
-            values = (name, papers, source, said, criterion, where, text, holds)
-            self._rows.append(dict(zip(COLUMNS, values, strict=True)))
+            asked = {"name": name, "papers": papers, "source": source, "said": said}
+            self._rows.append({**asked, "criterion": criterion, "where": where, "measured": text, "holds": holds})
             return judge
 
         return judged
 
     def table(self) -> pd.DataFrame:
-        """One row a claim, with the columns `COLUMNS`."""
-        return pd.DataFrame(self._rows, columns=list(COLUMNS))
+        """One row a claim: name, papers, source, said, criterion, where, measured, holds."""
+        return pd.DataFrame(self._rows)
 
     def show(self, limits: str = "") -> None:
         """Print the answer: claim, what was measured, the word and its criterion; then the limits of all of them."""
@@ -93,36 +81,32 @@ class Verdicts:
             print("\n" + textwrap.fill(f"Limits: {limits}", 110, subsequent_indent="    "))
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """Verdicts, the rows of `Verdicts.table` of one or more notebooks, as a Markdown table of four columns."""
-    lines = ["| the papers say | we measured | holds? | where |", "|---|---|---|---|"]
-    for row in table.fillna("").to_dict("records"):
-        source = ", ".join(filter(None, (row["papers"], row["source"])))
-        said = f"{row['said']} ({source})" if row["papers"] else f"(not asked) {row['said']}"
-        notebook, _, part = row["where"].partition(" ")
-        cells = said, row["measured"], f"**{row['holds']}**", f"`{notebook}` {part}".strip()
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return "\n".join(lines)
-
-
 # Numbers out of tables
 
 
 def rows(table: pd.DataFrame, **where: Any) -> pd.DataFrame:
-    """The rows of a table whose columns have these values, at least one, or `Missing`."""
+    """The rows of a table whose columns have these values.
+
+    Raises:
+        KeyError: there are none.
+    """
     selection = table
     for column, value in where.items():
         selection = selection[selection[column] == value]
     if selection.empty:
-        raise Missing(f"a row with {_named(where)}")
+        raise KeyError(f"a row with {_named(where)}")
     return selection
 
 
 def row(table: pd.DataFrame, **where: Any) -> pd.Series:
-    """The one row of a table whose columns have these values, or `Missing` if there is none, or more."""
+    """The one row of a table whose columns have these values.
+
+    Raises:
+        KeyError: there is none, or more.
+    """
     selection = rows(table, **where)
     if len(selection) > 1:
-        raise Missing(f"a single row with {_named(where)}: there are {len(selection)}")
+        raise KeyError(f"a single row with {_named(where)}: there are {len(selection)}")
     return selection.iloc[0]
 
 
@@ -131,10 +115,14 @@ def _named(where: dict[str, Any]) -> str:
 
 
 def interval(row: pd.Series, column: str) -> Interval:
-    """Columns ``column``, ``column_low``, ``column_high`` and ``n`` of a row, or `Missing` if one is empty."""
+    """Columns ``column``, ``column_low``, ``column_high`` and ``n`` of a row.
+
+    Raises:
+        KeyError: one of them is empty.
+    """
     value, low, high, n = (row[name] for name in (column, f"{column}_low", f"{column}_high", "n"))
     if pd.isna([value, low, high, n]).any():
-        raise Missing(f"a value of {column}")
+        raise KeyError(f"a value of {column}")
     return Interval(float(value), float(low), float(high), int(n))
 
 
@@ -190,41 +178,31 @@ def word(whole: Answer, part: Answer = False) -> str:
 
 def percent(estimate: Interval, of: str | None = "") -> str:
     """``97.1 % [95.7, 98.5] (n = 3)``; ``of``: "of 3 images" instead of n; None: nothing, as n is said beside it."""
-    value, *ends = (f"{100 * number:.1f}".replace("100.0", "100") for number in _ends(estimate))
-    return f"{value} %{_bracket(estimate, ends)}{_count(estimate, of)}"
+    return _written(estimate, lambda share: f"{100 * share:.1f}".replace("100.0", "100"), of, unit=" %")
 
 
 def points(estimate: Interval, of: str | None = "") -> str:
     """A difference of shares in percentage points, ``+1.2 [+0.3, +2.1] points (n = 500)``."""
-    value, *ends = (f"{100 * number:+.1f}" for number in _ends(estimate))
-    return f"{value}{_bracket(estimate, ends)} points{_count(estimate, of)}"
+    return _written(estimate, lambda share: f"{100 * share:+.1f}", of, last=" points")
 
 
 def number(estimate: Interval, spec: str = ".1f", of: str | None = "") -> str:
     """``66.9 [61.8, 71.9] (n = 2)``, each number as ``spec`` says."""
-    value, *ends = (format(number, spec) for number in _ends(estimate))
-    return f"{value}{_bracket(estimate, ends)}{_count(estimate, of)}"
+    return _written(estimate, lambda value: format(value, spec), of)
 
 
-def _ends(estimate: Interval) -> tuple[float, float, float]:
-    return estimate.value, estimate.low, estimate.high
-
-
-def _bracket(estimate: Interval, ends: list[str]) -> str:
-    """The interval; a single observation has none."""
-    return f" [{', '.join(ends)}]" if estimate.n > 1 else ""
-
-
-def _count(estimate: Interval, of: str | None) -> str:
-    return "" if of is None else f" of {estimate.n:,} {of}" if of else f" (n = {estimate.n:,})"
+def _written(
+    estimate: Interval, write: Callable[[float], str], of: str | None, *, unit: str = "", last: str = ""
+) -> str:
+    value, low, high = map(write, (estimate.value, estimate.low, estimate.high))
+    bracket = f" [{low}, {high}]" if estimate.n > 1 else ""  # a single observation has none
+    count = "" if of is None else f" of {estimate.n:,} {of}" if of else f" (n = {estimate.n:,})"
+    return f"{value}{unit}{bracket}{last}{count}"
 
 
 # Paired differences: tables such as 07_paired, one row for two methods trained alike and a measure, with columns
 # difference (of the accuracies; _low and _high over n seeds, Student's t), images_low and images_high (bootstrap)
 
-ASKED = ("clean", "fgsm", "corruptions")
-"""Measures of table 1 of paper A that a comparison needs; ``ALSO`` those that it takes if they are there."""
-ALSO = ("cw", "patch")
 NAMES = {"fgsm": "FGSM", "cw": "CW", "patch": "patch attack", "pgd": "PGD", "pgd 8/255": "PGD 8/255"}
 BETTER = "better: the intervals over seeds and over images both exclude 0. "
 WORSE = ", does not hold if worse on one and better on none"
@@ -238,16 +216,14 @@ def difference(
     A pair may stand in the table either way round. ``where``: values of other columns.
     """
     try:
-        line, sign = row(paired, method=method, against=against, measure=measure, **where), 1
-    except Missing:
-        line, sign = row(paired, method=against, against=method, measure=measure, **where), -1
-    value, *ends = (sign * float(line[name]) for name in ("difference", "difference_low", "difference_high"))
-    pictures = [sign * float(line[name]) for name in ("images_low", "images_high")]
-    if any(end != end for end in (value, *ends, *pictures)):
-        raise Missing(f"a difference of {method} and {against}, {measure}")
-    count = int(line["n"])
-    length = f", {int(line['steps'])} steps" if "steps" in line else ""
-    return Interval(value, min(ends), max(ends), count), Interval(value, min(pictures), max(pictures), count), length
+        line, turned = row(paired, method=method, against=against, measure=measure, **where), False
+    except KeyError:
+        line, turned = row(paired, method=against, against=method, measure=measure, **where), True
+    seeds = interval(line, "difference")
+    images = Interval(seeds.value, float(line["images_low"]), float(line["images_high"]), seeds.n)
+    if turned:
+        seeds, images = (Interval(-one.value, -one.high, -one.low, one.n) for one in (seeds, images))
+    return seeds, images, f", {int(line['steps'])} steps" if "steps" in line else ""
 
 
 def over_images(paired: pd.DataFrame, method: str, against: str, measure: str) -> Interval:
@@ -266,15 +242,10 @@ def better(seeds: Interval, images: Interval) -> Answer:
 def compare(
     paired: pd.DataFrame, method: str, against: str, measures: Iterable[str], **where: Any
 ) -> tuple[str, dict[str, Answer]]:
-    """Differences in words, and by measure whether the method is better; measures in `ALSO` may lack."""
+    """Differences in words, and by measure whether the method is better."""
     texts, answers = [], {}
     for measure in measures:
-        try:
-            seeds, images, length = difference(paired, method, against, measure, **where)
-        except Missing:
-            if measure in ALSO:
-                continue
-            raise
+        seeds, images, length = difference(paired, method, against, measure, **where)
         answers[measure] = better(seeds, images)
         over = f"[{100 * images.low:+.1f}, {100 * images.high:+.1f}]"
         texts.append(f"{NAMES.get(measure, measure)} {points(seeds, None).removesuffix(' points')} / {over}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,24 +19,9 @@ from quick import QUICK, few, start
 from nullpaper.data import datasets as data
 from nullpaper.errors import InputError
 from nullpaper.finetuning import methods
-from nullpaper.finetuning.finetune import METHODS, FinetuneResult, _Run, finetune
+from nullpaper.finetuning.finetune import FinetuneResult, _Run, finetune
+from nullpaper.finetuning.methods import METHODS
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
-
-TWO_PROCESSES = """
-import sys, torch
-sys.path.insert(0, sys.argv[2])
-from lightning_fabric import Fabric
-from quick import QUICK, few, start
-from nullpaper.finetuning.finetune import finetune
-from nullpaper.models.vit import save_vit
-
-def work(fabric):
-    done = finetune(start(), few(), method="nullspace", steps=2, recipe=QUICK, fabric=fabric, progress=False)
-    save_vit(done.vit, f"{sys.argv[1]}/{fabric.global_rank}.safetensors")
-
-if __name__ == "__main__":
-    Fabric(accelerator="cpu", devices=2, strategy="ddp_spawn").launch(work)
-"""
 
 
 @cache
@@ -113,7 +96,7 @@ def test_norms_and_influences_of_the_controls_are_matched() -> None:
     assert first["random_norm"]["noise_influence"] > first["nullspace"]["noise_influence"]
 
 
-@pytest.mark.parametrize("method", ["nullspace", "pgd_at_clean", "trades"])
+@pytest.mark.parametrize("method", ["nullspace", "trades"])
 def test_one_forward_pass_over_two_branches_equals_two(method: str) -> None:
     split, vit = few().train, start()
     images, labels = next(iter(split.batches(12, image_size=48)))
@@ -136,7 +119,7 @@ def test_frozen_parameters_stay_to_the_bit() -> None:
 
 
 def test_the_noise_is_made_from_dev_images_that_select_nothing() -> None:
-    held = _Run(start(), few(), METHODS["nullspace"], 2, 0, replace(QUICK, dev_images=None))
+    held = _Run(start(), few(), "nullspace", 2, 0, replace(QUICK, dev_images=80))
     noise, dev = ({image.tobytes() for image in split.images} for split in (held.noise_split, held.dev))
     assert len(noise) == 24 and len(dev) == 76 and not noise & dev
 
@@ -148,23 +131,6 @@ def test_without_early_stop_the_published_noise_takes_all_its_steps() -> None:
         for stop in (True, False)
     }
     assert len(norms[True].history) == 1 and len(norms[False].history) == 3  # so small a start is within eps at once
-
-
-def test_a_method_of_the_readers_own_goes_by_name_or_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = replace(METHODS["zero"], source="a reader")
-    monkeypatch.setitem(METHODS, "own", own)
-    options = dict(steps=2, recipe=QUICK, progress=False)
-    named, itself = (finetune(start(), few(), method=method, **options) for method in ("own", own))
-    assert fingerprint(named.vit) == fingerprint(itself.vit) == fingerprint(run("zero", steps=2).vit)
-
-
-def test_two_processes_share_a_batch_and_agree(tmp_path) -> None:
-    pytest.importorskip("lightning_fabric", reason="lightning-fabric is an optional extra")
-    script = tmp_path / "work.py"
-    script.write_text(TWO_PROCESSES)
-    subprocess.run([sys.executable, script, str(tmp_path), str(Path(__file__).parents[1])], check=True, timeout=120)
-    first, second = (load_vit(SHIPPED, weights=tmp_path / f"{rank}.safetensors") for rank in (0, 1))
-    assert fingerprint(first) == fingerprint(second) != fingerprint(start())
 
 
 def test_bad_input_is_refused_before_any_work() -> None:
@@ -220,16 +186,8 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path) -> None:
     assert kept and kept == {path: path.read_bytes() for path in tmp_path.iterdir()}
 
 
-def test_a_loss_that_is_not_finite_is_named_and_the_last_round_is_kept(tmp_path) -> None:
-    broken = load_vit(SHIPPED)
-    with torch.no_grad():
-        broken.net.head.weight.fill_(torch.nan)
-    with pytest.raises(InputError, match="the loss is nan at step 1: lower the learning rate"):
-        finetune(broken, few(), method="standard", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
-
-
 def test_methods_see_the_same_images_in_the_same_order() -> None:
-    runs = [_Run(start(), few(), METHODS[method], 4, 0, QUICK) for method in ("zero", "pgd_at")]
+    runs = [_Run(start(), few(), method, 4, 0, QUICK) for method in ("zero", "pgd_at")]
     for step in (0, 3, 26):  # 26: the second epoch
         first, second = (run.batch(step, None) for run in runs)
         assert torch.equal(first.images, second.images) and np.array_equal(first.labels, second.labels)

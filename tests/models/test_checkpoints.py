@@ -87,8 +87,8 @@ def test_batch_statistics_reach_the_averaged_weights(tmp_path) -> None:
     fresh = load_classifier("resnet", pretrained=False)
     start = {name: value.clone() for name, value in fresh.net.named_buffers()}
     recipe = training.Recipe(epochs=1, batch_size=64, warmup_epochs=0.5)
-    run = training.train(fresh, few, recipe, folder=tmp_path, progress=False)
-    norm = next(module for module in run.vit.modules() if isinstance(module, nn.BatchNorm2d))
+    trained, _ = training.train(fresh, few, recipe, folder=tmp_path)
+    norm = next(module for module in trained.modules() if isinstance(module, nn.BatchNorm2d))
     assert norm.num_batches_tracked == 4
-    moved = [name for name, value in run.vit.net.named_buffers() if not torch.equal(value, start[name])]
+    moved = [name for name, value in trained.net.named_buffers() if not torch.equal(value, start[name])]
     assert len(moved) == len(start)

@@ -1,4 +1,4 @@
-"""Trials are run once and shared, compared image by image, and may run side by side."""
+"""Trials are run once and shared, and may run side by side."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -28,8 +28,7 @@ from nullpaper.finetuning.methods import METHODS, FinetuneRecipe
 from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, save_vit
 from nullpaper.robustness.attacks import ATTACKS
 from nullpaper.robustness.corruptions import CORRUPTIONS
-from nullpaper.robustness.evaluation import Clean, Corrupted, Threat, from_masks
-from nullpaper.studies import contrasts
+from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies import trials as trials_module
 from nullpaper.studies.trials import (
     AdapterSpec,
@@ -49,23 +48,25 @@ QUICK = FinetuneRecipe(batch_size=8, steps_per_noise=1, dev_images=20, noise_ima
 PROTOCOL = Protocol(12, (Threat("fgsm", EPS), Threat("pgd-2", 8 / 255)), ("fog", "contrast"), (1, 5))
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("project")
+@pytest.fixture(scope="module", autouse=True)
+def root(tmp_path_factory) -> Iterator[Path]:
+    """The project, whose store all trials here share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NULLPAPER_ROOT", str(folder := tmp_path_factory.mktemp("project")))
+        yield folder
 
 
 @pytest.fixture(scope="module")
 def finished(root: Path) -> list[TrialResult]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NULLPAPER_ROOT", str(root))
-        trials = [Trial("start"), Trial("zero", 0, 2, QUICK), Trial("zero", 1, 2, QUICK)]
-        return run_trials(trials, PROTOCOL, workers=1, progress=None)
+    trials = [Trial("start"), Trial("zero", 0, 2, QUICK), Trial("zero", 1, 2, QUICK)]
+    return run_trials(trials, PROTOCOL, workers=1, progress=None)
 
 
-def test_a_finished_trial_is_found_and_says_the_same(root: Path, finished: list[TrialResult], monkeypatch) -> None:
-    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+def test_a_finished_trial_is_found_and_says_the_same(root: Path, finished: list[TrialResult]) -> None:
+    judged = set((root / "build/store/judged").iterdir())
     again = run_trials([finished[1].trial], PROTOCOL, workers=1, progress=None)[0]
-    assert again.run.reused and again.judged.reused and not (finished[1].run.reused or finished[1].judged.reused)
+    assert again.run.reused and not finished[1].run.reused
+    assert judged == set((root / "build/store/judged").iterdir())
     assert again.history == finished[1].history and again.best_step == finished[1].best_step
     pd.testing.assert_frame_equal(again.frame, finished[1].frame)
     assert not list((root / "build/finetuning").iterdir())  # the state of a finished run is of no more use
@@ -78,20 +79,17 @@ def test_the_start_is_the_model_as_it_comes_and_a_trial_is_another(finished: lis
 
 
 def test_the_mismatched_scale_is_one_affine_map_of_what_the_checkpoint_saw() -> None:
-    own, wrong = start_of(Trial("start")), start_of(Trial("start", input_scale="mismatched"))
+    own, wrong = start_of(Trial("start")), start_of(Trial("start", mismatched_scale=True))
     images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     seen, wrongly_seen = ((images - model.mean) / model.std for model in (own, wrong))
     for channel, (mean, std) in enumerate(zip((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)):
         half = 0.5 * seen[:, channel] + 0.5  # the pixels that mean = std = 0.5 would turn into what was seen
         assert torch.allclose(wrongly_seen[:, channel], (half - mean) / std, atol=1e-5)
-    with pytest.raises(InputError, match="input_scale 'wrong' is unknown: 'own' or 'mismatched'"):
-        start_of(Trial("start", input_scale="wrong"))
     with pytest.raises(InputError, match="start 'resnet' is no ViT"):
         start_of(Trial("start", start="resnet"))
 
 
-def test_a_trial_through_an_adapter_keeps_the_base_and_gives_its_branches_back(root: Path, monkeypatch) -> None:
-    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+def test_a_trial_through_an_adapter_keeps_the_base_and_gives_its_branches_back() -> None:
     trial = Trial(
         "pgd_at", 3, 2, replace(QUICK, attack_steps=1), adapter=AdapterSpec("lnlora", 2, targets=("qkv", "fc2"))
     )
@@ -105,9 +103,8 @@ def test_a_trial_through_an_adapter_keeps_the_base_and_gives_its_branches_back(r
     assert [record["step"] for record in run.history] == [0, 1, 2] and "dev_robust" in run.history[0]
 
 
-def test_a_trial_can_begin_where_another_ended_and_with_a_new_head(root: Path, monkeypatch) -> None:
-    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
-    probe = Trial("standard", 0, 1, QUICK, adapter=AdapterSpec("linear"), head="new")
+def test_a_trial_can_begin_where_another_ended_and_with_a_new_head() -> None:
+    probe = Trial("standard", 0, 1, QUICK, adapter=AdapterSpec("linear"), new_head=True)
     fresh, probed = start_of(probe), start_of(Trial("standard", start=probe, adapter=AdapterSpec("lora")))
     own = load_vit(SHIPPED).net
     assert not isinstance(probed, AdaptedViT) and torch.equal(probed.net.norm.weight, own.norm.weight)
@@ -116,8 +113,6 @@ def test_a_trial_can_begin_where_another_ended_and_with_a_new_head(root: Path, m
     assert torch.equal(fresh.net.head.weight, start_of(probe).net.head.weight)
     other = start_of(replace(probe, seed=1)).net.head.weight
     assert not torch.equal(fresh.net.head.weight, other) and fresh.net.head.bias.abs().max() == 0
-    with pytest.raises(InputError, match="head 'neww' is unknown: 'kept' or 'new'"):
-        start_of(Trial("start", head="neww"))
 
 
 def test_other_classes_get_a_head_of_their_own(tmp_path, monkeypatch) -> None:
@@ -162,57 +157,11 @@ def test_imagenette_and_a_model_of_timm(tmp_path, monkeypatch) -> None:
 
 def test_the_largest_noise_found_is_longer_than_random_at_the_same_eps() -> None:
     vit, data = load_vit(SHIPPED), load_data("cifar10", progress=False)
-    found = boundary_norm(vit, data, Boundary(0.1, 160, 100, 10))
+    found = boundary_norm(vit, data, Boundary(0.1, 160, 10))
     assert found["norm"] > 1.2 * found["norm_random"] > 0
 
 
-@cache
-def made(*rates: float, images: int = 40) -> tuple[TrialResult, ...]:
-    """Trials with answers drawn at these rates of accuracy."""
-    runs = []
-    for seed, rate in enumerate(rates):
-        drawn = np.random.default_rng(seed).random((3, images)) < rate
-        frame = from_masks(dict(zip((Clean(), Threat("fgsm", EPS), Corrupted("fog", 2)), drawn, strict=True)))
-        runs.append(TrialResult(Trial("zero", seed), [], 0, frame))
-    return tuple(runs)
-
-
-def test_differences_are_paired_and_add_up(finished: list[TrialResult]) -> None:
-    groups = {"start": finished[:1], "zero": finished[1:]}
-    values = contrasts.tabulate(groups, EPS).set_index(["method", "measure"])["value"]
-    assert set(values["zero"].index) >= {"clean", "fgsm", "pgd 8/255", "weather", "digital", "corruptions", "average"}
-    rows = contrasts.contrast(groups, [("zero", "start"), ("zero", "zero")], EPS)
-    own = rows[rows["against"] == "start"].set_index("measure")
-    expected = values["zero"] - values["start"]
-    assert np.allclose(own["difference"], expected[own.index], atol=1e-12) and own["n"].eq(2).all()
-    same = rows[rows["against"] == "zero"]
-    assert same[["difference", "difference_low", "images_high"]].eq(0).all(axis=None) and not same["resolved"].any()
-
-
-def test_a_difference_is_resolved_when_seeds_and_images_agree_and_never_with_one_seed() -> None:
-    groups = {"good": made(0.9, 0.91, 0.92), "bad": made(0.2, 0.21, 0.22), "mixed": made(0.2, 0.95, 0.9)}
-    rows = contrasts.contrast(groups, [("good", "bad"), ("mixed", "bad"), ("bad", "good")], EPS)
-    resolved = rows.set_index(["method", "measure"])["resolved"]
-    assert resolved["good"].all() and resolved["bad"].all() and not resolved["mixed"].any()
-    single = {"good": made(0.9), "bad": made(0.2)}
-    assert not contrasts.contrast(single, [("good", "bad")], EPS)["resolved"].any()
-
-
-def test_the_average_is_over_its_columns() -> None:
-    table = contrasts.measures(made(0.5)[0].frame, EPS)
-    assert list(table.columns) == ["clean", "fgsm", "weather", "corruptions", "average"] and len(table) == 40
-    assert np.allclose(table["average"], table[["clean", "fgsm", "corruptions"]].mean(axis=1))
-
-
-def test_what_was_judged_otherwise_is_not_compared() -> None:
-    groups = {"few": made(0.5, images=30), "many": made(0.5), "two": made(0.5, 0.6), "three": made(0.5, 0.6, 0.7)}
-    for pair in (("few", "many"), ("two", "three")):
-        with pytest.raises(InputError, match="were not judged alike"):
-            contrasts.contrast(groups, [pair], EPS)
-
-
-def test_a_killed_set_of_trials_keeps_what_was_finished(root: Path, finished: list[TrialResult], monkeypatch) -> None:
-    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
+def test_a_killed_set_of_trials_keeps_what_was_finished(root: Path, finished: list[TrialResult]) -> None:
     broken = replace(finished[1].trial, seed=7, recipe=replace(QUICK, noise_images=5_000))
     kept = set((root / "build/store/finetuned").iterdir())
     with pytest.raises(InputError, match="noise_images=5000 leaves none"):
@@ -259,7 +208,7 @@ def test_no_path_decides_a_trial(root: Path, finished: list[TrialResult], tmp_pa
     shutil.copytree(root / "build/store", copy / "build/store")
     monkeypatch.setenv("NULLPAPER_ROOT", str(copy))
     again = run_trials([finished[1].trial], PROTOCOL, workers=1, progress=None)[0]
-    assert again.run.reused and again.judged.reused and again.run.path.is_relative_to(copy)
+    assert again.run.reused and again.run.path.is_relative_to(copy)
 
 
 MODULE = """
@@ -269,7 +218,7 @@ from nullpaper.finetuning.methods import Method
 def loss(vit, batch):
     return {factor} * cross_entropy(vit(batch.images), batch.labels)
 
-METHOD = Method(loss, "a user's")
+METHOD = Method(loss)
 """
 
 
@@ -277,11 +226,13 @@ def test_a_registered_method_counts_and_reaches_the_workers(tmp_path: Path, monk
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     trial, keys = Trial("mine", 0, 1, QUICK), []
-    for number, factor in enumerate((1.0, 2.0)):
+    for number, (factor, seeds) in enumerate(((1.0, 2), (2.0, 1))):
         (tmp_path / f"own_{number}.py").write_text(MODULE.format(factor=factor))
         monkeypatch.setitem(METHODS, "mine", import_module(f"own_{number}").METHOD)
-        pair = [trial, replace(trial, seed=1)]
-        results = run_trials(pair, Protocol(4), workers=2, progress=None)  # in processes that never registered it
+        trials = [replace(trial, seed=seed) for seed in range(seeds)]
+        results = run_trials(
+            trials, Protocol(4), workers=2, progress=None
+        )  # two: in processes that never registered it
         assert not any(result.run.reused for result in results)
         keys.append(results[0].run.key)
     assert keys[0] != keys[1], "a changed loss is another result"
@@ -302,7 +253,7 @@ def test_a_method_that_no_process_can_import_runs_in_this_one(tmp_path: Path, mo
 
 def test_registered_attacks_and_corruptions_are_part_of_what_judges(monkeypatch) -> None:
     def identity() -> list:
-        return trials_module._identity(PROTOCOL, trials_module._entries(Trial("start"), PROTOCOL))
+        return trials_module._identity(PROTOCOL)
 
     before = identity()
     monkeypatch.setitem(ATTACKS, "fgsm", replace(ATTACKS["fgsm"], steps=2))
@@ -311,32 +262,8 @@ def test_registered_attacks_and_corruptions_are_part_of_what_judges(monkeypatch)
     assert len({json.dumps(each) for each in (before, attacked, identity())}) == 3
 
 
-def test_an_unknown_method_is_refused_before_any_work() -> None:
+def test_an_unknown_method_or_corruption_is_refused_before_any_work() -> None:
     with pytest.raises(InputError, match="method 'nullspce' is unknown"):
         run_trials([Trial("start"), Trial("nullspce")], PROTOCOL, progress=None)
-
-
-def test_standard_finetuning_is_that_with_zero_noise(root: Path, monkeypatch) -> None:
-    monkeypatch.setenv("NULLPAPER_ROOT", str(root))
-    first, second = run_trials(
-        [Trial(name, 0, 2, QUICK) for name in ("standard", "zero")], PROTOCOL, workers=1, progress=None
-    )
-    losses = [[record["loss"] for record in result.history[1:]] for result in (first, second)]
-    assert np.allclose(*losses, rtol=1e-6), "both branches see the same tokens: one loss, up to rounding"
-    assert all(map(np.array_equal, first.frame["correct"], second.frame["correct"]))
-
-
-def test_the_corrupted_images_are_made_once_for_all_trials() -> None:
-    assert trials_module._corrupted(PROTOCOL, "cifar10") is trials_module._corrupted(replace(PROTOCOL), "cifar10")
-
-
-def test_a_contrast_of_contrasts_is_the_difference_of_the_two() -> None:
-    groups = {"a": made(0.9, 0.8), "b": made(0.5, 0.6), "c": made(0.4, 0.3), "d": made(0.2, 0.1)}
-    both = contrasts.contrast(groups, [("a", "b"), ("c", "d")], EPS).set_index(["method", "measure"])["difference"]
-    rows = contrasts.contrast_of(groups, ("a", "b"), ("c", "d"), EPS).set_index("measure")
-    assert np.allclose(rows["difference"], (both["a"] - both["c"])[rows.index]) and rows["n"].eq(2).all()
-    same = contrasts.contrast_of(groups, ("a", "b"), ("a", "b"), EPS)
-    assert same[["difference", "images_low", "images_high"]].eq(0).all(axis=None) and not same["resolved"].any()
-    groups["e"] = made(0.5)
-    with pytest.raises(InputError, match="were not judged alike"):
-        contrasts.contrast_of(groups, ("a", "b"), ("e", "e"), EPS)
+    with pytest.raises(InputError, match="fogg"):
+        run_trials([Trial("zero")], replace(PROTOCOL, corruptions=("fogg",)), progress=None)
