@@ -65,7 +65,6 @@ run: $(READY) ## run one notebook: make run NOTEBOOK=01_existence ARGS="-p image
 	$(NULLPAPER) run $(NOTEBOOK) $(PROFILE_FLAG) $(ARGS)
 
 lab: $(READY) ## open the notebooks in JupyterLab, with the kernel of this environment
-	@test -x $(BIN)/jupyter-lab || $(UV) pip install --quiet --python $(BIN)/python --constraint requirements.lock jupyterlab
 	@mkdir -p $(LAB) && echo '{"@jupyterlab/docmanager-extension:plugin": {"defaultViewers": {"python": "Jupytext Notebook"}}}' \
 		> $(LAB)/overrides.json  # a notebook here is a .py file: a click opens it as a notebook
 	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter-lab --notebook-dir notebooks $(ARGS)

@@ -1,4 +1,10 @@
-"""Runs the answer of a notebook, its last section, on given tables: a verdict must turn with the numbers it reads."""
+"""Runs the answer of a notebook, its last section, on given tables: a verdict must turn with the numbers it reads.
+
+A notebook's test names its tables and one change for each of its claims, and imports the two tests at the end::
+
+    TABLES = {"areas": "05_faithfulness_areas"}  # the notebook's variable: the name of the saved table
+    ALTERED = [("faithfulness", [("areas", {"image": "noisy"}, about("deletion_change", -0.5))], "does not hold")]
+"""
 
 from __future__ import annotations
 
@@ -59,7 +65,29 @@ def altered(table: pd.DataFrame, where: dict[str, Any], changes: dict[str, float
     return table.assign(**{column: table[column].mask(rows, value) for column, value in changes.items()})
 
 
+def gain(value: float, half: float = 1e-3) -> dict[str, float]:
+    """A paired difference with its intervals over seeds and over images, as columns of a table."""
+    return about("difference", value, half) | {"images_low": value - half, "images_high": value + half, "n": 3}
+
+
 def undecided(table: pd.DataFrame) -> pd.DataFrame:
     """The table with intervals that have no end."""
-    lows = {column: -1e9 for column in table.columns if column.endswith("_low")}
-    return table.assign(**lows, **{column: 1e9 for column in table.columns if column.endswith("_high")})
+    ends = {"_low": -1e9, "_high": 1e9}
+    return table.assign(**{name: ends[end] for name in table for end in ends if name.endswith(end)})
+
+
+def test_a_verdict_turns_with_its_numbers(request: pytest.FixtureRequest, tmp_path: Path, altered_claim: tuple) -> None:
+    notebook, (name, changes, expected) = request.module.NOTEBOOK, altered_claim
+    tables = {variable: reference(table) for variable, table in request.module.TABLES.items()}
+    before = judge(notebook, tmp_path, **tables).loc[name]
+    for variable, where, values in changes:
+        tables[variable] = altered(tables[variable], where, values)
+    after = judge(notebook, tmp_path, **tables).loc[name]
+    assert before["holds"] != expected == after["holds"] and before["measured"] != after["measured"]
+
+
+def test_intervals_without_end_decide_nothing(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Claims that the file lists as ``CERTAIN`` read numbers that have no interval."""
+    tables = {variable: undecided(reference(table)) for variable, table in request.module.TABLES.items()}
+    words = judge(request.module.NOTEBOOK, tmp_path, **tables)["holds"].drop(getattr(request.module, "CERTAIN", []))
+    assert set(words) == {"not resolved"}

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from answers import about, altered, judge, reference, undecided
+from answers import (  # noqa: F401
+    about,
+    judge,
+    reference,
+    test_a_verdict_turns_with_its_numbers,
+    test_intervals_without_end_decide_nothing,
+)
 from notebook_runs import NotebookRun
 
 NOTEBOOK = "01_existence"
@@ -37,6 +42,7 @@ def test_it_ends_with_its_answer(run: NotebookRun) -> None:
 
 
 TABLES = {"nullity": "01_nullity", "ranks": "01_ranks", "shifts": "01_token_shift", "curves": "01_stability"}
+CERTAIN = ["existence", "per_channel", "numerical_rank"]  # counts
 ALTERED = [
     ("existence", [("nullity", {}, {"dim_embedding": 1})], "holds"),
     ("per_channel", [("nullity", {}, {"dim_per_channel": 5_000})], "holds"),
@@ -47,19 +53,8 @@ ALTERED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "changes", "expected"), ALTERED, ids=[name for name, _, _ in ALTERED])
-def test_a_verdict_turns_with_its_numbers(tmp_path: Path, name: str, changes: list, expected: str) -> None:
+def test_a_missing_row_is_not_measured(tmp_path: Path) -> None:
     tables = {variable: reference(table) for variable, table in TABLES.items()}
-    before = judge(NOTEBOOK, tmp_path, **tables).loc[name]
-    for variable, where, values in changes:
-        tables[variable] = altered(tables[variable], where, values)
-    after = judge(NOTEBOOK, tmp_path, **tables).loc[name]
-    assert before["holds"] != expected == after["holds"] and before["measured"] != after["measured"]
-
-
-def test_intervals_without_end_decide_nothing_and_a_missing_row_is_not_measured(tmp_path: Path) -> None:
-    tables = {variable: undecided(reference(table)) for variable, table in TABLES.items()}
     tables["ranks"] = tables["ranks"].iloc[:0]
     words = judge(NOTEBOOK, tmp_path, **tables)["holds"]
-    assert set(words[["layer_norm", "exact_noise", "stored_noise"]]) == {"not resolved"}
     assert words["numerical_rank"] == "not measured" and words["existence"] == "in part"

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from answers import about, altered, judge, reference, undecided
+from answers import (  # noqa: F401
+    about,
+    altered,
+    judge,
+    reference,
+    test_a_verdict_turns_with_its_numbers,
+    test_intervals_without_end_decide_nothing,
+)
 from notebook_runs import NotebookRun
 
 NOTEBOOK = "02_learned_nullspace"
@@ -42,31 +48,20 @@ def test_it_ends_with_its_answer(run: NotebookRun) -> None:
     assert "there is a largest noise within eps = 0.03" in run.printed and "Limits: " in run.printed
 
 
+CERTAIN = ["size"]  # behind it there is no interval
 ALTERED = [
-    ("largest_noise", ("by_token", {}, about("influence", 0.5)), "not resolved"),
-    ("permutation_control", ("nothing_learned", {"noise": "permuted"}, about("match", 0.9)), "not resolved"),
-    ("learned_noise", ("curves", {"noise": "learned"}, about("match", 0.5)), "does not hold"),
-    ("norm_of_lambda", ("curves", {"lambda": 0.1}, about("norm", 100)), "does not hold"),
-    ("published_procedure", ("verified", {"method": "official"}, about("influence", 0.01)), "holds"),
-    ("norm_at_eps", ("summary", {"method": "random"}, about("norm", 100)), "does not hold"),
-    ("closure", ("combined", {"factor": -1}, about("influence", 0.01)), "holds"),
-    ("size", ("dimension", {"dimension": 3420}, {"norm": 100}), "does not hold"),
+    ("largest_noise", [("by_token", {}, about("influence", 0.5))], "not resolved"),
+    ("permutation_control", [("nothing_learned", {"noise": "permuted"}, about("match", 0.9))], "not resolved"),
+    ("learned_noise", [("curves", {"noise": "learned"}, about("match", 0.5))], "does not hold"),
+    ("norm_of_lambda", [("curves", {"lambda": 0.1}, about("norm", 100))], "does not hold"),
+    ("published_procedure", [("verified", {"method": "official"}, about("influence", 0.01))], "holds"),
+    ("norm_at_eps", [("summary", {"method": "random"}, about("norm", 100))], "does not hold"),
+    ("closure", [("combined", {"factor": -1}, about("influence", 0.01))], "holds"),
+    ("size", [("dimension", {"dimension": 3420}, {"norm": 100})], "does not hold"),
 ]
 
 
-@pytest.mark.parametrize(("name", "change", "expected"), ALTERED, ids=[name for name, _, _ in ALTERED])
-def test_a_verdict_turns_with_its_numbers(tmp_path: Path, name: str, change: tuple, expected: str) -> None:
+def test_an_empty_number_is_not_measured(tmp_path: Path) -> None:
     tables = {variable: reference(table) for variable, table in TABLES.items()}
-    before = judge(NOTEBOOK, tmp_path, **tables).loc[name]
-    variable, where, values = change
-    after = judge(NOTEBOOK, tmp_path, **tables | {variable: altered(tables[variable], where, values)}).loc[name]
-    assert before["holds"] != expected == after["holds"] and before["measured"] != after["measured"]
-
-
-def test_intervals_without_end_decide_nothing_and_an_empty_number_is_not_measured(tmp_path: Path) -> None:
-    tables = {variable: undecided(reference(table)) for variable, table in TABLES.items()}
-    words = judge(NOTEBOOK, tmp_path, **tables)["holds"]
-    assert set(words.drop("size")) == {"not resolved"}  # behind the size there is no interval
-    empty = altered(reference("02_unlearned"), {"noise": "permuted"}, {"match_low": float("nan")})
-    words = judge(NOTEBOOK, tmp_path, **tables | {"nothing_learned": empty})["holds"]
-    assert words["permutation_control"] == "not measured"
+    tables["nothing_learned"] = altered(tables["nothing_learned"], {"noise": "permuted"}, {"match_low": float("nan")})
+    assert judge(NOTEBOOK, tmp_path, **tables).loc["permutation_control", "holds"] == "not measured"

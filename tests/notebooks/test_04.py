@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-from answers import about, altered, judge, reference, undecided
+from answers import (  # noqa: F401
+    about,
+    judge,
+    reference,
+    test_a_verdict_turns_with_its_numbers,
+    test_intervals_without_end_decide_nothing,
+)
 from notebook_runs import NotebookRun
 
 NOTEBOOK = "04_network_fooling"
@@ -56,28 +61,15 @@ TABLES = {
     "attacked": "04_adversarial",
 }
 ALTERED = [
-    ("look_alike", "exact_table", {}, about("relative distance", 0.3), "holds"),
-    ("approximate_look_alike", "curve", {"eps": 0.01}, about("relative distance", 0.9), "does not hold"),
-    ("second_models", "seen", {"noise": "exact, largest"}, about("class of x", 0.1), "holds"),
-    ("small_noise", "lengths", {}, about("norm / adversarial", 2), "does not hold"),
+    ("look_alike", [("exact_table", {}, about("relative distance", 0.3))], "holds"),
+    ("approximate_look_alike", [("curve", {"eps": 0.01}, about("relative distance", 0.9))], "does not hold"),
+    ("second_models", [("seen", {"noise": "exact, largest"}, about("class of x", 0.1))], "holds"),
+    ("small_noise", [("lengths", {}, about("norm / adversarial", 2))], "does not hold"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "variable", "where", "values", "expected"), ALTERED, ids=[line[0] for line in ALTERED]
-)
-def test_a_verdict_turns_with_its_numbers(
-    tmp_path: Path, name: str, variable: str, where: dict[str, object], values: dict[str, float], expected: str
-) -> None:
+def test_a_missing_row_is_not_measured(tmp_path: Path) -> None:
     tables = {variable: reference(table) for variable, table in TABLES.items()}
-    before = judge(NOTEBOOK, tmp_path, **tables).loc[name]
-    after = judge(NOTEBOOK, tmp_path, **tables | {variable: altered(tables[variable], where, values)}).loc[name]
-    assert before["holds"] != expected == after["holds"] and before["measured"] != after["measured"]
-
-
-def test_intervals_without_end_decide_nothing_and_a_missing_row_is_not_measured(tmp_path: Path) -> None:
-    tables = {variable: undecided(reference(table)) for variable, table in TABLES.items()}
-    assert set(judge(NOTEBOOK, tmp_path, **tables)["holds"]) == {"not resolved"}
     tables["exact_table"] = tables["exact_table"].iloc[:0]
     words = judge(NOTEBOOK, tmp_path, **tables)["holds"]
-    assert words["look_alike"] == "not measured" and words["small_noise"] == "not resolved"
+    assert words["look_alike"] == "not measured" != words["small_noise"]

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import pytest
+from answers import (  # noqa: F401
+    about,
+    gain,
+    test_a_verdict_turns_with_its_numbers,
+    test_intervals_without_end_decide_nothing,
+)
 from notebook_runs import NotebookRun
 
 from nullpaper.studies.verdicts import WORDS
 
 NOTEBOOK = "07_nullspace_finetuning"
+TABLES = {"paired": "07_paired", "dynamics": "07_dynamics", "robust_paired": "07_robust"}
+CERTAIN = ["growth"]  # its start is one model, whose norm has no interval
+ATTACKED = {"method": "nullspace", "measure": "pgd"}
+BETTER, WORSE = gain(0.1), gain(-0.1)
+ALTERED = [
+    ("finetuning", [("paired", {"method": "nullspace", "against": "start"}, BETTER)], "holds"),
+    (
+        "noise_or_finetuning",
+        [("paired", {"method": "nullspace", "against": "zero", "measure": "clean"}, BETTER)],
+        "in part",
+    ),
+    ("random_noise", [("paired", {"method": "nullspace", "against": "random"}, WORSE)], "does not hold"),
+    ("matched_noise", [("paired", {"method": "nullspace", "against": "permuted"}, BETTER)], "in part"),
+    (
+        "adversarial_training",
+        [("paired", ATTACKED | {"against": other}, WORSE) for other in ("pgd_at", "trades")],
+        "holds",
+    ),
+    ("growth", [("dynamics", {"method": "nullspace", "step": 320}, about("norm", 80))], "holds"),
+]
 
 
 def test_controls_are_in_place_and_differences_add_up(run: NotebookRun) -> None:

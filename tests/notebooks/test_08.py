@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import pytest
+from answers import (  # noqa: F401
+    about,
+    gain,
+    test_a_verdict_turns_with_its_numbers,
+    test_intervals_without_end_decide_nothing,
+)
 from notebook_runs import NotebookRun
 
 from nullpaper.studies.verdicts import WORDS
 
 NOTEBOOK = "08_ablations"
+TABLES = {"paired": "08_paired", "of_eps": "08_eps"}
+OFFICIAL = {"method": "official, no early stop", "against": "official"}
+SCALED = {"method": "zero, mismatched", "against": "start, mismatched"}
+ALTERED = [
+    ("eps_matters", [("of_eps", {"method": "nullspace", "eps": 0.1}, about("value", 0.2))], "does not hold"),
+    ("early_stop", [("paired", OFFICIAL | {"measure": "fgsm"}, gain(0.1))], "in part"),
+    ("faked_gain", [("paired", SCALED, gain(-0.1))], "does not hold"),
+]
 
 
 def test_eps_is_varied_for_learned_and_for_random_noise(run: NotebookRun) -> None:

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import pytest
+from answers import (  # noqa: F401
+    about,
+    gain,
+    test_a_verdict_turns_with_its_numbers,
+    test_intervals_without_end_decide_nothing,
+)
 from notebook_runs import NotebookRun
 
 from nullpaper.studies.verdicts import WORDS
 
 NOTEBOOK = "09_fulllora"
+TABLES = {
+    "paired": "09_paired",
+    "long_paired": "09_long_paired",
+    "layernorm": "09_layernorm",
+    "stored_sizes": "09_storage",
+    "cost_table": "09_costs",
+}
+CERTAIN = ["storage", "training_memory"]  # bytes, which are counted
+LNLORA = {"method": "lnlora", "against": "full"}
+NORM = [("layernorm", {"kind": f"LayerNorm {kind}"}, about("relative", 0.9)) for kind in ("scale", "bias")]
+ALTERED = [
+    ("comparable", [("paired", LNLORA, gain(0.0))], "in part"),
+    ("norm_matters", [("paired", {"method": "lnlora", "against": "lora"}, gain(0.1))], "holds"),
+    ("layernorm_shift", [*NORM, ("layernorm", {"model": "standard"}, about("relative", 0.1))], "holds"),
+    ("storage", [("stored_sizes", {"adapter": "lnlora"}, {"stored_share": 0.2})], "does not hold"),
+    ("training_time", [("cost_table", {"adapter": "lnlora"}, about("ratio", 0.5))], "holds"),
+    ("training_memory", [("cost_table", {"adapter": "lnlora"}, {"total": 0})], "holds"),
+    ("robust_start", [("paired", {"method": "linear", "against": "full"}, gain(0.0))], "in part"),
+]
 
 
 def test_counts_are_those_of_the_formula_and_injection_changes_nothing(run: NotebookRun) -> None:

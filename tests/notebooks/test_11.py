@@ -5,6 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from answers import (  # noqa: F401
+    about,
+    gain,
+    test_a_verdict_turns_with_its_numbers,
+    test_intervals_without_end_decide_nothing,
+)
 from notebook_runs import NotebookRun
 from safetensors.torch import load_file
 
@@ -13,6 +19,14 @@ from nullpaper.models.vit import SHIPPED
 from nullpaper.studies.verdicts import WORDS
 
 NOTEBOOK = "11_joined"
+TABLES = {"paired": "11_paired", "sizes": "11_norm", "exact_space": "11_exact"}
+CERTAIN = ["exact_nullspace_kept"]  # dimensions, which are counted
+ALTERED = [
+    ("nullspace_through_adapter", [("paired", {"method": "nullspace, lnlora"}, gain(0.1))], "holds"),
+    ("joined", [("paired", {"method": "pgd_at_nullspace, full"}, gain(-0.1))], "does not hold"),
+    ("nullspace_size", [("sizes", {"run": "pgd_at, lnlora"}, about("growth", 2) | about("ratio", 2))], "holds"),
+    ("exact_nullspace_kept", [("exact_space", {}, {"dimension": 96, "overlap": 1.0})], "holds"),
+]
 CONTROLS = {"nullspace": ("zero", "random"), "pgd_at_nullspace": ("pgd_at", "pgd_at_random")}
 RANK = 3
 
