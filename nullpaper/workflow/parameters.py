@@ -95,7 +95,9 @@ def read_notebook(notebook: Path) -> str:
     """
     if notebook.suffix != ".py" or not notebook.is_file():
         names = sorted(path.name for path in notebook.parent.glob("*.py"))
-        raise InputError(f"there is no notebook {notebook}: name a py:percent file (.py).{nearest(notebook.name, names)}")
+        raise InputError(
+            f"there is no notebook {notebook}: name a py:percent file (.py).{nearest(notebook.name, names)}"
+        )
     try:
         text = notebook.read_text(encoding="utf-8")
         ast.parse(text)

@@ -1,4 +1,4 @@
-"""Runs notebooks into ``build/<label>/``: source, executed notebook, page, figures, tables, and an entry in its manifest.
+"""Runs notebooks into ``build/<label>/``: source, executed notebook, page, figures, tables, and a manifest entry.
 
 A run works in a hidden folder and is moved into place when it has succeeded, its manifest entry last: one that failed
 or was killed replaces nothing. A finished run whose files are all still in place is not repeated.
