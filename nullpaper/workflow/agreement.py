@@ -79,7 +79,7 @@ def compare(here: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
                 "reference": _text(other),
             }
             tables.append(pd.DataFrame(table)[one["value"].notna() | other["value"].notna()])
-    return pd.concat(tables, ignore_index=True)
+    return pd.concat(tables, ignore_index=True).astype({"agrees": bool})
 
 
 def _answers(columns: Sequence[str]) -> list[str]:

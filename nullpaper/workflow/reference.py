@@ -103,11 +103,8 @@ def altered(folder: Path, entry: Mapping[str, Any]) -> dict[str, str]:
     return words
 
 
-def promote(out: Path, notebook: str) -> list[Path]:
+def promote(out: Path, notebook: str) -> None:
     """Make what a finished run left in ``out`` the reference of its notebook; figures it no longer makes vanish.
-
-    Returns:
-        The files of the project that were written.
 
     Raises:
         InputError: the run has not finished, or its files are not as it left them; the reference is then as it was.
@@ -124,7 +121,6 @@ def promote(out: Path, notebook: str) -> list[Path]:
         for name in entries.get(notebook, {"files": {}})["files"].keys() - files.keys():
             (root / name).unlink(missing_ok=True)
         entries[notebook] = entry | {"files": files}
-    return [root / name for name in files]
 
 
 def entry_of(path: Path) -> dict[str, Any] | None:

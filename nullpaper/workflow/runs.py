@@ -147,10 +147,3 @@ def _report(plan: Plan, entry: Mapping[str, Any], *, reused: bool = False) -> Ru
     figures, tables = (tuple(path for path in paths if path.parent.name == room) for room in ("figures", "results"))
     ipynb = plan.out / f"{plan.notebook.stem}.ipynb"
     return RunReport(plan.notebook, plan.context.run, plan.out, ipynb, entry["seconds"], figures, tables, reused)
-
-
-def summary(reports: Sequence[RunReport]) -> str:
-    """``14 notebooks, 0 failed, 29 min 40 s of work.``"""
-    failed = sum(report.error is not None for report in reports)
-    work = sum(report.seconds for report in reports if not report.reused)
-    return f"{len(reports)} notebook{'s' * (len(reports) != 1)}, {failed} failed, {duration(work)} of work."
