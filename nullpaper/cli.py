@@ -21,10 +21,6 @@ PROFILE = click.option(
     "--profile", metavar="NAME", help="smoke, cpu, gpu, imagenet or reference; by default what fits the machine."
 )
 FORCE = click.option("--force", is_flag=True, help="Compute everything anew, stored results too.")
-JOBS = click.option(
-    "--jobs", type=click.IntRange(min=1), help="Notebooks at a time; by default one a core on a CPU, up to 4."
-)
-
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 
@@ -89,7 +85,7 @@ def run(
 
 
 @main.command()
-@JOBS
+@click.option("--jobs", type=COUNT, help="Notebooks at a time; by default one a core on a CPU, up to 4.")
 @PROFILE
 @FORCE
 def paper(jobs: int | None, profile: str | None, force: bool) -> None:
@@ -109,9 +105,7 @@ def paper(jobs: int | None, profile: str | None, force: bool) -> None:
 
 @main.command()
 @click.argument("notebooks", nargs=-1)
-@JOBS
-@FORCE
-def figures(notebooks: Sequence[str], jobs: int | None, force: bool) -> None:
+def figures(notebooks: Sequence[str]) -> None:
     """Bring figures/ and results/ up to date: run what is stale or missing at the profile reference, and no others.
 
     With NOTEBOOKS, those. Exits with 1 if a notebook fails, whose figures and tables then stay as they were.
@@ -124,7 +118,7 @@ def figures(notebooks: Sequence[str], jobs: int | None, force: bool) -> None:
     paths = [notebook_path(name) for name in notebooks] or to_redraw()
     if not paths:
         return click.echo("All figures and tables are as they would be made today.")
-    reports = run_notebooks(paths, profile="reference", force=force, jobs=jobs)
+    reports = run_notebooks(paths, profile="reference")
     for report in reports:
         if report.error is None:
             promote(report.out, report.notebook.stem)

@@ -17,7 +17,7 @@ from typing import Any
 from nullpaper.data.fetch import DATASETS
 from nullpaper.errors import InputError
 from nullpaper.files import sha256
-from nullpaper.workflow.canonical import identity
+from nullpaper.workflow.code_identity import identity
 from nullpaper.workflow.parameters import check_parameters, parameters, profile_parameters, read_notebook, remembered
 from nullpaper.workflow.provenance import RunContext, project_root
 from nullpaper.workflow.reference import DIGITS, code_of
@@ -129,11 +129,11 @@ def _own_label(stem: str, profile: str, changes: Mapping[str, Any]) -> str:
 
 
 def inputs(notebook: Path, values: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
-    """Digests of the data sets and, by parameter, of the weights and other files that a notebook may read.
+    """Digests of the data sets and of the weights and files that a notebook may read.
 
     Data sets are those that the notebook or its parameters mention by name; they stand by the sums that their arrays
-    must have. Files that parameters name stand by their content, folders by the names and sizes of their files. What
-    ships with the package counts always.
+    must have. Files that parameters name stand by their content, folders by the names and sizes of their files; the key
+    of an absolute path is its parameter's name. What ships with the package counts always.
     """
     weights = {"shipped": identity([(path.name, _digest(path)) for path in _files(SHIPPED)])[:DIGITS]}
     words = {name: value for name, value in values.items() if value and isinstance(value, str)}
@@ -141,12 +141,12 @@ def inputs(notebook: Path, values: Mapping[str, Any]) -> tuple[dict[str, str], d
         if isinstance(items, list):
             words |= {f"{name}[{index}]": item for index, item in enumerate(items) if item and isinstance(item, str)}
     for name, word in words.items():
-        path = project_root() / word
+        path, key = project_root() / word, name if Path(word).is_absolute() else word
         if path.is_file():
-            weights[name] = _digest(path)[:DIGITS]
+            weights[key] = _digest(path)[:DIGITS]
         elif path.is_dir() and len(Path(word).parts) > 1:  # a bare word is rather a name
             sizes = [(file.relative_to(path).as_posix(), file.stat().st_size) for file in _files(path)]
-            weights[name] = identity(sizes)[:DIGITS]
+            weights[key] = identity(sizes)[:DIGITS]
     mentioned = _constants(notebook) | {*words.values()}
     return {name: dataset.digest for name, dataset in DATASETS.items() if name in mentioned}, weights
 

