@@ -20,7 +20,7 @@ from nullpaper.files import locked, sha256
 from nullpaper.workflow.figures import read_stamp
 from nullpaper.workflow.plan import paper_notebooks, plan_run
 from nullpaper.workflow.progress import Progress
-from nullpaper.workflow.reference import read_manifest
+from nullpaper.workflow.reference import entry_of, read_manifest
 from nullpaper.workflow.runs import RunReport, run_notebooks, up_to_date
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -76,6 +76,7 @@ def test_a_run_makes_notebook_page_figures_and_tables(project: Path, reports: li
     }
     entry = read_manifest(out)["00_tiny"]
     assert entry["run"].startswith("00_tiny-") and entry["profile"] == "smoke" and entry["parameters"]["count"] == 3
+    assert entry_of(report.ipynb)["run"] == entry["run"], "nullpaper show finds it"
     assert entry["seconds"] > 0 and len(entry["code"]) == 16 and set(names) <= entry["files"].keys()
     assert not (project / "figures").exists() and not (project / "results").exists(), "the reference is not a run's"
 
