@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,6 @@ PROFILE = click.option(
     "--profile", metavar="NAME", help="smoke, cpu, gpu, imagenet or reference; by default what fits the machine."
 )
 FORCE = click.option("--force", is_flag=True, help="Compute everything anew, stored results too.")
-JOBS = click.option(
-    "--jobs", type=click.IntRange(min=1), help="Notebooks at a time; by default one a core on a CPU, up to 4."
-)
-
 FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
 
@@ -78,19 +73,19 @@ def run(
     """
     from nullpaper.workflow.parameters import parameters, profile_parameters
     from nullpaper.workflow.plan import notebook_path
-    from nullpaper.workflow.runs import run_notebook
+    from nullpaper.workflow.runs import run_notebooks
 
     path, profile = notebook_path(notebook), _profile(profile)
     if not listing:
-        return _end([run_notebook(path, dict(given), profile=profile, label=label, force=force)])
+        return _end(run_notebooks([path], dict(given), profile=profile, label=label, force=force))
     values = profile_parameters(path, profile)
-    for parameter in parameters(path).values():
-        value = values.get(parameter.name, parameter.default)
-        click.echo(f"{parameter.name}: {parameter.type} = {value!r}" + f"  # {parameter.help}" * bool(parameter.help))
+    for name, parameter in parameters(path).items():
+        value = values.get(name, parameter.default)
+        click.echo(f"{name}: {parameter.type} = {value!r}" + f"  # {parameter.help}" * bool(parameter.help))
 
 
 @main.command()
-@JOBS
+@click.option("--jobs", type=COUNT, help="Notebooks at a time; by default one a core on a CPU, up to 4.")
 @PROFILE
 @FORCE
 def paper(jobs: int | None, profile: str | None, force: bool) -> None:
@@ -99,38 +94,31 @@ def paper(jobs: int | None, profile: str | None, force: bool) -> None:
     What is up to date is skipped. Exits with 1 if a notebook fails; the others still run.
     """
     from nullpaper.workflow.agreement import agreement
-    from nullpaper.workflow.provenance import project_root
-    from nullpaper.workflow.runs import paper as run_all
-    from nullpaper.workflow.runs import summary
+    from nullpaper.workflow.plan import paper_notebooks
+    from nullpaper.workflow.runs import run_notebooks
 
-    profile, build = _profile(profile), project_root() / "build"
-    reports = run_all(profile, force=force, jobs=jobs)
-    sentences = [summary(reports)]
-    if (build / "book" / "index.html").is_file():
-        sentences.append("The book: build/book/index.html (make book builds it anew).")
-    if profile != "smoke":  # its numbers are not meant to be the paper's
-        sentences.append(f"{agreement(build / profile)}")
-    _end(reports, sentences)
+    profile = _profile(profile)
+    reports = run_notebooks(paper_notebooks(), profile=profile, force=force, jobs=jobs)
+    # the numbers of smoke are not meant to be the paper's
+    _end(reports, "" if profile == "smoke" else agreement(reports[0].out))
 
 
 @main.command()
 @click.argument("notebooks", nargs=-1)
-@JOBS
-@FORCE
-def figures(notebooks: Sequence[str], jobs: int | None, force: bool) -> None:
+def figures(notebooks: Sequence[str]) -> None:
     """Bring figures/ and results/ up to date: run what is stale or missing at the profile reference, and no others.
 
     With NOTEBOOKS, those. Exits with 1 if a notebook fails, whose figures and tables then stay as they were.
     """
     from nullpaper.workflow.plan import notebook_path
     from nullpaper.workflow.reference import promote
-    from nullpaper.workflow.runs import paper as run_all
+    from nullpaper.workflow.runs import run_notebooks
     from nullpaper.workflow.verify import to_redraw
 
     paths = [notebook_path(name) for name in notebooks] or to_redraw()
     if not paths:
         return click.echo("All figures and tables are as they would be made today.")
-    reports = run_all("reference", notebooks=paths, force=force, jobs=jobs)
+    reports = run_notebooks(paths, profile="reference")
     for report in reports:
         if report.error is None:
             promote(report.out, report.notebook.stem)
@@ -143,54 +131,41 @@ def verify() -> None:
 
     Exits with 1 if there are any.
     """
-    from nullpaper.workflow.provenance import project_root
     from nullpaper.workflow.verify import verify as look
 
-    findings = look(project_root())
+    findings = look()
     for finding in findings:
         click.echo(f"{finding.word:<8} {finding.path}: {finding.reason}")
-    remedies = dict.fromkeys(finding.remedy for finding in findings if finding.remedy)
-    lines = ["", "To mend this:", *(f"  {remedy}" for remedy in remedies)] if findings else ["All is well."]
-    click.echo("\n".join(lines))
+    click.echo(
+        "\n`git checkout FILE` brings a file back; `make figures` runs what is stale again, and no other notebook."
+        if findings
+        else "All is well."
+    )
     sys.exit(1 if findings else 0)
 
 
 @main.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with the facts by file.")
-def show(files: Sequence[Path], as_json: bool) -> None:
+@click.argument("files", nargs=-1, required=True, type=FILE, metavar="FILE...")
+def show(files: Sequence[Path]) -> None:
     """Say which run, parameters, device, data and weights a FILE comes from.
 
-    A figure (PNG, PDF) and a LaTeX table tell it themselves, wherever they are; a CSV table, an executed notebook, its
-    page and a folder of runs are looked up in the manifest beside them.
+    What a run has made is looked up in the manifest beside it; a figure (PNG, PDF) that was taken elsewhere tells it
+    itself.
     """
-    facts = {str(file): _facts(file) for file in files}
-    if as_json:
-        return click.echo(json.dumps(facts, indent=1))
-    for file, known in facts.items():
-        click.echo("\n".join([file] * (len(facts) > 1) + _told(known)))
-
-
-def _facts(path: Path) -> Mapping[str, Any]:
     from nullpaper.workflow.figures import read_stamp
-    from nullpaper.workflow.reference import read_manifest
+    from nullpaper.workflow.reference import entry_of
 
-    if not path.is_dir() and path.suffix not in (".ipynb", ".html"):
-        return read_stamp(path)
-    manifest = read_manifest(path if path.is_dir() else path.parent)
-    known = manifest if path.is_dir() else manifest.get(path.stem.removesuffix(".failed"), {})
-    if not known or not path.exists():
-        raise InputError(f"there is no finished run {path}: name what `nullpaper run` or `nullpaper sweep` has made")
-    return known
+    for file in files:
+        click.echo("\n".join([f"{file}", *_told(entry_of(file) or read_stamp(file))]))
 
 
-def _told(facts: Mapping[str, Any], indent: int = 0) -> list[str]:
+def _told(facts: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
     """One fact a line, what a mapping holds below it."""
-    lines = []
     for name, value in facts.items():
-        deeper = _told(value, indent + 2) if isinstance(value, Mapping) else []
-        lines += [f"{'':{indent}}{name:<13} {'' if deeper else value}".rstrip(), *deeper]
-    return lines
+        is_mapping = bool(value) and isinstance(value, Mapping)
+        yield f"{'':{indent}}{name:<13} {'' if is_mapping else value}".rstrip()
+        if is_mapping:
+            yield from _told(value, indent + 2)
 
 
 @main.command()
@@ -266,21 +241,10 @@ def data() -> None:
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Fetch again even if it is there.")
 def fetch(name: str, force: bool) -> None:
-    """Fetch the data set NAME, unless it is in the cache."""
+    """Fetch the data set NAME (cifar10, cifar100, imagenette), unless it is in the cache."""
     from nullpaper.data.fetch import fetch as fetch_data
 
     click.echo(f"{name} is in {fetch_data(name, force=force, progress=True)}")
-
-
-@data.command(name="list")
-def list_data() -> None:
-    """List the known data sets and which are in the cache."""
-    from nullpaper.data.fetch import DATASETS, folder_of
-
-    for name, dataset in DATASETS.items():
-        folder = folder_of(name)
-        where = str(folder) if folder.is_dir() else f"not fetched (needs {dataset.megabytes} MB)"
-        click.echo(f"{name:<12} {len(dataset.classes):>4} classes  {where}")
 
 
 def _say(sentence: str) -> None:
@@ -293,9 +257,10 @@ def _profile(name: str | None) -> str:
     return check_profile(name) if name else default_profile()
 
 
-def _end(reports: Sequence[RunReport], sentences: Sequence[str] = ()) -> None:
-    """Print what was made, or the ``sentences`` that say it; exit with 1 if something failed."""
-    from nullpaper.workflow.runs import summary
-
-    click.echo("\n".join(sentences or [summary(reports)]))
-    sys.exit(1 if any(report.error for report in reports) else 0)
+def _end(reports: Sequence[RunReport], sentence: str = "") -> None:
+    """Say how many ran, and the ``sentence``; exit with 1 if something failed."""
+    failed = sum(report.error is not None for report in reports)
+    click.echo(f"{len(reports)} notebook{'s' * (len(reports) != 1)}, {failed} failed.")
+    if sentence:
+        click.echo(sentence)
+    sys.exit(1 if failed else 0)

@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from nullpaper.workflow.runs import RunReport, run_notebook
+from nullpaper.workflow.runs import RunReport, run_notebooks
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -58,9 +58,9 @@ def run_at_smoke(project: Path, notebook: str, label: str | None = None, **param
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NULLPAPER_ROOT", str(project))
         path = NOTEBOOKS / f"{notebook}.py"
-        report = run_notebook(path, parameters, profile="smoke", label=label, progress=False, threads=1)
+        (report,) = run_notebooks([path], parameters, profile="smoke", label=label)
     assert report.error is None, f"{report.error}: {report.ipynb}"
-    assert report.html.stat().st_size > 10_000 and report.figures and report.tables
+    assert report.ipynb.with_suffix(".html").stat().st_size > 10_000 and report.figures and report.tables
     assert {path.suffix for path in report.figures} == {".pdf", ".png"}
     return NotebookRun(report, project)
 

@@ -11,9 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from nullpaper.cli import main
-from nullpaper.errors import InputError
 from nullpaper.workflow.figures import save_table
-from nullpaper.workflow.parameters import default_profile
 
 TINY = Path(__file__).parent / "tiny" / "00_tiny.py"
 
@@ -22,8 +20,7 @@ TINY = Path(__file__).parent / "tiny" / "00_tiny.py"
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path / "home"))
-    for variable in ("NULLPAPER_RUN", "NULLPAPER_PROFILE", "PROFILE"):
-        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.delenv("NULLPAPER_RUN", raising=False)
     return tmp_path
 
 
@@ -51,7 +48,6 @@ def test_module_is_the_command() -> None:
         ["paper"],
         ["data"],
         ["data", "fetch"],
-        ["data", "list"],
         ["show"],
         ["verify"],
         ["sweep"],
@@ -73,7 +69,6 @@ def test_every_command_explains_itself(command: list[str]) -> None:
         (["run", str(TINY), "--profile", "gpuu"], "Did you mean 'gpu'?"),
         (["run", "01_absent"], "there is no notebook"),
         (["paper", "--profile", "smoke"], "holds no numbered notebook"),
-        (["paper", "--profile", "huge"], "profile 'huge' is unknown"),
         (["show", "absent.png"], "there is no file absent.png"),
         (["data", "fetch", "cifar11"], "Did you mean 'cifar10'?"),
     ],
@@ -95,19 +90,3 @@ def test_show_prints_where_a_figure_is_from() -> None:
     for path in (csv, tex):
         result = call("show", str(path))
         assert result.exit_code == 0 and "notebook      interactive" in result.output and "device " in result.output
-
-
-def test_data_list_names_what_is_missing() -> None:
-    result = call("data", "list")
-    assert result.exit_code == 0 and "cifar10 " in result.output and "not fetched" in result.output
-
-
-def test_profile_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert default_profile() in ("cpu", "gpu")
-    monkeypatch.setenv("PROFILE", "smoke")
-    assert default_profile() == "smoke"
-    monkeypatch.setenv("NULLPAPER_PROFILE", "imagenet")
-    assert default_profile() == "imagenet"
-    monkeypatch.setenv("NULLPAPER_PROFILE", "cpuu")
-    with pytest.raises(InputError, match="NULLPAPER_PROFILE: 'cpuu' is unknown. Did you mean 'cpu'?"):
-        default_profile()

@@ -19,19 +19,13 @@ _managers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def execute(
-    plan: Plan,
-    output: Path,
-    *,
-    threads: int | None = None,
-    on_cell: Callable[[int], object] | None = None,
-    on_stderr: Callable[[str], object] | None = None,
+    plan: Plan, output: Path, *, threads: int | None = None, hear: Callable[[str], object] = lambda text: None
 ) -> str | None:
     """Execute a planned notebook into ``output``; the first line of the error if it fails, which is in ``output`` then.
 
     Args:
         threads: of the kernel, unless OMP_NUM_THREADS is set; None: as many as it likes.
-        on_cell: called with the index of each cell that starts.
-        on_stderr: called with what the kernel writes to stderr, its progress bars for instance.
+        hear: called with the cell that starts, and with what the kernel writes to stderr, such as its progress bars.
 
     Raises:
         KeyboardInterrupt: `end_kernels` was called meanwhile.
@@ -54,13 +48,13 @@ def execute(
             kernel_name="python3",
             language="python",
             progress_bar=False,
-            stderr_file=SimpleNamespace(write=on_stderr, flush=lambda: None) if on_stderr is not None else None,
+            stderr_file=SimpleNamespace(write=hear, flush=lambda: None),
             kernel_manager_class=manager,
             resources={"metadata": {"path": str(plan.root)}},
             coalesce_streams=True,
             start_timeout=300,  # a machine that trains on all its cores starts a kernel slowly
             iopub_timeout=120,
-            on_cell_start=(lambda cell, cell_index: on_cell(cell_index)) if on_cell is not None else None,
+            on_cell_start=lambda cell, cell_index: hear(f"cell {cell_index + 1} of {len(node.cells)}"),
         )
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}".strip().splitlines()[0]
@@ -87,8 +81,7 @@ def _kernel_manager(plan: Plan, threads: int | None) -> type:
     and matplotlibrc would make the run another one.
     """
     from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-    from traitlets import default
+    from jupyter_client.kernelspec import KernelSpec
 
     environment = {
         "PYTHONHASHSEED": "0",
@@ -100,38 +93,26 @@ def _kernel_manager(plan: Plan, threads: int | None) -> type:
     } | plan.context.environment()
     if threads is not None:
         environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
-    specification = KernelSpec(
-        argv=[sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"],
-        display_name="Python 3",
-        language="python",
-        env={name: value.replace("$", "$$") for name, value in environment.items()},  # jupyter expands $NAME
-    )
-
-    class Specifications(KernelSpecManager):
-        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-            return specification
 
     class Manager(AsyncKernelManager):
         ended = False
+        kernel_spec = KernelSpec(
+            argv=[sys.executable, "-m", "ipykernel_launcher", "--log-level=ERROR", "-f", "{connection_file}"],
+            env={name: value.replace("$", "$$") for name, value in environment.items()},  # jupyter expands $NAME
+        )
 
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             _managers.add(self)
 
-        @default("kernel_spec_manager")
-        def _this_python(self) -> KernelSpecManager:
-            return Specifications(parent=self)
-
     return Manager
 
 
-def page(ipynb: Path, title: str) -> str:
+def page(ipynb: Path) -> str:
     """The executed notebook as one page with its images inside; only typeset formulas ask the network for MathJax."""
-    import nbformat
     from nbconvert import HTMLExporter
 
     unused = ("html_head_js", "html_head_js_mermaidjs")  # scripts from the network that no notebook here needs
     blocks = "".join(f"{{% block {name} %}}{{% endblock %}}" for name in unused)
     exporter = HTMLExporter(raw_template=f"{{% extends 'index.html.j2' %}}{blocks}", embed_images=True)
-    text, _ = exporter.from_notebook_node(nbformat.read(ipynb, as_version=4), {"metadata": {"name": title}})
-    return text
+    return exporter.from_filename(str(ipynb))[0]

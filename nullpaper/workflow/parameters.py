@@ -12,33 +12,34 @@ from __future__ import annotations
 
 import ast
 import functools
-import json
-import math
+import importlib.util
 import os
-import sys
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nullpaper.errors import InputError, first_line, nearest
 
+NEEDED = ("ipykernel", "jupytext", "matplotlib", "nbconvert", "papermill", "rich", "seaborn")
+if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
+    raise InputError(f"to run notebooks needs {', '.join(missing)}: pip install 'nullpaper[notebooks]'")
+
 PROFILES = ("smoke", "cpu", "gpu", "imagenet", "reference")
-FALLBACKS = {"imagenet": "gpu"}
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
-WORDS = {"True": True, "true": True, "yes": True, "False": False, "false": False, "no": False}
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
-PLAIN = f"it can be {', '.join(TYPES)}"
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of a notebook: ``type`` as annotated or as its default shows, ``help`` from its comment."""
 
-    name: str
     default: Any
     type: str
-    help: str = ""
+    help: str
 
 
 def check_profile(name: str, source: str = "profile") -> str:
@@ -53,14 +54,7 @@ def check_profile(name: str, source: str = "profile") -> str:
 
 
 def default_profile() -> str:
-    """The profile of NULLPAPER_PROFILE or PROFILE if one is set, else ``gpu`` on a machine with a GPU, else ``cpu``.
-
-    Raises:
-        InputError: the environment variable names no profile.
-    """
-    for variable in ("NULLPAPER_PROFILE", "PROFILE"):
-        if name := os.environ.get(variable):
-            return check_profile(name, f"{variable}:")
+    """``gpu`` on a machine with a GPU, else ``cpu``."""
     return "gpu" if has_gpu() else "cpu"
 
 
@@ -71,24 +65,39 @@ def cores() -> int:
 
 def has_gpu() -> bool:
     """Whether torch sees a GPU; torch, which takes seconds to load, is asked only where a driver is present."""
-    if "torch" not in sys.modules and not any(Path(path).exists() for path in DRIVERS):
+    if not any(Path(path).exists() for path in DRIVERS):
         return False
     import torch
 
     return torch.cuda.is_available()
 
 
+def remembered(read: Callable[[Path], Content]) -> Callable[[Path], Content]:
+    """``read``, a function of a file, which reads a file anew only when its time or size has changed."""
+
+    @functools.lru_cache(maxsize=256)
+    def once(path: Path, _state: tuple[int, int] | None) -> Content:
+        return read(path)
+
+    @functools.wraps(read)
+    def look(path: Path) -> Content:
+        status = path.stat() if path.is_file() else None
+        return once(path, status and (status.st_mtime_ns, status.st_size))
+
+    return look
+
+
 def read_notebook(notebook: Path) -> str:
     """The text of a py:percent notebook.
 
     Raises:
-        InputError: no such file, not a ``.py`` file, or not valid Python.
+        InputError: no such file, or not valid Python.
     """
-    if not notebook.is_file():
+    if notebook.suffix != ".py" or not notebook.is_file():
         names = sorted(path.name for path in notebook.parent.glob("*.py"))
-        raise InputError(f"there is no notebook {notebook}.{nearest(notebook.name, names)}")
-    if notebook.suffix != ".py":
-        raise InputError(f"{notebook} is not a py:percent notebook (.py): convert it by jupytext --to py:percent")
+        raise InputError(
+            f"there is no notebook {notebook}: name a py:percent file (.py).{nearest(notebook.name, names)}"
+        )
     try:
         text = notebook.read_text(encoding="utf-8")
         ast.parse(text)
@@ -97,105 +106,88 @@ def read_notebook(notebook: Path) -> str:
     return text
 
 
+@remembered
 def parameters(notebook: Path) -> dict[str, Parameter]:
-    """The parameters of a notebook by name, as papermill reads them from its cell tagged ``parameters``.
+    """The parameters of a notebook by name: the assignments in its cell tagged ``parameters``.
 
     Raises:
-        InputError: an unreadable notebook, a type that papermill does not know, or a default that is not a constant.
+        InputError: an unreadable notebook, or a parameter that is no constant of a type that papermill knows.
     """
-    import jupytext
-    from papermill.translators import PythonTranslator
-
-    cells = jupytext.reads(read_notebook(notebook), fmt="py:percent").cells
-    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    if not tagged:
-        return {}
-    read = {parameter.name: parameter for parameter in PythonTranslator.inspect(tagged[0])}
-    for node in ast.parse(tagged[0].source).body:  # papermill passes over what it cannot read
-        target = getattr(node, "target", None) or getattr(node, "targets", [node])[0]
-        if isinstance(node, (ast.Assign, ast.AnnAssign)) and ast.unparse(target) not in read:
-            raise InputError(f"{notebook}: papermill cannot read the parameter {ast.unparse(node)}; {PLAIN}")
-    return {name: _parameter(notebook, parameter) for name, parameter in read.items()}
-
-
-def _parameter(notebook: Path, read: Any) -> Parameter:
-    try:
-        default = ast.literal_eval(read.default)
-    except (ValueError, SyntaxError) as error:
-        where = f"{notebook}: the default of the parameter {read.name}"
-        raise InputError(f"{where} must be a constant, not {read.default}") from error
-    kind = type(default).__name__ if read.inferred_type_name == "None" else read.inferred_type_name
-    if kind.partition("[")[0] not in TYPES:
-        raise InputError(f"{notebook}: the parameter {read.name} is a {kind}; {PLAIN}")
-    return Parameter(read.name, default, kind, read.help)
+    cells = re.split(r"^(?=# %%)", read_notebook(notebook), flags=re.MULTILINE)
+    source = next((cell for cell in cells if re.match(r"# %%.*tags=.*[\"']parameters[\"']", cell)), "")
+    known = {}
+    for node in ast.parse(source).body:
+        try:
+            default, is_annotated = ast.literal_eval(node.value), isinstance(node, ast.AnnAssign)
+            name = ast.unparse(node.target if is_annotated else node.targets[0])
+            kind = ast.unparse(node.annotation) if is_annotated else type(default).__name__
+            if kind not in TYPES:
+                raise ValueError(kind)
+        except (AttributeError, ValueError) as error:
+            sentence = f"{notebook}: the parameter {ast.unparse(node)} must be a constant: {', '.join(TYPES)}"
+            raise InputError(sentence) from error
+        rest = source.splitlines()[node.end_lineno - 1].encode()[node.end_col_offset :].decode()
+        known[name] = Parameter(default, kind, rest.partition("#")[2].strip())
+    return known
 
 
-def check_parameters(
-    notebook: Path, given: Mapping[str, Any], known: Mapping[str, Parameter] | None = None
-) -> dict[str, Any]:
-    """The given values in the notebook's types; strings, as a command line gives them, are converted.
-
-    ``known`` are the notebook's `parameters`, if they have been read already.
+def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given values in the notebook's types; strings, as a command line gives them, are read as Python constants.
 
     Raises:
         InputError: an unknown name (the nearest and all valid ones are named), or a value of another type.
     """
-    known = parameters(notebook) if known is None else known
+    known = parameters(notebook)
     for name in given:
         if name not in known:
             names = ", ".join(known) or "none at all"
             raise InputError(f"{notebook.name} has no parameter '{name}'.{nearest(name, known)} It has {names}")
-    return {name: _converted(known[name], value) for name, value in given.items()}
+    return {name: _converted(name, known[name], value) for name, value in given.items()}
 
 
-def _converted(parameter: Parameter, value: Any) -> Any:
-    """``value`` in the parameter's type; the items of a list in the type that it names, or that its default shows."""
-    base, _, inner = parameter.type.removesuffix("]").partition("[")
-    items = {type(item).__name__ for item in parameter.default} if base == "list" else set()
-    inner = inner or (items.pop() if len(items) == 1 else "")
+def _converted(name: str, parameter: Parameter, given: Any) -> Any:
+    """``given`` in the parameter's type; the items of a list in the type of those of its default."""
+    kind, value = TYPES[parameter.type], given
+    items = {type(item) for item in parameter.default} if kind is list else set()
     try:
-        typed = _typed(base, _parsed(base, value) if isinstance(value, str) else value)
-        return [_typed(inner, item) for item in typed] if inner in TYPES else typed
-    except ValueError:
-        kind = f"{base}[{inner}]" if inner in TYPES else base
-        raise InputError(f"parameter '{parameter.name}' must be {kind}, but {value!r} is not") from None
+        if isinstance(given, str) and kind is not str:
+            value = ast.literal_eval(given.capitalize() if kind is bool else given)
+        value = _typed(kind, value)
+        return [_typed(*items, item) for item in value] if len(items) == 1 else value
+    except (ValueError, SyntaxError, TypeError):
+        of = f"[{items.pop().__name__}]" if len(items) == 1 else ""
+        raise InputError(f"parameter '{name}' must be {parameter.type}{of}, but {given!r} is not") from None
 
 
-def _parsed(base: str, text: str) -> Any:
-    if base == "bool":
-        return WORDS.get(text, text)
-    return json.loads(text) if base == "list" else TYPES[base](text)
-
-
-def _typed(base: str, value: Any) -> Any:
-    value = float(value) if base == "float" and type(value) is int else list(value) if type(value) is tuple else value
-    if type(value) is not TYPES[base] or (base == "float" and math.isnan(value)):
+def _typed(kind: type, value: Any) -> Any:
+    value = float(value) if kind is float and type(value) is int else list(value) if type(value) is tuple else value
+    if type(value) is not kind or value != value:  # NaN
         raise ValueError(value)
     return value
 
 
-def profile_parameters(notebook: Path, profile: str, known: Mapping[str, Parameter] | None = None) -> dict[str, Any]:
+def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
     """What a profile changes in a notebook's defaults, by the file ``profiles.yaml`` beside it.
 
     Raises:
         InputError: the file names a profile or a parameter that does not exist, or a value of another type.
     """
     file = notebook.with_name("profiles.yaml")
-    entry = _profiles(file, file.stat().st_mtime_ns).get(notebook.stem) or {} if file.is_file() else {}
+    entry = _profiles(file).get(notebook.stem) or {}
     for name in entry:
         check_profile(name, f"{file}, {notebook.stem}: profile")
-    values = entry.get(check_profile(profile), entry.get(FALLBACKS.get(profile, ""))) or {}
+    fallback = entry.get("gpu") if check_profile(profile) == "imagenet" else None
     try:
-        return check_parameters(notebook, values, known)
+        return check_parameters(notebook, entry.get(profile, fallback) or {})
     except InputError as error:
         raise InputError(f"{file}, profile {profile}: {error}") from error
 
 
-@functools.lru_cache(maxsize=4)
-def _profiles(file: Path, _modified: int) -> dict[str, Any]:
+@remembered
+def _profiles(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+        return yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file.is_file() else {}
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{file} is not valid YAML ({first_line(error)}): correct it first") from error

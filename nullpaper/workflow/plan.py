@@ -1,15 +1,15 @@
 """What a run will be, before it begins: a notebook, checked parameters, and an identity made of all that decides it.
 
 A run is named by the digest of the notebook's code and all that it imports, the values of its parameters, the data and
-the weights. Neither prose, nor the profile that the values came from, nor any path or label is part of it: two runs of
-one name are the same run, whoever starts them and wherever.
+the weights. Neither prose, nor the profile that the values came from, nor any absolute path or label is part of it: two
+runs of one name are the same run, whoever starts them and wherever.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,11 @@ from typing import Any
 from nullpaper.data.fetch import DATASETS
 from nullpaper.errors import InputError
 from nullpaper.files import sha256
-from nullpaper.workflow.canonical import identity
-from nullpaper.workflow.parameters import check_parameters, parameters, profile_parameters, read_notebook
+from nullpaper.workflow.code_identity import identity
+from nullpaper.workflow.parameters import check_parameters, parameters, profile_parameters, read_notebook, remembered
 from nullpaper.workflow.provenance import RunContext, project_root
-from nullpaper.workflow.reference import code_of
+from nullpaper.workflow.reference import DIGITS, code_of
 
-LABEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*")
 LONGEST_LABEL = 80
 SHIPPED = Path(__file__).parents[1] / "models" / "shipped"
 
@@ -70,7 +69,7 @@ def notebook_path(name: str, *, beside: Path | None = None) -> Path:
     path = Path(name)
     if path.suffix or len(path.parts) > 1:
         return beside / path if beside is not None and (beside / path).is_file() else path
-    return path if path.exists() else project_root() / "notebooks" / f"{name}.py"
+    return project_root() / "notebooks" / f"{name}.py"
 
 
 def plan_run(
@@ -91,18 +90,18 @@ def plan_run(
     Raises:
         InputError: unknown or mistyped parameters, profile or label, or an unreadable notebook.
     """
-    root, known = project_root(), parameters(notebook)
-    usual = profile_parameters(notebook, profile, known)
-    defaults = {name: parameter.default for name, parameter in known.items()} | usual
-    changes = check_parameters(notebook, given or {}, known)
+    root, usual = project_root(), profile_parameters(notebook, profile)
+    defaults = {name: parameter.default for name, parameter in parameters(notebook).items()} | usual
+    changes = check_parameters(notebook, given or {})
     changes = {name: value for name, value in changes.items() if value != defaults[name]}
     values = defaults | changes
     label = label or _own_label(notebook.stem, profile, changes)
-    if not LABEL.fullmatch(label):
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.=-]*", label):
         raise InputError(f"label {label!r} is no folder name: use letters, digits, '_', '-', '=' and '.'")
-    data, weights = inputs(read_notebook(notebook), values, root)
+    data, weights = inputs(notebook, values)
     code = code_of(notebook)
-    digest = identity(code, values, data, weights)
+    placeless = {name: Path(value).name if _is_absolute(value) else value for name, value in values.items()}
+    digest = identity(code, placeless, data, weights)
     context = RunContext(
         run=f"{notebook.stem}-{digest[:12]}",
         notebook=notebook.stem,
@@ -116,6 +115,10 @@ def plan_run(
     return Plan(notebook, root, context, digest, code, usual | changes)
 
 
+def _is_absolute(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).is_absolute()
+
+
 def _own_label(stem: str, profile: str, changes: Mapping[str, Any]) -> str:
     """``01_existence-images=200``: the folder of a run that is not what its profile says."""
     if not changes:
@@ -125,35 +128,36 @@ def _own_label(stem: str, profile: str, changes: Mapping[str, Any]) -> str:
     return label if len(label) <= LONGEST_LABEL else f"{stem}-{identity(dict(changes), profile)[:12]}"
 
 
-def inputs(text: str, values: Mapping[str, Any], root: Path) -> tuple[dict[str, str], dict[str, str]]:
+def inputs(notebook: Path, values: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     """Digests of the data sets and of the weights and files that a notebook may read.
 
     Data sets are those that the notebook or its parameters mention by name; they stand by the sums that their arrays
-    must have. Files that parameters name stand by their content, folders by the names and sizes of their files. What
-    ships with the package counts always.
+    must have. Files that parameters name stand by their content, folders by the names and sizes of their files; the key
+    of an absolute path is its parameter's name. What ships with the package counts always.
     """
-    constants = (node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
-    named = {*_strings(list(values.values()))}
-    mentioned = named | {value for value in constants if isinstance(value, str)}
-    data = {name: dataset.digest for name, dataset in DATASETS.items() if name in mentioned}
-    weights = {"shipped": identity([(path.name, sha256(path)) for path in _files(SHIPPED)])[:16]}
-    for name in sorted(named - {""}):
-        path = root / name
+    weights = {"shipped": identity([(path.name, _digest(path)) for path in _files(SHIPPED)])[:DIGITS]}
+    words = {name: value for name, value in values.items() if value and isinstance(value, str)}
+    for name, items in values.items():
+        if isinstance(items, list):
+            words |= {f"{name}[{index}]": item for index, item in enumerate(items) if item and isinstance(item, str)}
+    for name, word in words.items():
+        path, key = project_root() / word, name if Path(word).is_absolute() else word
         if path.is_file():
-            weights[name] = sha256(path)[:16]
-        elif path.is_dir() and len(Path(name).parts) > 1:  # a bare word is rather a name
+            weights[key] = _digest(path)[:DIGITS]
+        elif path.is_dir() and len(Path(word).parts) > 1:  # a bare word is rather a name
             sizes = [(file.relative_to(path).as_posix(), file.stat().st_size) for file in _files(path)]
-            weights[name] = identity(sizes)[:16]
-    return data, weights
+            weights[key] = identity(sizes)[:DIGITS]
+    mentioned = _constants(notebook) | {*words.values()}
+    return {name: dataset.digest for name, dataset in DATASETS.items() if name in mentioned}, weights
+
+
+_digest = remembered(sha256)
+
+
+@remembered
+def _constants(notebook: Path) -> set[Any]:
+    return {node.value for node in ast.walk(ast.parse(read_notebook(notebook))) if isinstance(node, ast.Constant)}
 
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)

@@ -8,13 +8,13 @@ of the project, with ``results/manifest.json``; only `promote` writes there, aft
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256, write_atomic
-from nullpaper.workflow.canonical import dumps, loads
 from nullpaper.workflow.code_identity import code_identity
 from nullpaper.workflow.provenance import RunContext, commit_of, device_name, project_root, run_context, versions
 
@@ -43,7 +43,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """
     path = folder / MANIFEST
     try:
-        entries = loads(path.read_bytes())
+        entries = json.loads(path.read_bytes())
         if not all(isinstance(entry["files"], dict) for entry in entries.values()):
             raise ValueError("an entry without files")
     except FileNotFoundError:
@@ -57,20 +57,13 @@ def enter_files(out: Path, paths: Iterable[Path]) -> None:
     """Enter files that this process has written below ``out`` under the notebook that it runs.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or its manifest is damaged.
     """
     context = run_context()
-    with _changed(out) as entries:
+    with changed_manifest(out) as entries:
         entry = entries.get(context.notebook, {})
         files = entry.get("files", {}) | {path.relative_to(out).as_posix(): checksum(path) for path in paths}
-        facts = _facts(context) | {"device": device_name(), "versions": versions()}
-        entries[context.notebook] = entry | facts | {"files": dict(sorted(files.items()))}
-
-
-def enter(out: Path, notebook: str, entry: Mapping[str, Any]) -> None:
-    """Put the whole entry of a notebook into the manifest of ``out``."""
-    with _changed(out) as entries:
-        entries[notebook] = dict(entry)
+        entries[context.notebook] = entry | _facts(context) | {"files": dict(sorted(files.items()))}
 
 
 def record(out: Path, context: RunContext, *, code: str, seconds: float) -> dict[str, Any]:
@@ -79,11 +72,16 @@ def record(out: Path, context: RunContext, *, code: str, seconds: float) -> dict
     Args:
         code: what `code_of` said of the notebook before the run.
     """
-    with _changed(out) as entries:
-        entry = entries.get(context.notebook, {"files": {}, "device": device_name(), "versions": versions()})
-        entry |= _facts(context) | {"commit": commit_of(project_root()), "code": code, "seconds": seconds}
+    with changed_manifest(out) as entries:
+        entry = _facts(context) | {"files": {}} | entries.get(context.notebook, {})
+        entry |= {"commit": commit_of(project_root()), "code": code, "seconds": seconds}
         entries[context.notebook] = entry
     return entry
+
+
+def _facts(context: RunContext) -> dict[str, Any]:
+    facts = {name: getattr(context, name) for name in ("run", "profile", "parameters", "data", "weights")}
+    return facts | {"device": device_name(), "versions": versions()}
 
 
 def finished(out: Path, context: RunContext) -> dict[str, Any] | None:
@@ -105,11 +103,8 @@ def altered(folder: Path, entry: Mapping[str, Any]) -> dict[str, str]:
     return words
 
 
-def promote(out: Path, notebook: str) -> list[Path]:
+def promote(out: Path, notebook: str) -> None:
     """Make what a finished run left in ``out`` the reference of its notebook; figures it no longer makes vanish.
-
-    Returns:
-        The files of the project that were written.
 
     Raises:
         InputError: the run has not finished, or its files are not as it left them; the reference is then as it was.
@@ -120,47 +115,35 @@ def promote(out: Path, notebook: str) -> list[Path]:
     if words := altered(out, entry):
         raise InputError(f"{out / next(iter(words))} is {next(iter(words.values()))}: run {notebook} again")
     files = {name: digest for name, digest in entry["files"].items() if name.partition("/")[0] in KEPT}
-    with change_reference() as entries:
+    with changed_manifest(root / "results") as entries:
         for name in files:
             write_atomic(root / name, (out / name).read_bytes())
         for name in entries.get(notebook, {"files": {}})["files"].keys() - files.keys():
             (root / name).unlink(missing_ok=True)
         entries[notebook] = entry | {"files": files}
-    return [root / name for name in files]
 
 
 def entry_of(path: Path) -> dict[str, Any] | None:
     """What a manifest at hand says of the run that made this very file; None if it is in no manifest."""
-    path, digest = path.resolve(), checksum(path)
-    out, root = path.parents[1], project_root().resolve()
-    for folder, manifest in ((out, out), (out, out / "results"), (root, root / "results")):
+    path, root = path.resolve(), project_root().resolve()
+    places = [(folder, folder) for folder in path.parents[:2]] + [(root, root / "results")]
+    for folder, manifest in places if path.is_file() else []:
         for notebook, entry in read_manifest(manifest).items():
             file = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else ""
-            if entry["files"].get(file) == digest:
+            if entry["files"].get(file) == checksum(path):
                 return {"notebook": notebook} | {name: value for name, value in entry.items() if name != "files"}
     return None
 
 
 @contextlib.contextmanager
-def change_reference() -> Iterator[dict[str, dict[str, Any]]]:
-    """The entries of ``results/manifest.json``, written back at the end of the block."""
+def changed_manifest(folder: Path) -> Iterator[dict[str, dict[str, Any]]]:
+    """The entries of the manifest in ``folder``, written back at the end of the block; others wait meanwhile.
+
+    Raises:
+        InputError: the folder cannot be written, or its manifest is damaged.
+    """
     root = project_root()
-    with _changed(root / "build", root / "results") as entries:
+    with locked((root / "build" if folder == root / "results" else folder) / ".manifest.lock"):
+        entries = read_manifest(folder)
         yield entries
-
-
-@contextlib.contextmanager
-def _changed(out: Path, folder: Path | None = None) -> Iterator[dict[str, dict[str, Any]]]:
-    """The entries of the manifest in ``folder`` (``out`` itself), written back at the end; others wait meanwhile."""
-    folder = out if folder is None else folder
-    with locked(out / ".manifest.lock"):
-        try:
-            entries = read_manifest(folder)
-        except InputError:
-            entries = {}  # damaged: runs fill it again
-        yield entries
-        write_atomic(folder / MANIFEST, dumps(dict(sorted(entries.items()))))
-
-
-def _facts(context: RunContext) -> dict[str, Any]:
-    return {name: getattr(context, name) for name in ("run", "profile", "parameters", "data", "weights")}
+        write_atomic(folder / MANIFEST, json.dumps(dict(sorted(entries.items())), indent=1) + "\n")

@@ -24,7 +24,8 @@ import pytest
 
 from nullpaper.errors import InputError
 from nullpaper.files import sha256
-from nullpaper.workflow.runs import paper
+from nullpaper.workflow.plan import paper_notebooks
+from nullpaper.workflow.runs import run_notebooks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -96,7 +97,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NULLPAPER_ROOT", str(root))
         patch.delenv("NULLPAPER_RUN", raising=False)
-        assert not any(report.error for report in paper("smoke", progress=False))
+        assert not any(report.error for report in run_notebooks(paper_notebooks(), profile="smoke"))
         for path in (REPOSITORY / "results").glob("*_verdicts.csv"):
             shutil.copy(path, root / "build" / "smoke" / "results")
         yield root

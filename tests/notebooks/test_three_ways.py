@@ -18,7 +18,7 @@ from nullpaper.workflow.plan import plan_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 NOTEBOOK, IMAGES = "12_any_model", 8
-SILENT = ("NULLPAPER_ROOT", "NULLPAPER_RUN", "NULLPAPER_PROFILE", "PROFILE")
+SILENT = ("NULLPAPER_ROOT", "NULLPAPER_RUN")
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +76,8 @@ def test_plain_papermill(project: Path, reference: pd.DataFrame) -> None:
     folder = project / "notebooks"
     call("jupytext", "--to", "ipynb", f"{NOTEBOOK}.py", cwd=folder)
     told = call("papermill", "--help-notebook", f"{NOTEBOOK}.ipynb", cwd=folder)
-    for parameter in parameters(folder / f"{NOTEBOOK}.py").values():
-        assert f"  {parameter.name}: {parameter.type} (default " in told and parameter.help in told
+    for name, parameter in parameters(folder / f"{NOTEBOOK}.py").items():
+        assert f"  {name}: {parameter.type} (default " in told and parameter.help in told
     table = project / "build" / "interactive" / "results" / "12_effect.csv"
     table.unlink(missing_ok=True)
     told = call("papermill", f"{NOTEBOOK}.ipynb", "out.ipynb", "-p", "images", str(IMAGES), cwd=folder)

@@ -55,12 +55,17 @@ def test_files_that_parameters_name_decide_by_their_content(project: Path) -> No
     file = "some/weights/a.safetensors"
     (project / file).write_text("one")
     usual, by_file, by_folder = (plan(project, names=names) for names in (["a"], [file], ["some/weights"]))
-    assert usual.context.weights.keys() == {"shipped"} and file in by_file.context.weights
+    assert usual.context.weights.keys() == {"shipped"} and by_file.context.weights.keys() == {"shipped", file}
     (project / file).write_text("another")
     again = plan(project, names=[file])
     assert again.digest != by_file.digest and again.context.parameters == by_file.context.parameters
     assert plan(project, names=["some/weights"]).digest != by_folder.digest, "the names and sizes of its files"
     assert plan(project, names=["a"]).digest == usual.digest
+    (project / "copy").mkdir()
+    places = [project / file, shutil.copy(project / file, project / "copy")]
+    notebook = project / "notebooks" / "00_tiny.py"
+    one, other = (plan_run(notebook, {"label": str(place)}, profile="cpu", label="mine") for place in places)
+    assert one.digest == other.digest and one.context.weights.keys() == {"shipped", "label"}, "no absolute path decides"
 
 
 def test_data_sets_decide_where_they_are_named(project: Path) -> None:

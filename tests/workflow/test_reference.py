@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from nullpaper.errors import InputError
-from nullpaper.workflow.agreement import agreement
+from nullpaper.workflow.agreement import agreement, compare
 from nullpaper.workflow.figures import save_table
 from nullpaper.workflow.provenance import RunContext
 from nullpaper.workflow.reference import MANIFEST, finished, promote, read_manifest, record
@@ -91,18 +91,15 @@ def test_a_damaged_manifest_is_named(root: Path) -> None:
     ],
     ids=["equal", "both intervals", "outside theirs", "outside ours", "three digits", "no interval", "times"],
 )
-def test_numbers_agree_within_both_intervals(
-    root: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, list[float]], different: list[tuple[str, str]]
-) -> None:
+def test_numbers_agree_within_both_intervals(changes: dict[str, list[float]], different: list[tuple[str, str]]) -> None:
+    numbers = compare(TABLE.assign(**changes), TABLE)
+    assert len(numbers) == 4
+    assert [*numbers.loc[~numbers["agrees"], ["row", "column"]].itertuples(index=False, name=None)] == different
+
+
+def test_what_does_not_agree_is_shown_with_both_values(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "nothing could be held" in agreement(run(root, monkeypatch, "cpu", one=TABLE))
     promote(run(root, monkeypatch, "reference", one=TABLE), "01_x")
-    result = agreement(run(root, monkeypatch, "cpu", one=TABLE.assign(**changes)))
-    assert result.compared == 4 and result.agree == 4 - len(different)
-    assert [tuple(pair) for pair in result.differences[["row", "column"]].to_numpy()] == different
-    assert f"{result.agree} of 4 numbers agree" in str(result)
-    for row, column in different:
-        number = TABLE.set_index("method").loc[row, column]
-        assert row in str(result) and f"{number:.3g}" in str(result), "both values are shown"
-
-
-def test_without_a_common_table_nothing_is_claimed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "nothing could be held" in str(agreement(run(root, monkeypatch, "cpu", one=TABLE)))
+    told = agreement(run(root, monkeypatch, "cpu", one=TABLE.assign(share=[0.26, 0.5])))
+    assert told.startswith("3 of 4 numbers agree with the reference in results/.\nThese do not:")
+    assert told.split()[-6:] == ["01_x", "01_one", "a", "share", "0.26", "0.25"]

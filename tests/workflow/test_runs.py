@@ -16,13 +16,12 @@ import psutil
 import pytest
 from processes import heed_interrupts
 
-from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256
 from nullpaper.workflow.figures import read_stamp
-from nullpaper.workflow.plan import plan_run
-from nullpaper.workflow.progress import Kernel, Progress
-from nullpaper.workflow.reference import read_manifest
-from nullpaper.workflow.runs import RunReport, paper, run_notebook, summary, up_to_date
+from nullpaper.workflow.plan import paper_notebooks, plan_run
+from nullpaper.workflow.progress import Progress
+from nullpaper.workflow.reference import entry_of, read_manifest
+from nullpaper.workflow.runs import RunReport, run_notebooks, up_to_date
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = REPOSITORY / "tests" / "tiny"
@@ -48,11 +47,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def reports(project: Path) -> list[RunReport]:
-    return paper("smoke", progress=False)
+    return run_notebooks(paper_notebooks(), profile="smoke")
 
 
 def run_tiny(project: Path, given: dict[str, object] | None = None, **options: object) -> RunReport:
-    return run_notebook(project / "notebooks" / "00_tiny.py", given, profile="smoke", progress=False, **options)
+    return run_notebooks([project / "notebooks" / "00_tiny.py"], given, profile="smoke", **options)[0]
 
 
 def printed(report: RunReport) -> str:
@@ -63,11 +62,11 @@ def printed(report: RunReport) -> str:
 def test_a_run_makes_notebook_page_figures_and_tables(project: Path, reports: list[RunReport]) -> None:
     report, out = reports[0], project / "build" / "smoke"
     assert report.error is None and not report.reused
-    assert (report.out, report.ipynb, report.html) == (out, out / "00_tiny.ipynb", out / "00_tiny.html")
+    assert (report.out, report.ipynb) == (out, out / "00_tiny.ipynb")
     names = sorted(path.relative_to(out).as_posix() for path in (*report.figures, *report.tables))
     assert names == ["figures/squares.pdf", "figures/squares.png", "results/squares.csv"]
     assert f"seen: {sys.executable} | plain | reused False" in printed(report)
-    page = report.html.read_text()
+    page = (out / "00_tiny.html").read_text()
     assert "A tiny notebook" in page and "data:image/png;base64" in page and "require.min.js" not in page
     assert read_stamp(report.figures[0])["parameters"] == {
         "count": 3,
@@ -76,7 +75,8 @@ def test_a_run_makes_notebook_page_figures_and_tables(project: Path, reports: li
         "label": "plain",
     }
     entry = read_manifest(out)["00_tiny"]
-    assert entry["run"] == report.run and entry["profile"] == "smoke" and entry["parameters"]["count"] == 3
+    assert entry["run"].startswith("00_tiny-") and entry["profile"] == "smoke" and entry["parameters"]["count"] == 3
+    assert entry_of(report.ipynb)["run"] == entry["run"], "nullpaper show finds it"
     assert entry["seconds"] > 0 and len(entry["code"]) == 16 and set(names) <= entry["files"].keys()
     assert not (project / "figures").exists() and not (project / "results").exists(), "the reference is not a run's"
 
@@ -88,44 +88,42 @@ def test_a_failing_notebook_keeps_its_traceback_and_stops_nobody(project: Path, 
     assert "Traceback (most recent call last)" in bad.ipynb.read_text()
     left = {path.name for path in bad.ipynb.parent.glob("*01_failing*")} - {".01_failing.lock"}
     assert left == {"01_failing.failed.ipynb"} and "01_failing" not in read_manifest(bad.out)
-    screen = summary(reports)
-    assert "build/smoke/00_tiny.html" in screen and "ValueError: a failure on purpose" in screen
-    assert "2 notebooks, 1 failed" in screen
+    assert "build/smoke/00_tiny.html" in str(good) and "ValueError: a failure on purpose" in str(bad)
 
 
 def test_a_failed_run_replaces_nothing(project: Path) -> None:
-    notebook, options = project / "notebooks" / "01_failing.py", {"profile": "smoke", "label": "mixed"}
-    good = run_notebook(notebook, {"fail": "false"}, progress=False, **options)
-    before = {path: sha256(path) for path in (good.ipynb, good.html, good.out / "manifest.json")}
-    bad = run_notebook(notebook, {"die": "true"}, progress=False, **options)
+    notebooks, options = [project / "notebooks" / "01_failing.py"], {"profile": "smoke", "label": "mixed"}
+    (good,) = run_notebooks(notebooks, {"fail": "false"}, **options)
+    before = {path: sha256(path) for path in good.out.iterdir() if path.is_file()}
+    (bad,) = run_notebooks(notebooks, {"die": "true"}, **options)
     assert good.error is None and "the kernel died" in bad.error and bad.ipynb.exists()
     assert {path: sha256(path) for path in before} == before
-    assert run_notebook(notebook, {"fail": False}, progress=False, **options).reused
+    assert run_notebooks(notebooks, {"fail": False}, **options)[0].reused
 
 
 def test_an_equal_run_is_skipped_without_heavy_imports(project: Path, reports: list[RunReport]) -> None:
     script = (
-        "import sys, pathlib; from nullpaper.workflow.runs import run_notebook\n"
-        "report = run_notebook(pathlib.Path(sys.argv[1]), {'eps': '0.5'}, profile='smoke', progress=False)\n"
-        "assert report.reused and len(report.figures) == 2 and report.run == sys.argv[2], report\n"
+        "import sys, pathlib; from nullpaper.workflow.runs import run_notebooks\n"
+        "(report,) = run_notebooks([pathlib.Path(sys.argv[1])], {'eps': '0.5'}, profile='smoke')\n"
+        "assert report.reused and len(report.figures) == 2, report\n"
         "print(sorted({'torch', 'matplotlib', 'nbconvert'} & sys.modules.keys()))"
     )
-    command = [sys.executable, "-c", script, str(project / "notebooks" / "00_tiny.py"), reports[0].run]
+    command = [sys.executable, "-c", script, str(project / "notebooks" / "00_tiny.py")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_waiting_runs_say_so_and_reuse(project: Path, reports: list[RunReport]) -> None:
     script = (
-        "import sys, pathlib; from nullpaper.workflow.runs import run_notebook\n"
-        "print(run_notebook(pathlib.Path(sys.argv[1]), profile='smoke').reused)"
+        "import sys, pathlib; from nullpaper.workflow.runs import run_notebooks\n"
+        "print(run_notebooks([pathlib.Path(sys.argv[1])], profile='smoke')[0].reused)"
     )
     command = [sys.executable, "-c", script, str(project / "notebooks" / "00_tiny.py")]
     with locked(project / "build" / "smoke" / ".00_tiny.lock"):
         waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert waiting.stderr.readline() == f"waiting for another run of 00_tiny in {project / 'build' / 'smoke'}\n"
     out, rest = waiting.communicate(timeout=60)
-    assert out.strip() == "True" and rest == "00_tiny: up to date (1 of 1)\n"
+    assert out.strip() == "True" and rest.startswith("00_tiny ") and rest.endswith("00_tiny.html (1 of 1)\n")
 
 
 def test_changed_inputs_and_missing_outputs_are_noticed(project: Path, reports: list[RunReport]) -> None:
@@ -136,7 +134,7 @@ def test_changed_inputs_and_missing_outputs_are_noticed(project: Path, reports: 
         return up_to_date(plan_run(notebook, given, profile="smoke", label="smoke")) is not None
 
     assert is_up_to_date() and not is_up_to_date(eps=0.25)
-    for file in (reports[0].figures[0], reports[0].tables[0], reports[0].html, reports[0].out / "manifest.json"):
+    for file in (reports[0].figures[0], reports[0].tables[0], reports[0].ipynb, reports[0].out / "manifest.json"):
         content = file.read_bytes()
         file.unlink()
         assert not is_up_to_date(), f"{file} is gone"
@@ -164,17 +162,6 @@ def test_odd_strings_arrive_unchanged_and_force_recomputes(project: Path, report
     forced = run_tiny(project, {"label": label}, label="odd", force=True)
     assert not forced.reused and f"| {label} | reused False" in printed(forced)
     assert [sha256(path) for path in forced.figures] == [sha256(path) for path in report.figures], "the same bytes"
-
-
-def test_bad_input_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
-    with pytest.raises(InputError, match="no parameter 'cuont'. Did you mean 'count'?"):
-        run_notebook(TINY / "00_tiny.py", {"cuont": 1}, profile="smoke")
-    with pytest.raises(InputError, match="profile 'smok' is unknown. Did you mean 'smoke'?"):
-        run_notebook(TINY / "00_tiny.py", profile="smok")
-    with pytest.raises(InputError, match="holds no numbered notebook"):
-        paper("smoke")
-    assert list(tmp_path.iterdir()) == []
 
 
 MEETS = """# %%
@@ -208,13 +195,11 @@ def test_notebooks_run_side_by_side_and_share_the_cores(tmp_path: Path, monkeypa
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     make_pair(tmp_path, MEETS)
-    reports = paper("smoke", progress=False, jobs=2)
+    reports = run_notebooks(paper_notebooks(), profile="smoke", jobs=2)
     assert [report.notebook.stem for report in reports] == ["00_a", "01_b"]
     assert [report.error for report in reports] == [None, None]
     threads = {(tmp_path / name).read_text() for name in ("00_a", "01_b")}
     assert len(threads) == 1 and 1 <= int(threads.pop()) <= max(1, (os.cpu_count() or 1) // 2)
-    with pytest.raises(InputError, match="jobs=0"):
-        paper("smoke", jobs=0)
 
 
 def test_an_interrupt_ends_all_kernels_at_once(tmp_path: Path) -> None:
@@ -242,15 +227,14 @@ def test_an_interrupt_ends_all_kernels_at_once(tmp_path: Path) -> None:
 
 def test_the_overall_line_estimates_from_earlier_runs() -> None:
     progress = Progress({"a": 60.0, "b": 120.0, "c": None}, jobs=1)
-    assert progress.overall() == "0 of 3, 4 min left"  # a notebook never run is expected to take the mean, 90 s
+    assert progress.overall() == "0 of 3, 4 min 30 s left"  # a notebook never run is expected to take the mean, 90 s
     progress.end("a", 30.0, "done")  # twice as quick as then
-    assert progress.left() == pytest.approx(105) and progress.overall() == "1 of 3, 2 min left"
-    progress.running["b"] = Kernel(time.time() - 20, cell=3, said="images: 10%")
-    assert progress.left() == pytest.approx(85, abs=1)
+    assert progress.overall() == "1 of 3, 1 min 45 s left"
+    progress.begin("b")
+    progress.begun["b"] -= 20
+    progress.hear("b", "\rimages: 20%\rimages: 30%")
     overall, line = progress.lines()
-    assert overall.startswith("1 of 3") and line.startswith("  b  cell  3") and line.endswith("20.0 s  images: 10%")
-    progress.said("b", "\rimages: 20%\rimages: 30%")
-    assert progress.running["b"].said == "images: 30%"
+    assert overall == "1 of 3, 1 min 25 s left" and line.split() == ["b", "20.0", "s", "images:", "30%"]
     progress.end("b", 60.0, "done")
     progress.end("c", 0.0, "up to date")
     assert progress.overall() == "3 of 3"
