@@ -86,9 +86,8 @@ def encoder_noise(
     """
     if official and eps is None:
         raise InputError("official=True is the published procedure for eps; pass eps and nothing else.")
-    form = {"eps": eps, "lam": lam, "norm": norm, "centre": not official, "spread": spread, "margin": margin}
-    images = {"level": "encoder", "held_out": held_out, "seed": seed, "calibrate": not official}
-    problem = pose(vit, batches, **images, **form)
+    form = {"eps": eps, "lam": lam, "norm": norm, "official": official, "spread": spread, "margin": margin}
+    problem = pose(vit, batches, level="encoder", held_out=held_out, seed=seed, **form)
     start = _start(problem, lim, steps)
     if official:
         return problem.verified(*published(problem, start, steps, early_stop=early_stop))
@@ -102,13 +101,8 @@ def input_noise(
 ) -> InputNoise:
     """Universal noise (1, C, H, W) at the pixels of any classifier that takes images in [0, 1]: paper C.
 
-    Args:
-        model: (B, C, H, W) -> logits, in evaluation mode; a ViT, a CNN, any other.
-        lim: as in `encoder_noise`, in pixel units.
-        options: ``held_out``, ``seed`` and exactly one of ``eps``, ``lam`` and ``norm``, as in `encoder_noise`.
-
-    Raises:
-        As `encoder_noise`.
+    ``model`` is a ViT, a CNN or any other, in evaluation mode; ``lim`` is in pixel units. ``options`` are ``held_out``,
+    ``seed`` and exactly one of ``eps``, ``lam`` and ``norm``: these, and what is raised, are as in `encoder_noise`.
     """
     problem = pose(model, batches, level="input", **options)
     return _solved(problem, _start(problem, lim, steps), steps, TURN_RATE)

@@ -26,8 +26,9 @@ Record = dict[str, float]
 class Problem:
     """Find a noise that ``model`` ignores, from the images of ``fit``; exactly one of ``eps``, ``lam`` and ``norm``.
 
-    ``calibration`` and ``held_out`` overlap no other part. The noise is token-centred (``centre``), every token has the
-    same norm (``spread``), and ``margin`` puts the upper end of its influence at eps rather than the estimate.
+    The three parts of the images do not overlap; those for ``calibration`` are none where nothing is scaled. Noise is
+    token-centred but in the ``official`` procedure. ``spread`` gives every token the same norm, ``margin`` puts the
+    upper end of the influence at eps rather than the estimate.
     """
 
     model: nn.Module
@@ -38,13 +39,13 @@ class Problem:
     eps: float | None = None
     lam: float | None = None
     norm: float | None = None
-    centre: bool = True
+    official: bool = False
     spread: bool = False
     margin: bool = True
 
     def shaped(self, noise: Tensor) -> Tensor:
         """The nearest noise of the form that is asked for."""
-        noise = centred(noise) if self.centre else noise
+        noise = noise if self.official else centred(noise)
         return spread(noise) if self.spread else noise
 
     def verified(self, value: Tensor, history: list[Record] | None = None) -> Noise:
@@ -62,14 +63,9 @@ def pose(
     level: str,
     held_out: Batches | Pool | None = None,
     seed: int = 0,
-    calibrate: bool = True,
     **form: float | bool | None,
 ) -> Problem:
-    """Check the request, read the images, and split them into parts that do not overlap.
-
-    Args:
-        form: the last fields of `Problem`.
-        calibrate: set images aside for the noise's scale, which the forms without eps do not need.
+    """Check the request, read the images, and split them; ``form`` are the fields of `Problem` from ``eps`` on.
 
     Raises:
         InputError: no or several of eps, lam and norm, one out of range, too few images, or as `read_pool`.
@@ -82,6 +78,8 @@ def pose(
     for name, value in (("lam", lam), ("norm", norm)):
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name}={value} must be positive and finite.")
+    if level == "input" and (form.get("official") or form.get("spread")):
+        raise InputError("official and spread are forms of noise on tokens; leave them out for noise at the pixels.")
     pool = read_pool(model, batches, level=level)
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     if held_out is None:
@@ -92,8 +90,8 @@ def pose(
         verification = read_pool(model, held_out, level=level)
     if first < 1 or second - first < 2:
         raise InputError(f"{len(pool)} images are too few to learn, scale and verify a noise; pass at least 8.")
-    if eps is None or not calibrate:
-        first = second
+    if eps is None or form.get("official"):
+        first = second  # nothing is scaled
     parts = pool.take(order[:first]), pool.take(order[first:second]), verification
     return Problem(model, *parts, torch.Generator().manual_seed(seed), **form)
 

@@ -31,8 +31,9 @@ def test_options_out_of_range_are_named():
     ]:
         with pytest.raises(InputError, match=words):
             encoder_noise(vit(), pools()[0], **options)
-    with pytest.raises(InputError, match="exactly one"):
-        input_noise(vit(), batches(8))
+    for options, words in (({}, "exactly one"), ({"eps": 0.1, "spread": True}, "tokens")):
+        with pytest.raises(InputError, match=words):
+            input_noise(vit(), [], **options)
 
 
 def test_bad_images_are_refused():
