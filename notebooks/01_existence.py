@@ -87,8 +87,8 @@ data = cifar.identity | {"weights": vit.fingerprint(model)}
 # $c_n \mathbf 1$ the norm is free. Approximate noise has to be measured in the complement, with centred tokens.
 
 # %%
-zoo_table = pd.DataFrame(stored("nullity", {}, lambda: records(zoo.nullity_table())).metrics)
-nullity = zoo_table.drop(columns=["reason", "image_embedding"])
+zoo_table = pd.DataFrame(stored("nullity", {"models": zoo.ZOO}, lambda: records(zoo.nullity_table())).metrics)
+nullity = zoo_table.drop(columns="reason")
 figures.save_table(
     nullity, "01_nullity", caption="Exactly invisible dimensions of a patch, from shapes alone (full rank)."
 )
@@ -297,7 +297,7 @@ def stability() -> list[dict[str, object]]:
     labels = torch.from_numpy(test.labels).to(device)
     clean = perturbation.transported_logits(model, pixels, "float32")
     clean_correct = (clean.argmax(1) == labels).cpu()
-    largest = space.largest(pixels, progress=True)
+    largest = space.largest(pixels)
     norm = vit.norms(largest)
     gaussian = torch.randn(pixels.shape, generator=generator).to(device)
     permuted = perturbation.permuted_in_patches(largest, model.patch_size, generator)

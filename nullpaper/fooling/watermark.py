@@ -22,7 +22,6 @@ from torch import Tensor
 
 from nullpaper.errors import InputError, nearest
 from nullpaper.models.vit import check_images, patchify, unpatchify
-from nullpaper.nullspace.box_qp import Patches
 from nullpaper.nullspace.l1_lp import nearest_l1
 from nullpaper.nullspace.patch import PatchNullspace
 
@@ -87,12 +86,8 @@ def watermark(space: PatchNullspace, images: Tensor, logo: Tensor, *, norm: str 
     targets = logo.to(images).expand(images.shape)
     if norm == "l2":
         return space.nearest(images, targets)
-    x, t = (patchify(batch.double(), space.patch_size).flatten(0, 1) for batch in (images, targets))
-    null, row = space.basis.to(images.device), space.row_basis.to(images.device)
-    found = nearest_l1(Patches(x, t, null, row, 0.0, 1.0))
-    primal, dual = (value.view(len(images), -1).sum(1) for value in (found.primal, found.dual))
-    noise = unpatchify(found.v.view(len(images), -1, x.shape[1]), space.image_size, space.patch_size)
-    return noise.to(images.dtype), (primal - dual).abs() / primal.clamp_min(GAP_FLOOR * images[0].numel())
+    noise, primal, dual = space.over_patches(nearest_l1, images, targets)
+    return noise, (primal - dual).abs() / primal.clamp_min(GAP_FLOOR * images[0].numel())
 
 
 def official_noise(

@@ -1,10 +1,10 @@
 """Convex solvers behind `patch.py`: a patch moves in a linear subspace and must stay in the pixel box.
 
 For one patch x (D,), the nullspace with orthonormal basis B (D, k) and its complement, the row space, with orthonormal
-basis R (D, r), the feasible noises are K(x) = {v in range(B) : lo <= x + v <= hi}, which contains 0 as x is in the box.
+basis R (D, r), the feasible noises are K(x) = {v in range(B) : 0 <= x + v <= 1}, which contains 0 as x is in the box.
 The projection of a target t on x + K(x) is a quadratic programme with the concave dual, over u in range(R),
 
-    g(u) = 1/2 |z - t|^2 + u.(z - x),    z = z(u) = clip(t - u, lo, hi),    grad g(u) = R R^T (z - x),
+    g(u) = 1/2 |z - t|^2 + u.(z - x),    z = z(u) = clip(t - u, 0, 1),    grad g(u) = R R^T (z - x),
 
 so a dual step costs two thin matrix products, for all patches of all images at once. With v = B B^T (z - x), x + v
 leaves the box by at most max|grad g(u)|: optimality and feasibility are one and the same number.
@@ -34,18 +34,15 @@ ASCENT_SCALE = 3.0  # larger scales reach a vertex in fewer steps, but each of t
 
 @dataclass(frozen=True)
 class Patches:
-    """Patches ``x`` (b, D) in the box, targets ``t`` (b, D), bases ``null`` (D, k) and ``row`` (D, r), the box."""
+    """Patches ``x`` (b, D) in [0, 1], targets ``t`` (b, D), bases ``null`` (D, k) and ``row`` (D, r); float64."""
 
     x: Tensor
     t: Tensor
     null: Tensor
     row: Tensor
-    lo: float = 0.0
-    hi: float = 1.0
 
     def to(self, dtype: torch.dtype) -> Patches:
-        fields = {name: getattr(self, name).to(dtype) for name in ("x", "t", "null", "row")}
-        return replace(self, **fields)
+        return Patches(*(value.to(dtype) for value in vars(self).values()))
 
     def take(self, index: Tensor) -> Patches:
         return replace(self, x=self.x[index], t=self.t[index])
@@ -59,14 +56,17 @@ class Patches:
             return g - self.on_null(g)
         return (g @ self.row) @ self.row.T
 
-    def primal_point(self, u: Tensor) -> Tensor:
-        return (self.t - u).clamp(self.lo, self.hi)
+    def dual_point(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """z(u) and grad g(u), (b, D) both."""
+        z = (self.t - u).clamp(0, 1)
+        return z, self.on_row(z - self.x)
 
-    def solved(self, u: Tensor, z: Tensor, grad: Tensor) -> Tensor:
-        """Which patches (b,) are within TARGET of the box and within RELATIVE_GAP of the dual bound."""
+    def unsolved(self, u: Tensor, z: Tensor, grad: Tensor) -> Tensor:
+        """Indices of the patches that are not within TARGET of the box and RELATIVE_GAP of the dual bound."""
         primal = (z - grad - self.t).square().sum(1) / 2
         gap = (grad * (grad / 2 - z + self.t - u)).sum(1).abs()
-        return (grad.abs().amax(1) <= TARGET) & (gap <= RELATIVE_GAP * primal + self.x.shape[1] * TARGET**2)
+        solved = (grad.abs().amax(1) <= TARGET) & (gap <= RELATIVE_GAP * primal + self.x.shape[1] * TARGET**2)
+        return (~solved).nonzero()[:, 0]
 
 
 class Projection(NamedTuple):
@@ -85,55 +85,44 @@ def row_chunks(rows: int, row_size: int, device: torch.device) -> Iterator[slice
 
 def project(patches: Patches) -> Projection:
     """Project the targets on x + K(x), all patches at once, with a dual bound that holds whatever the accuracy."""
-    exact = patches.to(torch.float64)
-    if exact.null.shape[1] <= 1 or exact.row.shape[1] == 0:
-        return _closed_form(exact)
-    u = exact.on_row(exact.t - exact.x)
+    if patches.null.shape[1] <= 1 or patches.row.shape[1] == 0:
+        return _closed_form(patches)
+    u = patches.on_row(patches.t - patches.x)
     rest = torch.arange(len(u), device=u.device)
     for dtype, steps in ROUNDS:
-        u[rest] = exact.on_row(_conjugate_ascent(exact.take(rest).to(dtype), u[rest].to(dtype), steps).to(u.dtype))
-        rest = rest[~_solved(exact.take(rest), u[rest])]
-    for part in row_chunks(len(rest), exact.row.numel(), u.device):
-        u[rest[part]] = _proximal_newton(exact.take(rest[part]), u[rest[part]])
-    return _certify(exact, u)
-
-
-def _solved(patches: Patches, u: Tensor) -> Tensor:
-    z = patches.primal_point(u)
-    return patches.solved(u, z, patches.on_row(z - patches.x))
+        u[rest] = patches.on_row(_conjugate_ascent(patches.take(rest).to(dtype), u[rest].to(dtype), steps).to(u.dtype))
+        rest = rest[patches.take(rest).unsolved(u[rest], *patches.take(rest).dual_point(u[rest]))]
+    for part in row_chunks(len(rest), patches.row.numel(), u.device):
+        u[rest[part]] = _proximal_newton(patches.take(rest[part]), u[rest[part]])
+    return _certify(patches, u)
 
 
 def _closed_form(patches: Patches) -> Projection:
     """k = 0 (only v = 0), k = 1 (an interval) and k = D (the box itself): the optimum is known, so the gap is 0."""
-    x, step = patches.x, patches.t - patches.x
-    if patches.row.shape[1] == 0:
-        v = patches.t.clamp(patches.lo, patches.hi) - x
-    elif patches.null.shape[1] == 0:
-        v = torch.zeros_like(x)
+    step, k = patches.t - patches.x, patches.null.shape[1]
+    if k == 1:
+        v = (step @ patches.null).clamp(*_interval(patches)) * patches.null.T
     else:
-        low, high = _interval(patches)
-        v = (step @ patches.null).clamp(low, high) * patches.null.T
+        v = (patches.t.clamp(0, 1) - patches.x) * bool(k)
     primal = (v - step).square().sum(1) / 2
-    return Projection(v, primal, primal.clone())
+    return Projection(v, primal, primal)
 
 
 def _interval(patches: Patches) -> tuple[Tensor, Tensor]:
     """For k = 1, the ends (b, 1), (b, 1) of the interval of a such that x + a b stays in the box; it contains 0."""
     b = patches.null[:, 0]
-    ends = torch.stack([(patches.lo - patches.x) / b, (patches.hi - patches.x) / b])
-    low, high = ends.amin(0), ends.amax(0)
-    still = b == 0
-    low, high = low.masked_fill(still, -torch.inf), high.masked_fill(still, torch.inf)
+    ends = torch.stack([-patches.x / b, (1 - patches.x) / b])
+    low, high = ends.amin(0).masked_fill(b == 0, -torch.inf), ends.amax(0).masked_fill(b == 0, torch.inf)
     return low.amax(1, keepdim=True).clamp_max(0), high.amin(1, keepdim=True).clamp_min(0)
 
 
 def _certify(patches: Patches, u: Tensor) -> Projection:
-    """The feasible noise and the dual bound that belong to u (b, D), in float64."""
+    """The feasible noise and the dual bound that belong to u (b, D)."""
     x, u = patches.x, patches.on_row(u)
-    z = patches.primal_point(u)
+    z = (patches.t - u).clamp(0, 1)
     v = patches.on_null(z - x)
-    room = torch.where(v > 0, patches.hi - x, x - patches.lo) + TARGET
     # a patch that ran out of steps is pulled towards v = 0, which is feasible: membership stays exact, the gap tells
+    room = torch.where(v > 0, 1 - x, x) + TARGET
     v = v * (room / v.abs()).amin(1, keepdim=True).clamp_max(1)
     primal = (x + v - patches.t).square().sum(1) / 2
     dual = (z - patches.t).square().sum(1) / 2 + (u * (z - x)).sum(1)
@@ -145,26 +134,30 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _line_search(
-    patches: Patches, u: Tensor, d: Tensor, slope0: Tensor, prox: Tensor | None = None, mu: Tensor | float = 0.0
+    patches: Patches,
+    u: Tensor,
+    d: Tensor,
+    slope0: Tensor,
+    *,
+    steps: int = 5,
+    start: float = 0.0,
+    tilt: Tensor | float = 0.0,
+    bend: Tensor | float = 0.0,
 ) -> Tensor:
-    """Steps s (b, 1) along ascent directions d at which the dual's slope has fallen to a tenth of ``slope0``.
+    """Steps s (b, 1) along ascent directions d where the slope of g(u + s d) - s tilt - s^2 bend / 2 is slope0 / 10.
 
-    The dual, less the proximal term mu/2 |u - centre|^2 with ``prox`` = u - centre, is concave and piecewise quadratic
-    along d: Newton on its slope, kept inside a bracket. Where that does not settle, the left end of the bracket is
-    returned, which never lowers the dual.
+    Concave and piecewise quadratic in s: Newton on its slope from ``start``, kept inside a bracket. Where that does not
+    settle, the left end of the bracket is returned, which never lowers the dual.
     """
     base = patches.t - u
-    tilt, bend = (0.0, 0.0) if prox is None else (mu * _dot(prox, d), mu * _dot(d, d))
     left, right = torch.zeros_like(slope0), torch.full_like(slope0, torch.inf)
-    s = torch.zeros_like(slope0) if prox is None else torch.ones_like(slope0)
-    settled = torch.zeros_like(slope0, dtype=torch.bool)
-    for _ in range(5 if prox is None else 15):
+    s = torch.full_like(slope0, start)
+    for _ in range(steps):
         ray = base - s * d
-        z = ray.clamp(patches.lo, patches.hi)
+        z = ray.clamp(0, 1)
         slope = _dot(z - patches.x, d) - tilt - s * bend
         settled = slope.abs() <= 0.1 * slope0
-        rising = slope >= 0
-        left, right = torch.where(rising, s, left), torch.where(rising, right, s)
+        left, right = torch.where(slope >= 0, s, left), torch.where(slope >= 0, right, s)
         if settled.all():
             break
         newton = s + slope / (d.square() * (z == ray)).sum(1, keepdim=True).add(bend)
@@ -175,23 +168,23 @@ def _line_search(
 
 
 def _conjugate_ascent(patches: Patches, u: Tensor, steps: int) -> Tensor:
-    """Polak-Ribiere conjugate gradient ascent on the dual from u (b, D); solved patches leave the batch."""
+    """Polak-Ribiere conjugate gradient ascent on the dual from u (b, D); every five steps, solved patches leave."""
     result, index = u.clone(), torch.arange(len(u), device=u.device)
-    grad = patches.on_row(patches.primal_point(u) - patches.x)
+    _, grad = patches.dual_point(u)
     d, norm = grad, _dot(grad, grad)
     for step in range(1, steps + 1):
         u = u + _line_search(patches, u, d, _dot(grad, d)) * d
-        z = patches.primal_point(u)
-        new = patches.on_row(z - patches.x)
+        z, new = patches.dual_point(u)
         beta = (_dot(new, new - grad) / norm).clamp_min(0).nan_to_num(0, 0, 0)
         d, grad, norm = new + beta * d, new, _dot(new, new)
         d = torch.where(_dot(d, grad) > 0.01 * norm, d, grad)
-        if step % 5 == 0 or step == steps:
+        if step % 5 == 0:
             result[index] = u
-            keep = (~patches.solved(u, z, grad)).nonzero()[:, 0]
-            index, patches, u, grad, d, norm = index[keep], patches.take(keep), u[keep], grad[keep], d[keep], norm[keep]
-        if len(index) == 0:
-            break
+            keep = patches.unsolved(u, z, grad)
+            index, patches = index[keep], patches.take(keep)
+            u, grad, d, norm = (value[keep] for value in (u, grad, d, norm))
+            if len(index) == 0:
+                break
     return result
 
 
@@ -204,23 +197,23 @@ def _proximal_newton(patches: Patches, u: Tensor) -> Tensor:
     centre, mu = u, torch.full_like(u[:, :1], 1e-2)
     identity = torch.eye(patches.row.shape[1], dtype=u.dtype, device=u.device)
     for _ in range(NEWTON_STEPS):
-        z = patches.primal_point(u)
-        grad = patches.on_row(z - patches.x)
+        z, grad = patches.dual_point(u)
         result[index] = u
-        keep = (~patches.solved(u, z, grad)).nonzero()[:, 0]
+        keep = patches.unsolved(u, z, grad)
         if len(keep) == 0:
             break
         index, patches = index[keep], patches.take(keep)
-        u, z, grad, centre, mu = u[keep], z[keep], grad[keep], centre[keep], mu[keep]
-        near = (grad - mu * (u - centre)).abs().amax(1) <= 0.1 * grad.abs().amax(1)
-        centre = torch.where(near[:, None], u, centre)
-        mu = torch.where(near[:, None], mu / 2, mu).clamp_min(1e-8)
+        u, z, grad, centre, mu = (value[keep] for value in (u, z, grad, centre, mu))
+        near = ((grad - mu * (u - centre)).abs().amax(1) <= 0.1 * grad.abs().amax(1))[:, None]
+        centre = torch.where(near, u, centre)
+        mu = torch.where(near, mu / 2, mu).clamp_min(1e-8)
         ascent = grad - mu * (u - centre)
         free = (z == patches.t - u).to(u.dtype)
         hessian = (patches.row.T * free[:, None, :]) @ patches.row + mu[:, :, None] * identity
         d = torch.cholesky_solve((ascent @ patches.row)[:, :, None], torch.linalg.cholesky(hessian))[:, :, 0]
         d = d @ patches.row.T
-        u = u + _line_search(patches, u, d, _dot(ascent, d), u - centre, mu) * d
+        proximal = {"tilt": mu * _dot(u - centre, d), "bend": mu * _dot(d, d)}
+        u = u + _line_search(patches, u, d, _dot(ascent, d), steps=15, start=1.0, **proximal) * d
     return result
 
 
@@ -234,26 +227,15 @@ def ascend(patches: Patches, steps: int) -> Tensor:
     The first ``steps`` steps are inexact, warm-started and in float32; the last two are exact, the first of them onto
     K(x) and the second, monotone, within it.
     """
-    exact = patches.to(torch.float64)
-    x, v, scale = exact.x, exact.t - exact.x, 1.0
+    x, v, scale = patches.x, patches.t - patches.x, 1.0
     u = torch.zeros_like(x, dtype=torch.float32)
     for _ in range(steps):
-        rough = replace(exact, t=x + scale * v).to(torch.float32)
+        rough = replace(patches, t=x + scale * v).to(torch.float32)
         u = rough.on_row(_conjugate_ascent(rough, u, 10))
-        v, scale = rough.on_null(rough.primal_point(u) - rough.x).to(x.dtype), ASCENT_SCALE
-    v = project(replace(exact, t=x + v)).v
-    return project(replace(exact, t=x + LAST_SCALE * v)).v
-
-
-def linear_bound(patches: Patches, v: Tensor) -> Tensor:
-    """Upper bounds (b,) on v.q over q in K(x): a multiplier w in the row space bounds it by max (v - w).q in the box.
-
-    A good w is the multiplier of the projection of s v, whose optimality condition is that of the linear problem.
-    """
-    exact = replace(patches, t=patches.x + ASCENT_SCALE * v).to(torch.float64)
-    u = _conjugate_ascent(exact.to(torch.float32), torch.zeros_like(exact.x, dtype=torch.float32), 60)
-    w = v - exact.on_row(u.to(v.dtype)) / (ASCENT_SCALE - 1)
-    return torch.maximum(w * (exact.hi - exact.x), w * (exact.lo - exact.x)).sum(1)
+        z, _ = rough.dual_point(u)
+        v, scale = rough.on_null(z - rough.x).to(x.dtype), ASCENT_SCALE
+    v = project(replace(patches, t=x + v)).v
+    return project(replace(patches, t=x + LAST_SCALE * v)).v
 
 
 def largest_noise(patches: Patches, steps: int) -> Tensor:
@@ -263,14 +245,21 @@ def largest_noise(patches: Patches, steps: int) -> Tensor:
         low, high = _interval(patches)
         return torch.where(-low > high, low, high) * patches.null.T
     if k == 0 or patches.row.shape[1] == 0:
-        far = torch.where(patches.x < (patches.lo + patches.hi) / 2, patches.hi, patches.lo)
-        return (far - patches.x) * bool(k)
+        return (patches.t - patches.x) * bool(k)
     return ascend(patches, steps)
 
 
 def norm_bounds(patches: Patches) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Terms (b,) of `PatchNullspace.certify_largest` for noises ``patches.t``, to be summed over an image's patches."""
-    v, low, high = patches.t, patches.lo - patches.x, patches.hi - patches.x
+    """Terms (b,) of `PatchNullspace.certify_largest` for noises v = ``patches.t``, to be summed over patches.
+
+    The first bounds v.q over q in K(x): a multiplier w in the row space bounds it by max (v - w).q in the box. A good w
+    is the multiplier of the projection of s v, whose optimality condition is that of the linear problem.
+    """
+    x, v, low, high = patches.x, patches.t, -patches.x, 1 - patches.x
+    scaled = replace(patches, t=x + ASCENT_SCALE * v).to(torch.float32)
+    u = _conjugate_ascent(scaled, torch.zeros_like(scaled.x), 60)
+    rest = v - patches.on_row(u.to(v.dtype)) / (ASCENT_SCALE - 1)
+    linear = torch.maximum(rest * high, rest * low).sum(1)
     corner = torch.maximum(low.square(), high.square()).sum(1)
     span = ((low + high) @ patches.null).square().sum(1)
-    return linear_bound(patches, v), corner, span, -(low * high).sum(1), v.square().sum(1)
+    return linear, corner, span, -(low * high).sum(1), v.square().sum(1)

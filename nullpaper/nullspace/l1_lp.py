@@ -1,28 +1,27 @@
 """Paper C's watermark, the L1 problem that its authors' code gives to SLSQP, exactly: a linear programme a patch.
 
-For one patch x (D,), a target t and the nullspace with complement R (D, r), the problem is
+For one patch x (D,), a target t in [0, 1] and the nullspace with complement R (D, r), the problem is
 
-    minimise |y - t|_1   with   R^T (y - x) = 0   and   lo <= y <= hi,        v = y - x.
+    minimise |y - t|_1   with   R^T (y - x) = 0   and   0 <= y <= 1,        v = y - x.
 
-With t in the box (clipping t to it changes the objective by a constant) and y = t + p - q it is a linear programme in
-p <= hi - t and q <= t - lo. Any w in range(R) bounds its optimum from below by the sum over pixels of
-min(w t, (t - lo) + w lo, (hi - t) + w hi) - w x: the minimum over y in the box is at a kink of |y - t|.
+With y = t + p - q it is a linear programme in 0 <= p <= 1 - t and 0 <= q <= t. Any w in range(R) bounds its optimum
+from below by the sum over pixels of min(w t, t, (1 - t) + w) - w x: the minimum over y in the box is at a kink of
+|y - t|.
 
 Solver, chosen by measurement (CIFAR-10 patches at 48 px, a bright logo, CPU time a patch on one core): HiGHS 37 ms
 (simplex) or 50 ms (interior point); ADMM in float32 0.9 ms for a relative gap of 3e-4 with a tail that does not end;
 Mehrotra's (1992) predictor-corrector method over a batch of patches 1.9 ms for a gap of 1e-6, half of it in float32.
 What that leaves uncertified is solved again in float64 from the start (degenerate programmes, in which float32 goes
-astray: a logo whose ground is the image itself), and by HiGHS if need be.
+astray: a logo whose ground is the image itself).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from nullpaper.nullspace.box_qp import Patches, Projection, project, row_chunks
@@ -34,11 +33,8 @@ DOUBLE = ((torch.float64, 20),)  # for patches that float32 led astray, from the
 TO_BOUNDARY = 0.995  # share of the longest step that keeps all variables positive
 FIXED = 1e-6  # a variable whose bounds are this close is left out
 
-Rounds = Sequence[tuple[torch.dtype, int]]
 
-
-@dataclass(frozen=True)
-class _Point:
+class _Point(NamedTuple):
     """An interior point: p and q as ``length`` (2, b, D), slack to their upper bounds, multipliers of both, and ``w``.
 
     ``w`` (b, r) are the multipliers of R^T (p - q) = R^T (x - t).
@@ -50,15 +46,8 @@ class _Point:
     high: Tensor
     w: Tensor
 
-    def to(self, dtype: torch.dtype) -> _Point:
-        return _Point(*(value.to(dtype) for value in vars(self).values()))
-
     def take(self, index: Tensor) -> _Point:
-        return _Point(*(value[:, index] if value.ndim == 3 else value[index] for value in vars(self).values()))
-
-    def put(self, index: Tensor, other: _Point) -> None:
-        for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True):
-            mine[(slice(None), index) if mine.ndim == 3 else index] = theirs.to(mine.dtype)
+        return _Point(*(value[..., index, :] for value in self))
 
 
 def nearest_l1(patches: Patches) -> Projection:
@@ -66,79 +55,65 @@ def nearest_l1(patches: Patches) -> Projection:
 
     The bound holds whatever the accuracy; v keeps the box to `box_qp.TARGET` and is in the nullspace to float64.
     """
-    parts = []
-    for part in row_chunks(*patches.x.shape, patches.x.device):
-        parts.append(_solve(replace(patches, x=patches.x[part], t=patches.t[part]).to(torch.float64)))
-    return Projection(*(torch.cat(values) for values in zip(*parts, strict=True)))
-
-
-def _solve(patches: Patches) -> Projection:
-    inside = replace(patches, t=patches.t.clamp(patches.lo, patches.hi))
-    offset = (patches.t - inside.t).abs().sum(1)
-    if inside.null.shape[1] == 0 or inside.row.shape[1] == 0:
-        v = (inside.t - inside.x) * bool(inside.null.shape[1])
-        primal = (inside.x + v - patches.t).abs().sum(1)
-        return Projection(v, primal, primal.clone())
-    best = _certify(inside, *_interior_point(inside, MIXED))
-    for solve in (lambda rest: _interior_point(rest, DOUBLE), _highs):
-        proved = best.primal - best.dual <= RELATIVE_GAP * best.primal + GAP_FLOOR * inside.x.shape[1]
-        rest = (~proved).nonzero()[:, 0]
-        if len(rest) == 0:
-            break
-        other = _certify(inside.take(rest), *solve(inside.take(rest)))
-        closer = other.primal - other.dual < (best.primal - best.dual)[rest]
+    best = _certify(patches, *_interior_point(patches, MIXED))
+    gap = best.primal - best.dual
+    rest = (gap > RELATIVE_GAP * best.primal + GAP_FLOOR * patches.x.shape[1]).nonzero()[:, 0]
+    if len(rest) > 0:
+        other = _certify(patches.take(rest), *_interior_point(patches.take(rest), DOUBLE))
+        closer = other.primal - other.dual < gap[rest]
         for value, better in zip(best, other, strict=True):
             value[rest[closer]] = better[closer]
-    return Projection(best.v, best.primal + offset, best.dual + offset)
+    return best
 
 
 def _certify(patches: Patches, y: Tensor, w: Tensor) -> Projection:
     """The feasible noise nearest to y - x, its objective, and the dual bound of the multipliers R w."""
-    x, t, lo, hi = patches.x, patches.t, patches.lo, patches.hi
+    x, t, w = patches.x, patches.t, w @ patches.row.T
     v = project(replace(patches, t=y)).v
-    w = w @ patches.row.T
-    kinks = torch.stack([w * t, (t - lo) + w * lo, (hi - t) + w * hi])
+    kinks = torch.stack([w * t, t, (1 - t) + w])
     return Projection(v, (x + v - t).abs().sum(1), (kinks.amin(0) - w * x).sum(1))
 
 
-def _interior_point(patches: Patches, rounds: Rounds) -> tuple[Tensor, Tensor]:
+def _interior_point(patches: Patches, rounds: Sequence[tuple[torch.dtype, int]]) -> tuple[Tensor, Tensor]:
     """y (b, D) and multipliers (b, r) after at most the steps of ``rounds``, in chunks whose matrices fit the cache."""
     chunks = row_chunks(len(patches.x), patches.row.numel(), patches.x.device)
-    points = [_interior_point_chunk(patches.take(part), rounds) for part in chunks]
-    return tuple(torch.cat(values) for values in zip(*points, strict=True))
+    parts = [_interior_point_chunk(patches.take(chunk), rounds) for chunk in chunks]
+    return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
 
-def _interior_point_chunk(patches: Patches, rounds: Rounds) -> tuple[Tensor, Tensor]:
+def _interior_point_chunk(patches: Patches, rounds: Sequence[tuple[torch.dtype, int]]) -> tuple[Tensor, Tensor]:
     """The same for one chunk; solved patches leave it."""
-    room = torch.stack([patches.hi - patches.t, patches.t - patches.lo])
+    room = torch.stack([1 - patches.t, patches.t])
     free = room > FIXED
     half = torch.where(free, room, 1.0) / 2
     low, high = torch.full_like(half, 1.3), torch.full_like(half, 0.3)  # 1 - low + high = 0: dual feasible with w = 0
     point = _Point(half, half.clone(), low, high, torch.zeros_like(patches.x @ patches.row))
     rest = torch.arange(len(patches.x), device=half.device)
     for dtype, steps in rounds:
-        current, problem, index = point.take(rest).to(dtype), patches.take(rest).to(dtype), rest
+        index = rest
+        current, problem = _Point(*(value.to(dtype) for value in point.take(rest))), patches.take(rest).to(dtype)
         for _ in range(steps):
             current = _step(problem, free[:, index].to(dtype), current)
-            point.put(index, current)
-            keep = _unsolved(problem, free[:, index], current).nonzero()[:, 0]
+            for value, new in zip(point, current, strict=True):
+                value[..., index, :] = new.to(value.dtype)
+            keep = _unsolved(problem, free[:, index], current)
             if len(keep) == 0:
                 break
             current, problem, index = current.take(keep), problem.take(keep), index[keep]
         rest = rest[_unsolved(patches.take(rest), free[:, rest], point.take(rest))]
         if len(rest) == 0:
             break
-    moves = torch.where(free, point.length, 0.0).nan_to_num(0)  # a step that broke down is left to the next solver
+    moves = torch.where(free, point.length, 0.0).nan_to_num(0)  # a step that broke down leaves a gap, not a NaN
     return patches.t + moves[0] - moves[1], -point.w.nan_to_num(0)
 
 
 def _unsolved(patches: Patches, free: Tensor, point: _Point) -> Tensor:
-    """Patches (b,) whose complementarity or infeasibility is still large, or that are no numbers any more."""
+    """Indices of patches whose complementarity or infeasibility is still large, or that are no numbers any more."""
     moves = torch.where(free, point.length, 0.0)
     gap = torch.where(free, point.length * point.low + point.slack * point.high, 0.0).sum((0, 2))
     missed = ((patches.x - patches.t - moves[0] + moves[1]) @ patches.row).abs().amax(1)
     allowed = (RELATIVE_GAP * moves.sum((0, 2)) + GAP_FLOOR * patches.x.shape[1]) / 2
-    return ~((gap <= allowed) & (missed <= allowed))
+    return (~((gap <= allowed) & (missed <= allowed))).nonzero()[:, 0]
 
 
 def _step(patches: Patches, free: Tensor, point: _Point) -> _Point:
@@ -178,17 +153,3 @@ def _longest(free: Tensor, *moves: tuple[Tensor, Tensor]) -> Tensor:
     """The longest steps (1, b, 1), at most 1 / `TO_BOUNDARY`, that leave all values + step * change >= 0."""
     shrink = torch.stack([(free * -change / value).amax((0, 2)) for value, change in moves]).amax(0)
     return shrink.clamp_min(TO_BOUNDARY).reciprocal()[None, :, None]
-
-
-def _highs(patches: Patches) -> tuple[Tensor, Tensor]:
-    """The same by HiGHS, one patch after the other, to its own tolerance of 1e-7."""
-    row, points = patches.row.cpu().numpy(), []
-    for x, t in zip(patches.x.cpu().numpy(), patches.t.cpu().numpy(), strict=True):
-        upper = np.concatenate([patches.hi - t, t - patches.lo])
-        constraint, right = np.hstack([row.T, -row.T]), row.T @ (x - t)
-        optimum = linprog(np.ones(2 * len(x)), A_eq=constraint, b_eq=right, bounds=np.stack([0 * upper, upper], 1))
-        if optimum.x is None:  # y = x is feasible, so only numerical trouble ends here
-            points.append((x, np.zeros(row.shape[1])))
-        else:
-            points.append((t + optimum.x[: len(x)] - optimum.x[len(x) :], -optimum.eqlin.marginals))
-    return tuple(torch.from_numpy(np.stack(values)).to(patches.x) for values in zip(*points, strict=True))

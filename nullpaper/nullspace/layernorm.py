@@ -33,27 +33,17 @@ from torch import nn
 from nullpaper.models.vit import ViT
 
 MODELS = ("VisionTransformer", "VisionTransformerDistilled", "VisionTransformerRelPos", "Beit", "Eva", "Cait")
-PRE_NORM = {
-    "Block": ("norm1", "norm2"),
-    "EvaBlock": ("norm1", "norm2"),
-    "RelPosBlock": ("norm1", "norm2"),
-    "LayerScaleBlock": ("norm1", "norm2"),
-    "LayerScaleBlockClassAttn": ("norm1", "norm2"),
-    "ParallelScalingBlock": ("in_norm",),
-    "DiffParallelScalingBlock": ("in_norm",),
-}
+PRE_NORM = ("Block", "EvaBlock", "RelPosBlock", "LayerScaleBlock", "LayerScaleBlockClassAttn")
+PRE_NORM += ("ParallelThingsBlock", "ParallelScalingBlock", "DiffParallelScalingBlock")
 POST_NORM = ("ResPostBlock", "ResPostRelPosBlock", "EvaBlockPostNorm")
 
 
 @dataclass(frozen=True)
 class Invariance:
-    """Whether c_n * 1 added to patch token n leaves the output exactly unchanged, and why; true if it ``holds``."""
+    """Whether c_n * 1 added to patch token n leaves the output exactly unchanged, and why."""
 
     holds: bool
     reason: str
-
-    def __bool__(self) -> bool:
-        return self.holds
 
 
 def shift_invariance(model: ViT | nn.Module) -> Invariance:
@@ -71,12 +61,9 @@ def shift_invariance(model: ViT | nn.Module) -> Invariance:
         return Invariance(True, "LayerNorm before the first block removes the shift")
     if not _absent(before):
         return Invariance(False, f"{_name(before)} before the first block does not subtract the mean")
-    fault = next(filter(None, (_fault(block, net) for block in _blocks(net))), None)
+    blocks = [*net.blocks, *getattr(net, "blocks_token_only", ())]
+    fault = next(filter(None, (_fault(block, net) for block in blocks)), None)
     return Invariance(False, fault) if fault else _head(net)
-
-
-def _blocks(net: nn.Module) -> list[nn.Module]:
-    return [*net.blocks, *getattr(net, "blocks_token_only", ())]
 
 
 def _fault(block: nn.Module, net: nn.Module) -> str | None:
@@ -84,12 +71,11 @@ def _fault(block: nn.Module, net: nn.Module) -> str | None:
     kind = type(block).__name__
     if kind in POST_NORM:
         return f"post-norm blocks ({kind}) read the tokens un-normalised"
-    if kind == "ParallelThingsBlock":
-        readers = [branch.norm for branch in (*block.attns, *block.ffns)]
-    elif kind in PRE_NORM and _is_timm(block):
-        readers = [getattr(block, name) for name in PRE_NORM[kind]]
-    else:
+    if kind not in PRE_NORM or not _is_timm(block):
         return f"block {kind} is not analysed"
+    branches = (*getattr(block, "attns", ()), *getattr(block, "ffns", ()))
+    readers = [getattr(block, name) for name in ("norm1", "norm2", "in_norm") if hasattr(block, name)]
+    readers += [branch.norm for branch in branches]
     wrong = next((norm for norm in readers if not _centres(norm, net)), None)
     return None if wrong is None else f"blocks read through {_name(wrong)}, which does not subtract the mean"
 

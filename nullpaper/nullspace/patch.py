@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from nullpaper.errors import InputError, check_count, nearest
 from nullpaper.models.vit import ViT, check_images, patchify, unpatchify
@@ -27,14 +27,12 @@ GAP_FLOOR = 1e-6  # a distance to the target below this, per pixel (rms), counts
 Solver = Callable[[Patches], tuple[Tensor, ...]]
 
 
-@dataclass(frozen=True)
-class LargestCertificate:
-    """What is known of a noise (B images) as a maximiser of |v|: see `PatchNullspace.certify_largest`."""
+class LargestCertificate(NamedTuple):
+    """What is known of a noise of B images, (B,) each: see `PatchNullspace.certify_largest`."""
 
     norm: Tensor
     upper_bound: Tensor
     stationarity: Tensor
-    exact: bool
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,12 @@ class PatchNullspace:
     """Nullspace of one patch: ``basis`` (C*p*p, k) and its complement ``row_basis`` (C*p*p, C*p*p - k), orthonormal.
 
     Both are float64, in pixel units, channel-major like `patchify`. ``singular_values`` are descending (per channel,
-    (C, n), for `channel_nullspace`); a value of at most ``rtol`` times the largest counts as zero.
+    (C, n), for `channel_nullspace`).
     """
 
     basis: Tensor
     row_basis: Tensor
     singular_values: Tensor
-    rtol: float
     through: str
     name: str
     channels: int
@@ -71,40 +68,31 @@ class PatchNullspace:
         Raises:
             InputError: another shape, no floats, or values that are not finite.
         """
-        self._check_shape(tuple(images.shape), "images")
+        self._check_shape(images.shape, "images")
         _check_finite(images, "images")
         basis = self.basis.to(images.device)
         return self._image(patchify(images.double(), self.patch_size) @ basis @ basis.T, images.dtype)
 
     def sample(
-        self,
-        images_shape: Sequence[int],
-        *,
-        norm: float | Tensor = 1.0,
-        generator: torch.Generator | None = None,
-        dtype: torch.dtype = torch.float32,
+        self, images_shape: Sequence[int], *, norm: float | Tensor = 1.0, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Random noise (B, C, H, W), isotropic in the nullspace, no box; ``norm`` is its L2 norm, one or (B,).
+        """Random noise (B, C, H, W), float32, isotropic in the nullspace, no box; ``norm`` is its L2 norm, one or (B,).
 
         Raises:
             InputError: another shape, an empty nullspace, a norm that is negative or not finite.
         """
-        self._check_shape(tuple(images_shape), "images_shape")
-        norm = torch.as_tensor(norm, dtype=torch.float64).cpu()
-        if norm.ndim > 1 or (norm.ndim == 1 and len(norm) != images_shape[0]):
-            raise InputError(f"norm has shape {tuple(norm.shape)}; pass a number or one norm per image.")
-        if not (norm.isfinite().all() and (norm >= 0).all()):
-            raise InputError("norm must be finite and not negative.")
+        self._check_shape(images_shape, "images_shape")
+        norm = torch.as_tensor(norm, dtype=torch.float64)
+        if norm.shape not in ((), (images_shape[0],)) or not (norm.isfinite() & (norm >= 0)).all():
+            raise InputError("norm must be finite and not negative, one number or one for each image.")
         if self.dim == 0:
             raise InputError(f"the nullspace of {self.name} through the {self.through} is empty: nothing to sample.")
-        device = generator.device if generator is not None else "cpu"
-        patches = self.image_dim // self.dim
-        noise = torch.randn(images_shape[0], patches, self.dim, generator=generator, dtype=torch.float64, device=device)
-        noise = noise.to(self.basis.device)
+        shape = (images_shape[0], self.image_dim // self.dim, self.dim)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64).to(self.basis.device)
         noise = noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1) * norm.to(noise.device).view(-1, 1, 1)
-        return self._image(noise @ self.basis.T, dtype)
+        return self._image(noise @ self.basis.T, torch.float32)
 
-    def nearest(self, images: Tensor, targets: Tensor, *, progress: bool = False) -> tuple[Tensor, Tensor]:
+    def nearest(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Noise v (B, C, H, W) that minimises |images + v - targets| with v in the nullspace, images + v in [0, 1].
 
         Returns:
@@ -121,12 +109,10 @@ class PatchNullspace:
         if targets.shape != images.shape:
             raise InputError(f"targets have shape {tuple(targets.shape)}, images {tuple(images.shape)}; match them.")
         _check_finite(targets, "targets")
-        noise, primal, dual = self._over_patches(project, images, targets.to(images.device), progress)
-        primal, dual = (value.view(len(images), -1).sum(1) for value in (primal, dual))
-        floor = GAP_FLOOR**2 * images[0].numel() / 2
-        return self._image(noise, images.dtype), (primal - dual).abs() / primal.clamp_min(floor)
+        noise, primal, dual = self.over_patches(project, images, targets.to(images.device))
+        return noise, (primal - dual).abs() / primal.clamp_min(GAP_FLOOR**2 * images[0].numel() / 2)
 
-    def largest(self, images: Tensor, *, steps: int = 15, progress: bool = False) -> Tensor:
+    def largest(self, images: Tensor, *, steps: int = 15) -> Tensor:
         """Noise (B, C, H, W) of large L2 norm in the nullspace, with images + noise in [0, 1].
 
         Maximising a norm over a polytope is NP-hard. The result is the global maximum if the nullspace has dimension 0,
@@ -144,8 +130,8 @@ class PatchNullspace:
         check_images(images, self.channels, self.image_size, self.name)
         check_count("steps", steps, least=0)
         corner = (images < 0.5).double()
-        (noise,) = self._over_patches(lambda patches: (largest_noise(patches, steps),), images, corner, progress)
-        return self._image(noise, images.dtype)
+        (noise,) = self.over_patches(lambda patches: (largest_noise(patches, steps),), images, corner)
+        return noise
 
     def certify_largest(self, images: Tensor, noise: Tensor) -> LargestCertificate:
         """How good ``noise`` (B, C, H, W) is as a maximiser of the L2 norm, per image (B,).
@@ -153,42 +139,37 @@ class PatchNullspace:
         ``upper_bound`` on the norm of any feasible noise v, with l = -x and h = 1 - x: the farthest corner of
         [0, 1], or the root of |v|^2 <= |B^T(l + h)||v| - l.h, the sum of (v - l)(v - h) <= 0 over pixels; the smaller.
         ``stationarity`` bounds max v.q / |noise|^2 - 1 over feasible q, v the noise: 0 at a first-order local maximum.
-        ``exact``: a closed form exists, so that `largest` returns the global maximum.
 
         Raises:
             InputError: as `largest`.
         """
         check_images(images, self.channels, self.image_size, self.name)
-        self._check_shape(tuple(noise.shape), "noise")
+        self._check_shape(noise.shape, "noise")
         _check_finite(noise, "noise")
-        sums = self._over_patches(norm_bounds, images, noise.to(images.device), False)
-        linear, corner, span, product, square = (value.view(len(images), -1).sum(1) for value in sums)
+        linear, corner, span, product, square = self.over_patches(norm_bounds, images, noise.to(images.device))
         upper = torch.minimum(corner.sqrt(), (span.sqrt() + (span + 4 * product).sqrt()) / 2)
         stationarity = (linear / square.clamp_min(torch.finfo(torch.float64).tiny) - 1).clamp_min(0)
-        stationarity = torch.where(square > 0, stationarity, torch.where(linear > GAP_FLOOR, torch.inf, 0.0))
-        exact = self.dim <= 1 or self.row_basis.shape[1] == 0
-        return LargestCertificate(square.sqrt(), upper, stationarity, exact)
+        return LargestCertificate(square.sqrt(), upper, stationarity)
 
-    def _over_patches(self, solve: Solver, images: Tensor, targets: Tensor, progress: bool) -> list[Tensor]:
-        """Run ``solve`` over chunks of patches of all images; outputs (B, N, D) for noises, (B*N,) for numbers."""
+    def over_patches(self, solve: Solver, images: Tensor, targets: Tensor) -> list[Tensor]:
+        """Run a solver of `box_qp` or `l1_lp` over the patches of all images, in chunks.
+
+        Noises (b, D) become noise (B, C, H, W) in the images' dtype, numbers (b,) their sums over patches, (B,).
+        """
         null, row = self.basis.to(images.device), self.row_basis.to(images.device)
-        x = patchify(images, self.patch_size).flatten(0, 1)
-        t = patchify(targets, self.patch_size).flatten(0, 1)
-        chunks = list(row_chunks(len(x), x.shape[1], images.device))
-        parts = [
-            solve(Patches(x[part].double(), t[part].double(), null, row))
-            for part in tqdm(chunks, "patches", disable=not progress)
-        ]
-        joined = (torch.cat(values) for values in zip(*parts, strict=True))
-        return [value.view(len(images), -1, value.shape[1]) if value.ndim == 2 else value for value in joined]
+        x, t = (patchify(batch, self.patch_size).flatten(0, 1).double() for batch in (images, targets))
+        chunks = row_chunks(len(x), x.shape[1], images.device)
+        parts = [solve(Patches(x[chunk], t[chunk], null, row)) for chunk in chunks]
+        joined = (torch.cat(values).unflatten(0, (len(images), -1)) for values in zip(*parts, strict=True))
+        return [value.sum(1) if value.ndim == 2 else self._image(value, images.dtype) for value in joined]
 
     def _image(self, patches: Tensor, dtype: torch.dtype) -> Tensor:
         return unpatchify(patches, self.image_size, self.patch_size).to(dtype)
 
-    def _check_shape(self, shape: tuple[int, ...], what: str) -> None:
+    def _check_shape(self, shape: Sequence[int], what: str) -> None:
         expected = (self.channels, *self.image_size)
-        if len(shape) != 4 or shape[1:] != expected:
-            raise InputError(f"{what} has shape {shape}, but {self.name} needs (B, {', '.join(map(str, expected))}).")
+        if len(shape) != 4 or tuple(shape[1:]) != expected:
+            raise InputError(f"{what} has shape {tuple(shape)}, but {self.name} needs (B, {str(expected)[1:]}.")
 
 
 def patch_nullspace(vit: ViT, *, through: str = "embedding", rtol: float | None = None) -> PatchNullspace:
@@ -196,63 +177,48 @@ def patch_nullspace(vit: ViT, *, through: str = "embedding", rtol: float | None 
 
     Args:
         through: ``"embedding"`` for the nullspace of W, ``"encoder"`` for that of P W with P = I - 11^T/d.
-        rtol: relative cut on singular values. The default, eps/2 * sqrt(min(d, C*p*p)), is Weyl's bound on how far
-            rounding to the weights' dtype moves a singular value, so nothing above it can be a rounded zero. It is
-            tighter than NumPy's eps * max(d, C*p*p), which calls 9e-5 zero for a 768 x 768 float32 matrix: such
-            directions are not invisible. Half-precision weights are exact numbers here, cut as float32 ones.
+        rtol: a singular value of at most ``rtol`` times the largest counts as zero. The default, eps/2 * sqrt(min(d,
+            C*p*p)), is Weyl's bound on how far rounding to the weights' dtype moves a singular value, so nothing above
+            it can be a rounded zero. It is tighter than NumPy's eps * max(d, C*p*p), which calls 9e-5 zero for a
+            768 x 768 float32 matrix: such directions are not invisible. Half-precision weights are exact numbers here,
+            cut as float32 ones.
 
     Raises:
         InputError: unknown ``through``, an ``rtol`` outside [0, 1), or an encoder that does not ignore the shift.
     """
     if through not in THROUGH:
         raise InputError(f"through={through!r} is unknown; pass one of {THROUGH}.{nearest(str(through), THROUGH)}")
+    if rtol is not None and not 0 <= rtol < 1:
+        raise InputError(f"rtol={rtol} must lie in [0, 1).")
+    matrix = vit.patch_matrix
     if through == "encoder":
         invariance = shift_invariance(vit)
         if not invariance.holds:
             raise InputError(f"the encoder of {vit.name} does not ignore a shift of its tokens: {invariance.reason}.")
-    matrix = _pixel_matrix(vit)
-    if through == "encoder":
         matrix = matrix - matrix.mean(0)
-    rtol = _cut(vit, matrix.shape, rtol)
-    rows, null, values = _split(matrix, rtol)
-    return PatchNullspace(null, rows, values, rtol, through, *_shape(vit))
+    parts = _split(matrix, _weyl_bound(vit, matrix) if rtol is None else rtol)
+    return PatchNullspace(*parts, through, vit.name, vit.channels, vit.image_size, vit.patch_size)
 
 
-def channel_nullspace(vit: ViT, *, rtol: float | None = None) -> PatchNullspace:
+def channel_nullspace(vit: ViT) -> PatchNullspace:
     """The official code's per-channel nullspace, a control: block-diagonal, and empty wherever p*p <= d."""
-    channels = _pixel_matrix(vit).unflatten(1, (vit.channels, -1)).transpose(0, 1)
-    rtol = _cut(vit, channels.shape[1:], rtol)
-    rows, null, values = zip(*(_split(matrix, rtol) for matrix in channels), strict=True)
-    basis, complement = torch.block_diag(*null), torch.block_diag(*rows)
-    return PatchNullspace(basis, complement, torch.stack(values), rtol, "embedding", *_shape(vit))
+    channels = vit.patch_matrix.unflatten(1, (vit.channels, -1)).transpose(0, 1)
+    parts = zip(*(_split(matrix, _weyl_bound(vit, matrix)) for matrix in channels), strict=True)
+    bases, complements, values = parts
+    parts = torch.block_diag(*bases), torch.block_diag(*complements), torch.stack(values)
+    return PatchNullspace(*parts, "embedding", vit.name, vit.channels, vit.image_size, vit.patch_size)
 
 
-def _shape(vit: ViT) -> tuple[str, int, tuple[int, int], tuple[int, int]]:
-    return vit.name, vit.channels, vit.image_size, vit.patch_size
-
-
-def _pixel_matrix(vit: ViT) -> Tensor:
-    matrix = vit.patch_matrix
-    if not matrix.isfinite().all():
-        raise InputError(f"the patch embedding of {vit.name} holds NaN or infinity; load other weights.")
-    return matrix
-
-
-def _cut(vit: ViT, shape: Sequence[int], rtol: float | None) -> float:
-    if rtol is None:
-        dtype = vit.net.patch_embed.proj.weight.dtype
-        eps = min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
-        return eps / 2 * math.sqrt(min(shape))
-    if not 0 <= rtol < 1:
-        raise InputError(f"rtol={rtol} must lie in [0, 1).")
-    return float(rtol)
+def _weyl_bound(vit: ViT, matrix: Tensor) -> float:
+    dtype = vit.net.patch_embed.proj.weight.dtype
+    return min(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps) / 2 * math.sqrt(min(matrix.shape))
 
 
 def _split(matrix: Tensor, rtol: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Orthonormal bases of the row space and the nullspace, and the singular values."""
+    """Orthonormal bases of the nullspace and the row space, and the singular values."""
     _, values, right = torch.linalg.svd(matrix, full_matrices=True)
     rank = int((values > rtol * values[0]).sum())
-    return right[:rank].T.contiguous(), right[rank:].T.contiguous(), values
+    return right[rank:].T.contiguous(), right[:rank].T.contiguous(), values
 
 
 def _check_finite(tensor: Tensor, what: str) -> None:

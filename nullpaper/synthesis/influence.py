@@ -8,9 +8,8 @@ over classes (range 0 to 2), as in the official code.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,6 @@ from nullpaper.models.vit import ViT, check_evaluating, check_images
 from nullpaper.statistics import Interval, mean, proportion
 from nullpaper.synthesis.controls import centred
 
-Model = Callable[[Tensor], Tensor]
 Batches = Iterable[Tensor | Sequence[Tensor]]
 
 PROBE = 4  # images on which a pool is compared with the model it is used with
@@ -51,7 +49,7 @@ class Pool:
     def take(self, indices: Tensor) -> Pool:
         """The images at ``indices`` (m,), in that order."""
         features = None if self.features is None else self.features[indices]
-        return Pool(self.inputs[indices], self.logits[indices], features, self.batch_size, self.level)
+        return replace(self, inputs=self.inputs[indices], logits=self.logits[indices], features=features)
 
 
 @dataclass(frozen=True)
@@ -84,23 +82,20 @@ class InputNoise(Noise):
     """Noise (1, C, H, W) at the pixels, in units of [0, 1]; images + noise may leave [0, 1], as in paper C."""
 
 
-def read_pool(model: Model, batches: Batches | Pool, *, level: str = "encoder") -> Pool:
+def read_pool(model: nn.Module, batches: Batches | Pool, *, level: str = "encoder") -> Pool:
     """Read ``batches`` once and keep inputs, clean logits and features on the model's device.
 
     Args:
-        model: a `ViT` in evaluation mode, or at level "input" any callable (B, C, H, W) -> logits.
+        model: in evaluation mode: a `ViT`, or at level "input" any classifier (B, C, H, W) -> logits.
         batches: an iterable of images (B, C, H, W) in [0, 1] or of ``(images, labels)``; or a pool, which is checked.
         level: ``"encoder"`` or ``"input"``.
 
     Raises:
         InputError: training mode, no images, images the model would misread, or a pool of other weights or level.
     """
-    if level not in ("encoder", "input"):
-        raise InputError(f"level={level!r} is unknown; pass 'encoder' or 'input'.")
     if level == "encoder" and not isinstance(model, ViT):
         raise InputError(f"encoder noise needs a ViT from load_vit, not {type(model).__name__}; input noise takes any.")
-    if isinstance(model, nn.Module):
-        check_evaluating(model)
+    check_evaluating(model)
     if isinstance(batches, Pool):
         return _same_pool(model, batches, level)
     parts = []
@@ -114,23 +109,18 @@ def read_pool(model: Model, batches: Batches | Pool, *, level: str = "encoder") 
     inputs, logits, features = zip(*parts, strict=True)
     if not all(part.isfinite().all() for part in logits):
         raise InputError("the model's logits of clean images are not finite; load other weights.")
-    return Pool(
-        torch.cat(inputs),
-        torch.cat(logits),
-        None if features[0] is None else torch.cat(features),
-        len(inputs[0]),
-        level,
-    )
+    features = torch.cat(features) if isinstance(model, ViT) else None
+    return Pool(torch.cat(inputs), torch.cat(logits), features, len(inputs[0]), level)
 
 
 @torch.no_grad()
-def influence_of(model: Model, noise: Tensor, pool: Pool) -> Tensor:
+def influence_of(model: nn.Module, noise: Tensor, pool: Pool) -> Tensor:
     """sum_k (softmax(z)_k - softmax(z')_k)^2 of each image of the pool, (n,): the metric that eps bounds."""
     parts = zip(pool.inputs.split(pool.batch_size), pool.logits.split(pool.batch_size), strict=True)
     return torch.cat([probability_gap(logits_at(model, pool.level, inputs + noise), clean) for inputs, clean in parts])
 
 
-def noise_influence(model: Model, noise: Noise | Tensor, batches: Batches | Pool) -> dict[str, Interval]:
+def noise_influence(model: nn.Module, noise: Noise | Tensor, batches: Batches | Pool) -> dict[str, Interval]:
     """Paper A's noise-influence metrics, each a mean over images with its 95 % interval.
 
     ``mse_features`` (`ViT` only), ``mse_logits`` and ``mse_probs`` are squared L2 distances, summed over dimensions or
@@ -162,7 +152,7 @@ def noise_influence(model: Model, noise: Noise | Tensor, batches: Batches | Pool
     return {**table, "match": proportion((noisy.argmax(-1, keepdim=True) == top).cpu().numpy())}
 
 
-def logits_at(model: Model, level: str, inputs: Tensor) -> Tensor:
+def logits_at(model: nn.Module, level: str, inputs: Tensor) -> Tensor:
     """Logits of patch tokens (level "encoder") or of images (level "input")."""
     return model.encode(inputs) if level == "encoder" else model(inputs)
 
@@ -185,7 +175,7 @@ def check_noise(noise: Noise | Tensor, pool: Pool) -> Tensor:
     return value.detach().to(pool.inputs)
 
 
-def _outputs(model: Model, inputs: Tensor, level: str) -> tuple[Tensor, Tensor | None]:
+def _outputs(model: nn.Module, inputs: Tensor, level: str) -> tuple[Tensor, Tensor | None]:
     """Logits, and features where the model has them, from one pass through the blocks."""
     if not isinstance(model, ViT):
         return model(inputs), None
@@ -193,26 +183,19 @@ def _outputs(model: Model, inputs: Tensor, level: str) -> tuple[Tensor, Tensor |
     return model.net.forward_head(states), model.net.forward_head(states, pre_logits=True)
 
 
-def _images(batch: Tensor | Sequence[Tensor], model: Model) -> Tensor:
+def _images(batch: Tensor | Sequence[Tensor], model: nn.Module) -> Tensor:
     """The images of a batch, checked, on the model's device."""
     images = batch if isinstance(batch, Tensor) else batch[0]
-    if isinstance(model, nn.Module):
-        parameter = next(model.parameters(), None)
-        images = images if parameter is None else images.to(parameter.device)
     if isinstance(model, ViT):
         check_images(images, model.channels, model.image_size, model.name)
     else:  # which takes what it takes: only what no classifier can read is refused
-        channels, *size = images.shape[1:] if images.ndim == 4 else (3, 0, 0)
-        check_images(images, channels, tuple(size), "a classifier")
-    return images
+        check_images(images, images.shape[1], images.shape[2:], "a classifier")
+    return images.to(next(model.parameters()).device)
 
 
-def _same_pool(model: Model, pool: Pool, level: str) -> Pool:
+def _same_pool(model: nn.Module, pool: Pool, level: str) -> Pool:
     if pool.level != level:
         raise InputError(f"the pool was read at level '{pool.level}', but '{level}' is needed; read it again.")
-    expected = (math.prod(model.grid_size), model.embed_dim) if level == "encoder" else tuple(pool.inputs.shape[1:])
-    if tuple(pool.inputs.shape[1:]) != expected:
-        raise InputError(f"the pool holds tokens {tuple(pool.inputs.shape[1:])}, the model takes {expected}.")
     with torch.no_grad():
         now = logits_at(model, level, pool.inputs[:PROBE])
     if now.shape != pool.logits[:PROBE].shape or not torch.allclose(now, pool.logits[:PROBE], rtol=1e-3, atol=1e-3):

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nullpaper.errors import InputError
 from nullpaper.models.vit import ViT
 from nullpaper.synthesis.controls import centred
 from nullpaper.synthesis.influence import Batches, Pool, read_pool
+
+RIDGE = 0.01  # rho in units of the mean eigenvalue
 
 
 @dataclass(frozen=True)
@@ -30,25 +31,16 @@ class Linearised:
     eigenvectors: Tensor
     dim: int
 
-    def filtered(self, noise: Tensor, *, ridge: float = 0.01, iterations: int = 2) -> Tensor:
-        """Noise (1, N, d) turned towards what the logits ignore, its norm kept: inverse iteration with M + rho I.
-
-        ``ridge`` is rho in units of the mean eigenvalue; each of the ``iterations`` multiplies by (M + rho I)^-1.
-        """
-        rho = ridge * self.eigenvalues.sum() / self.dim
-        kept = 1 - (rho / (self.eigenvalues + rho)) ** iterations
+    def filtered(self, noise: Tensor) -> Tensor:
+        """Noise (1, N, d) turned towards what the logits ignore, its norm kept: multiplied by (M + rho I)^-2."""
+        rho = RIDGE * self.eigenvalues.sum() / self.dim
+        kept = 1 - (rho / (self.eigenvalues + rho)) ** 2
         flat = centred(noise).flatten()
         turned = flat - self.eigenvectors @ (kept * (self.eigenvectors.T @ flat))
         return turned.view_as(noise) / turned.norm() * noise.norm()
 
     def without(self, noise: Tensor, count: int) -> Tensor:
-        """Noise (1, N, d) without its components along the ``count`` directions that move the logits most.
-
-        Raises:
-            InputError: ``count`` is negative or exceeds the directions that were sampled.
-        """
-        if not 0 <= count <= len(self.eigenvalues):
-            raise InputError(f"count={count} must lie in 0 to {len(self.eigenvalues)}, the directions sampled.")
+        """Noise (1, N, d) without its components along the ``count`` directions that move the logits most."""
         seen = self.eigenvectors[:, :count]
         flat = centred(noise).flatten()
         return (flat - seen @ (seen.T @ flat)).view_as(noise)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nullpaper.errors import InputError, check_count
 from nullpaper.models.predict import probability_gap
@@ -22,7 +22,6 @@ from nullpaper.synthesis.influence import (
     Batches,
     EncoderNoise,
     InputNoise,
-    Model,
     Noise,
     Pool,
     check_noise,
@@ -38,14 +37,6 @@ TURN_RATE, BETAS = 0.3, (0.9, 0.99)  # Adam on a direction of rms 1, cosine to z
 FINE_RATE = 0.1  # the same from a start that is good to first order
 RADIUS_RATE = 0.05  # share of the log misfit by which the radius follows in a step
 OFFICIAL_RATE, OFFICIAL_ROUNDS = 0.1, 3
-
-
-class NonFiniteLoss(FloatingPointError):
-    """The loss became NaN or infinite at ``step``; ``value`` is the last noise with a finite loss, or None."""
-
-    def __init__(self, step: int, value: Tensor | None, history: list[Record]) -> None:
-        super().__init__(f"the loss is not finite at step {step}; .value keeps the last good noise. Lower lim or lam.")
-        self.step, self.value, self.history = step, value, history
 
 
 def encoder_noise(
@@ -91,12 +82,12 @@ def encoder_noise(
 
     Raises:
         InputError: eps, lam, lim or steps out of range, bad images, a model in training mode.
-        NonFiniteLoss: the loss left the finite numbers; the error keeps the last good noise.
+        FloatingPointError: the loss left the finite numbers.
     """
     if official and eps is None:
         raise InputError("official=True is the published procedure for eps; pass eps and nothing else.")
-    form = {"eps": eps, "lam": lam, "norm": norm, "centre": not official, "spread": spread, "margin": margin}
-    problem = pose(vit, batches, held_out, level="encoder", seed=seed, calibrate=not official, **form)
+    form = {"eps": eps, "lam": lam, "norm": norm, "official": official, "spread": spread, "margin": margin}
+    problem = pose(vit, batches, level="encoder", held_out=held_out, seed=seed, **form)
     start = _start(problem, lim, steps)
     if official:
         return problem.verified(*published(problem, start, steps, early_stop=early_stop))
@@ -106,67 +97,47 @@ def encoder_noise(
 
 
 def input_noise(
-    model: Model,
-    batches: Batches | Pool,
-    *,
-    held_out: Batches | Pool | None = None,
-    eps: float | None = None,
-    lam: float | None = None,
-    norm: float | None = None,
-    lim: float = 0.1,
-    steps: int | None = None,
-    seed: int = 0,
+    model: nn.Module, batches: Batches | Pool, *, lim: float = 0.1, steps: int | None = None, **options: object
 ) -> InputNoise:
     """Universal noise (1, C, H, W) at the pixels of any classifier that takes images in [0, 1]: paper C.
 
-    ``model`` is any callable (B, C, H, W) -> logits (a ViT, a CNN, a function); ``lim`` is in pixel units. The rest
-    is as in `encoder_noise`.
+    ``model`` is a ViT, a CNN or any other, in evaluation mode; ``lim`` is in pixel units. ``options`` are ``held_out``,
+    ``seed`` and exactly one of ``eps``, ``lam`` and ``norm``: these, and what is raised, are as in `encoder_noise`.
     """
-    problem = pose(model, batches, held_out, level="input", seed=seed, eps=eps, lam=lam, norm=norm)
+    problem = pose(model, batches, level="input", **options)
     return _solved(problem, _start(problem, lim, steps), steps, TURN_RATE)
 
 
 def rescaled(
-    model: Model,
-    noise: Noise | Tensor,
-    batches: Batches | Pool,
-    *,
-    held_out: Batches | Pool | None = None,
-    eps: float,
-    seed: int = 0,
-    margin: bool = True,
+    model: nn.Module, noise: Noise | Tensor, batches: Batches | Pool, *, eps: float, **options: object
 ) -> Noise:
     """The largest multiple of a noise that stays within ``eps``, verified: how directions of any origin are compared.
 
-    Pass the ``batches`` and ``seed`` that the noise was learned with, so that the scale is read off images that its
-    direction has not seen (for ``official``, which learns from all of them, only ``held_out`` is fresh). A Gaussian
-    draw makes the control "random noise within eps".
+    Pass the ``batches``, and as ``options`` the ``held_out``, ``seed`` and ``margin`` of `encoder_noise`, that the
+    noise was learned with, so that the scale is read off images that its direction has not seen (for ``official``,
+    which learns from all of them, only ``held_out`` is fresh). A Gaussian draw makes the control "random noise within
+    eps".
 
     Raises:
         InputError: as `encoder_noise`, or a noise of the wrong shape or of no length.
     """
-    problem = pose(model, batches, held_out, level=level_of(noise), seed=seed, eps=eps, margin=margin)
+    problem = pose(model, batches, level=level_of(noise), eps=eps, **options)
     return problem.verified(to_boundary(problem, problem.shaped(check_noise(noise, problem.fit))))
 
 
 def verified(
-    model: Model,
-    noise: Noise | Tensor,
-    batches: Batches | Pool,
-    *,
-    held_out: Batches | Pool | None = None,
-    eps: float,
-    seed: int = 0,
+    model: nn.Module, noise: Noise | Tensor, batches: Batches | Pool, *, eps: float, **options: object
 ) -> Noise:
     """A noise as it is, with its influence on the images that verify `encoder_noise` for these arguments.
 
     Raises:
         InputError: as `rescaled`.
     """
-    problem = pose(model, batches, held_out, level=level_of(noise), seed=seed, eps=eps)
+    problem = pose(model, batches, level=level_of(noise), eps=eps, **options)
     return problem.verified(check_noise(noise, problem.fit))
 
 
+@torch.enable_grad()  # a caller may sit inside torch.no_grad
 def polar(problem: Problem, start: Tensor, steps: int, rate: float) -> tuple[Tensor, list[Record]]:
     """Adam on the direction, a multiplicative update on the radius; (noise, history).
 
@@ -180,23 +151,21 @@ def polar(problem: Problem, start: Tensor, steps: int, rate: float) -> tuple[Ten
     adam = torch.optim.Adam([direction], lr=rate, betas=BETAS)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     history: list[Record] = []
-    last_good: Tensor | None = None
     for indices in _minibatches(problem, BATCH, steps):
-        with torch.enable_grad():  # a caller may sit inside torch.no_grad
-            log_radius = torch.tensor(radius, device=start.device, requires_grad=True)
-            noise = of_norm(problem.shaped(direction), log_radius.exp())
-            distance, influence = _distances(problem, noise, indices)
-            loss = distance.clamp_min(1e-12).sqrt().mean()
-            _record(history, noise, influence, loss, last_good)
-            # asked for by name, so that autograd computes no gradient of any weight
-            direction.grad, slope = torch.autograd.grad(loss, [direction, log_radius])
-        last_good = noise.detach()
+        log_radius = torch.tensor(radius, device=start.device, requires_grad=True)
+        noise = of_norm(problem.shaped(direction), log_radius.exp())
+        distance, influence = _distances(problem, noise, indices)
+        loss = distance.clamp_min(1e-12).sqrt().mean()
+        _record(history, noise, influence, loss)
+        # asked for by name, so that autograd computes no gradient of any weight
+        direction.grad, slope = torch.autograd.grad(loss, [direction, log_radius])
         adam.step()
         cosine.step()
         radius += RADIUS_RATE * min(max(_misfit(problem, influence, slope.item()), -2.0), 2.0)
     return of_norm(problem.shaped(direction.detach()), math.exp(radius)), history
 
 
+@torch.enable_grad()
 def published(
     problem: Problem, start: Tensor, steps: int | None = None, *, early_stop: bool = True
 ) -> tuple[Tensor, list[Record]]:
@@ -207,17 +176,14 @@ def published(
     adam = torch.optim.AdamW([noise], lr=OFFICIAL_RATE)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, length)
     history: list[Record] = []
-    last_good: Tensor | None = None
     for indices in _minibatches(problem, batch, min(steps or length, length)):
-        with torch.enable_grad():
-            used = problem.shaped(noise)
-            distance, influence = _distances(problem, used, indices)
-            loss = distance.mean()
-            _record(history, used, influence, loss, last_good)
-            if early_stop and influence < problem.eps:
-                break
-            (noise.grad,) = torch.autograd.grad(loss, [noise])
-        last_good = used.detach().clone()  # the optimiser writes into the noise itself
+        used = problem.shaped(noise)
+        distance, influence = _distances(problem, used, indices)
+        loss = distance.mean()
+        _record(history, used, influence, loss)
+        if early_stop and influence < problem.eps:
+            break
+        (noise.grad,) = torch.autograd.grad(loss, [noise])
         adam.step()
         cosine.step()
     return problem.shaped(noise.detach()), history
@@ -254,19 +220,17 @@ def _distances(problem: Problem, noise: Tensor, indices: Tensor) -> tuple[Tensor
     return (noisy - clean).square().sum(-1), probability_gap(noisy.detach(), clean).mean().item()
 
 
-def _record(history: list[Record], noise: Tensor, influence: float, loss: Tensor, last_good: Tensor | None) -> None:
+def _record(history: list[Record], noise: Tensor, influence: float, loss: Tensor) -> None:
     step = len(history)
     if not loss.isfinite():
-        raise NonFiniteLoss(step, last_good, history)
+        raise FloatingPointError(f"the loss is not finite at step {step}; lower lim or lam.")
     history.append({"step": step, "norm": noise.norm().item(), "influence": influence, "loss": loss.item()})
 
 
 def _minibatches(problem: Problem, size: int, steps: int) -> Iterator[Tensor]:
     """Indices of ``steps`` mini-batches of the images to learn from, shuffled anew in every pass."""
-    taken = 0
-    while True:
-        for indices in torch.randperm(len(problem.fit), generator=problem.generator).split(size):
-            if taken == steps:
-                return
+    while steps > 0:
+        batches = torch.randperm(len(problem.fit), generator=problem.generator).split(size)
+        for indices in batches[:steps]:
             yield indices.to(problem.fit.inputs.device)
-            taken += 1
+        steps -= len(batches)

@@ -9,21 +9,12 @@ from functools import cache
 import torch
 from scipy.optimize import brentq
 from scipy.stats import norm as normal
-from torch import Tensor
+from torch import Tensor, nn
 
 from nullpaper.errors import InputError
 from nullpaper.statistics import mean
 from nullpaper.synthesis.controls import centred, spread
-from nullpaper.synthesis.influence import (
-    Batches,
-    EncoderNoise,
-    InputNoise,
-    Model,
-    Noise,
-    Pool,
-    influence_of,
-    read_pool,
-)
+from nullpaper.synthesis.influence import Batches, EncoderNoise, InputNoise, Noise, Pool, influence_of, read_pool
 
 SHARES = (0.5, 0.25)  # of the images: for the direction, and for the scale; the rest is held out
 LARGEST_FACTOR = 2.0**20  # where the search for the boundary gives up: the model ignores this direction
@@ -35,11 +26,12 @@ Record = dict[str, float]
 class Problem:
     """Find a noise that ``model`` ignores, from the images of ``fit``; exactly one of ``eps``, ``lam`` and ``norm``.
 
-    ``held_out`` overlaps no other part; ``calibration`` overlaps ``fit`` only in the forms that scale nothing. The
-    noise is token-centred (``centre``) and every token has the same norm (``spread``).
+    The three parts of the images do not overlap; those for ``calibration`` are none where nothing is scaled. Noise is
+    token-centred but in the ``official`` procedure. ``spread`` gives every token the same norm, ``margin`` puts the
+    upper end of the influence at eps rather than the estimate.
     """
 
-    model: Model
+    model: nn.Module
     fit: Pool
     calibration: Pool
     held_out: Pool
@@ -47,13 +39,13 @@ class Problem:
     eps: float | None = None
     lam: float | None = None
     norm: float | None = None
-    centre: bool = True
+    official: bool = False
     spread: bool = False
     margin: bool = True
 
     def shaped(self, noise: Tensor) -> Tensor:
         """The nearest noise of the form that is asked for."""
-        noise = centred(noise) if self.centre else noise
+        noise = noise if self.official else centred(noise)
         return spread(noise) if self.spread else noise
 
     def verified(self, value: Tensor, history: list[Record] | None = None) -> Noise:
@@ -65,47 +57,43 @@ class Problem:
 
 
 def pose(
-    model: Model,
+    model: nn.Module,
     batches: Batches | Pool,
-    held_out: Batches | Pool | None,
     *,
     level: str,
-    seed: int,
-    calibrate: bool = True,
+    held_out: Batches | Pool | None = None,
+    seed: int = 0,
     **form: float | bool | None,
 ) -> Problem:
-    """Check the request, read the images, and split them into parts that do not overlap.
+    """Check the request, read the images, and split them; ``form`` are the fields of `Problem` from ``eps`` on.
 
-    ``form`` are the last fields of `Problem`; without ``calibrate`` no image is set aside for the noise's scale.
+    Raises:
+        InputError: no or several of eps, lam and norm, one out of range, too few images, or as `read_pool`.
     """
-    check_form(form)
-    pool = read_pool(model, batches, level=level)
-    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
-    verification = None if held_out is None else read_pool(model, held_out, level=level)
-    first, second = (int(share * len(pool)) for share in (SHARES[0], sum(SHARES)))
-    if verification is None:
-        verification = pool.take(order[second:])
-    else:
-        first, second = int((1 - SHARES[1]) * len(pool)), len(pool)
-    if first < 1 or second - first < 2:
-        raise InputError(f"{len(pool)} images are too few to learn, scale and verify a noise; pass at least 8.")
-    if form.get("eps") is None or not calibrate:
-        first = second  # the scale stays as it is
-    calibration = pool.take(order[first:second] if first < second else order[:second])
-    parts = pool.take(order[:first]), calibration, verification
-    return Problem(model, *parts, torch.Generator().manual_seed(seed), **form)
-
-
-def check_form(form: dict[str, float | bool | None]) -> None:
-    """Refuse anything but exactly one of eps, lam and norm, in its range."""
     eps, lam, norm = (form.get(name) for name in ("eps", "lam", "norm"))
     if sum(value is not None for value in (eps, lam, norm)) != 1:
         raise InputError("pass exactly one of eps (largest noise within eps), lam (exploratory loss) and norm.")
     if eps is not None and not 0 < eps < 2:
         raise InputError(f"eps={eps} must lie in (0, 2): it bounds a squared distance between softmax vectors.")
     for name, value in (("lam", lam), ("norm", norm)):
-        if value is not None and not (value > 0 and math.isfinite(value)):
+        if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name}={value} must be positive and finite.")
+    if level == "input" and (form.get("official") or form.get("spread")):
+        raise InputError("official and spread are forms of noise on tokens; leave them out for noise at the pixels.")
+    pool = read_pool(model, batches, level=level)
+    order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
+    if held_out is None:
+        first, second = (int(share * len(pool)) for share in (SHARES[0], sum(SHARES)))
+        verification = pool.take(order[second:])
+    else:
+        first, second = int((1 - SHARES[1]) * len(pool)), len(pool)
+        verification = read_pool(model, held_out, level=level)
+    if first < 1 or second - first < 2:
+        raise InputError(f"{len(pool)} images are too few to learn, scale and verify a noise; pass at least 8.")
+    if eps is None or form.get("official"):
+        first = second  # nothing is scaled
+    parts = pool.take(order[:first]), pool.take(order[first:second]), verification
+    return Problem(model, *parts, torch.Generator().manual_seed(seed), **form)
 
 
 def to_boundary(problem: Problem, direction: Tensor) -> Tensor:
@@ -115,6 +103,9 @@ def to_boundary(problem: Problem, direction: Tensor) -> Tensor:
     interval's own half width on the held-out images, plus a one-sided 99 % allowance for the difference of the two
     samples: the influence has a heavy tail (few images change class), so less fails more often than it should. Without
     ``margin`` the estimate itself is put at eps.
+
+    Raises:
+        InputError: a direction of length 0.
     """
     if direction.norm() == 0:
         raise InputError("a noise of length 0 has no direction to scale; pass another.")
@@ -124,23 +115,17 @@ def to_boundary(problem: Problem, direction: Tensor) -> Tensor:
     @cache
     def excess(log_scale: float) -> float:
         gaps = influence_of(problem.model, math.exp(log_scale) * direction, problem.calibration).double()
-        if not gaps.isfinite().all():
-            return math.inf
-        deviation = gaps.std().item() if len(gaps) > 1 else 0.0
         widths = half_width / math.sqrt(verified_on) + allowance * math.sqrt(1 / verified_on + 1 / len(gaps))
-        upper = gaps.mean().item() + widths * deviation
+        upper = gaps.mean().item() + widths * gaps.std().item()
         return math.log(max(upper, 1e-12) / problem.eps)  # near linear in the log of the scale
 
     low = high = 0.0
-    first = excess(0.0)
-    step = min(max(0.6 * abs(first), math.log(1.5)), math.log(5))  # small noise has influence ~ scale^2: usually enough
-    if first > 0:
-        while excess(low) > 0:
-            low, high = low - step, low
-    else:
-        while excess(high) <= 0:
-            low, high = high, high + step
-            if high > math.log(LARGEST_FACTOR):
-                return math.exp(low) * direction
-    root = brentq(lambda x: max(min(excess(x), 50.0), -50.0), low, high, xtol=5e-3)
+    step = min(max(0.6 * abs(excess(0.0)), math.log(1.5)), math.log(5))  # small noise has influence ~ scale^2
+    while excess(low) > 0:
+        low, high = low - step, low
+    while excess(high) <= 0:
+        low, high = high, high + step
+        if high > math.log(LARGEST_FACTOR):
+            return math.exp(low) * direction
+    root = brentq(excess, low, high, xtol=5e-3)
     return math.exp(root - 5e-3) * direction  # brentq may return the outer side of the root

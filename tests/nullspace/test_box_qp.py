@@ -14,13 +14,8 @@ from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 
 
 @pytest.fixture(params=KINDS)
-def kind(request) -> str:
-    return request.param
-
-
-@pytest.fixture
-def space(kind) -> PatchNullspace:
-    return shared_space(kind)
+def space(request) -> PatchNullspace:
+    return shared_space(request.param)
 
 
 @pytest.fixture
@@ -82,28 +77,14 @@ def test_nearest_is_feasible_certified_and_keeps_dtype(space, pairs):
         assert (patchify(noise.double(), (8, 8)) @ space.row_basis).abs().max() < invisible
 
 
-@pytest.mark.parametrize("shift", [0.0, 1e-3, 3.0])
-def test_nearest_with_targets_close_by_and_outside_the_box(space, pairs, shift):
-    images = pairs[0].double()
-    images = images[1:3]
-    noise, gap = space.nearest(images, images + shift * randn(*images.shape))
-    assert gap.max() <= 1e-4 and leaves_box(images, noise) <= 1e-6
-    assert shift > 0 or noise.abs().max() == 0
-
-
-def test_nearest_on_flat_saturated_images(space, pairs):
-    black, white = torch.zeros(1, 3, 48, 48), torch.ones(1, 3, 48, 48)
-    for image, target in ((black, white), (white, pairs[1][:1])):
+def test_nearest_of_flat_images_and_of_targets_close_by_and_outside_the_box(space, pairs):
+    images, black, white = pairs[0][1:2], torch.zeros(1, 3, 48, 48), torch.ones(1, 3, 48, 48)
+    cases = [(black, white), (white, pairs[1][:1])]
+    cases += [(images, images + shift * randn(*images.shape).float()) for shift in (1e-3, 3.0)]
+    for image, target in cases:
         noise, gap = space.nearest(image, target)
         assert gap.max() <= 1e-4 and leaves_box(image, noise) <= 1e-6
-
-
-def test_the_box_is_any(space, pairs):
-    x, t = (patchify(batch[:1].double(), (8, 8)).flatten(0, 1) for batch in pairs)
-    noise = box.project(box.Patches(x, t, space.basis, space.row_basis, -0.5, 1.25)).v
-    assert (x + noise).min() >= -0.5 - 1e-6 and (x + noise).max() <= 1.25 + 1e-6
-    inside = box.project(box.Patches(x, t, space.basis, space.row_basis)).v
-    assert ((x + noise - t).norm(dim=1) <= (x + inside - t).norm(dim=1) + 1e-9).all() and not noise.equal(inside)
+    assert space.nearest(images, images)[0].abs().max() == 0
 
 
 def test_nearest_in_closed_form(pairs):
@@ -129,7 +110,7 @@ def test_largest_is_feasible_and_near_a_local_maximum(space, pairs):
     certificate = space.certify_largest(images, noise)
     assert leaves_box(images, noise) <= 1e-6
     assert (patchify(noise.double(), (8, 8)) @ space.row_basis).abs().max() < 1e-5
-    assert (certificate.norm <= certificate.upper_bound).all() and not certificate.exact
+    assert (certificate.norm <= certificate.upper_bound).all()
     assert certificate.stationarity.max() < 0.3
     few = space.certify_largest(images, space.largest(images, steps=0))
     assert certificate.stationarity.mean() < few.stationarity.mean() and (certificate.norm > few.norm).all()
@@ -161,7 +142,7 @@ def test_largest_in_closed_form(pairs):
     images = pairs[0].double()
     line = patch_nullspace(make_vit(width=192), through="encoder")
     noise = line.largest(images)
-    assert line.certify_largest(images, noise).exact and leaves_box(images, noise) <= 1e-12
+    assert leaves_box(images, noise) <= 1e-12
     x, b = patchify(images, (8, 8)), line.basis[:, 0]
     scan = torch.linspace(-20, 20, 40001, dtype=torch.float64)
     for i, n in ((0, 0), (2, 7), (3, 20)):
@@ -177,7 +158,7 @@ def test_upper_bound_is_met_by_a_full_nullspace(pairs):
     noise = space.largest(images)
     certificate = space.certify_largest(images, noise)
     torch.testing.assert_close(certificate.norm, certificate.upper_bound)
-    assert certificate.exact and (images + noise).unique().numel() == 2
+    assert (images + noise).unique().numel() == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: compares GPU and CPU results")

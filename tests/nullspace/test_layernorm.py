@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from timm.layers import RmsNorm, SimpleNorm
+from timm.models.cait import Cait
 from timm.models.eva import Eva
 from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ CUSTOM = {
     "post-norm after a first norm": (True, VisionTransformer, dict(block_fn=ResPostBlock, pre_norm=True)),
     "EVA post-norm, rotary": (False, Eva, dict(use_post_norm=True, use_rot_pos_emb=True, use_abs_pos_emb=False)),
     "EVA with inner norms": (True, Eva, dict(swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True)),
+    "class attention": (True, Cait, {}),
 }
 
 
@@ -106,14 +108,7 @@ def test_norms_pools_and_blocks(case: str) -> None:
     holds, kind, options = CUSTOM[case]
     net = randomised(kind(**TINY, **options))
     verdict = shift_invariance(net)
-    assert verdict.holds == bool(verdict) == holds, verdict.reason
-    assert agrees(net, holds), verdict.reason
-
-
-def test_class_attention() -> None:
-    net = randomised(timm.create_model("cait_xxs24_224", img_size=64, **SMALL))
-    assert shift_invariance(net).holds
-    assert agrees(net, True)
+    assert verdict.holds == holds and agrees(net, holds), verdict.reason
 
 
 @pytest.mark.parametrize("name", ["vit_base_patch16_224", "beit_base_patch16_224", "vit_intern300m_patch14_448"])
@@ -146,14 +141,6 @@ def test_the_pixel_nullspace_is_that_of_the_centred_embedding(patch: int) -> Non
     assert change(moved, clean) < EXACT
 
 
-def test_rank_falls_only_where_the_all_ones_vector_is_reached() -> None:
-    generator = torch.Generator().manual_seed(3)
-    weight = torch.randn(12, 27, generator=generator, dtype=torch.float64)
-    centred = weight - weight.mean(0)
-    assert torch.linalg.matrix_rank(weight) == 12 and torch.linalg.matrix_rank(centred) == 11
-    assert torch.linalg.matrix_rank(centred - centred.mean(0)) == 11
-
-
 def test_rounding_grows_with_the_shift() -> None:
     net = randomised(VisionTransformer(**TINY)).float()
     images, shift = (value.float() for value in inputs(net))
@@ -174,4 +161,4 @@ def test_an_unknown_class_is_not_trusted() -> None:
     net.blocks[1] = CustomBlock()
     for model, word in ((Custom(**TINY), "Custom"), (net, "CustomBlock"), (nn.Linear(2, 2), "Linear")):
         verdict = shift_invariance(model)
-        assert not verdict and word in verdict.reason
+        assert not verdict.holds and word in verdict.reason

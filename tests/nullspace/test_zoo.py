@@ -1,4 +1,4 @@
-"""The table over the zoo: published dimensions, generic ranks measured on random matrices, and refusals."""
+"""The table over the zoo: published dimensions, generic ranks measured on random matrices, what timm builds."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 import timm
 
-from nullpaper.errors import InputError
 from nullpaper.models.vit import ViT
 from nullpaper.models.weights import skeleton
-from nullpaper.nullspace.zoo import FAMILIES, ZOO, embedding_nullity, encoder_nullity, nullity_table
+from nullpaper.nullspace.zoo import ZOO, embedding_nullity, encoder_nullity, nullity_table
 
 PUBLISHED = {  # the reference's arithmetic: joint, per channel; and through the encoder
     "vit_tiny_patch16_224": (576, 192, 577),
@@ -28,23 +27,14 @@ PUBLISHED = {  # the reference's arithmetic: joint, per channel; and through the
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return nullity_table()
+    return nullity_table().set_index("model")
 
 
-def test_the_zoo_is_wide_and_every_absence_is_named(table: pd.DataFrame) -> None:
-    assert len(ZOO) == len(set(ZOO)) >= 45
-    present = list(table["model"])
-    assert sorted(present + table.attrs["left_out"]) == sorted(ZOO)
-    assert present == [name for name in ZOO if name in present]
-    assert len(table) >= 45 and set(table["family"]) <= set(FAMILIES)
-    assert {8, 14, 16, 32} <= set(table["patch"])
-    assert not table.isna().any(axis=None)
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_dimensions(table: pd.DataFrame, name: str) -> None:
-    row = table.set_index("model").loc[name]
-    assert (row["dim_embedding"], row["dim_per_channel"], row["dim_encoder"]) == PUBLISHED[name]
+def test_the_zoo_is_wide_and_has_the_published_dimensions(table: pd.DataFrame) -> None:
+    assert len(table) >= 45 and list(table.index) == [name for name in ZOO if timm.is_model(name)]
+    assert {8, 14, 16, 32} <= set(table["patch"]) and not table.isna().any(axis=None)
+    columns = table.loc[list(PUBLISHED), ["dim_embedding", "dim_per_channel", "dim_encoder"]]
+    assert list(columns.itertuples(index=False, name=None)) == list(PUBLISHED.values())
 
 
 def test_the_encoder_adds_at_most_one_dimension_a_patch(table: pd.DataFrame) -> None:
@@ -53,7 +43,7 @@ def test_the_encoder_adds_at_most_one_dimension_a_patch(table: pd.DataFrame) -> 
     assert (table["dim_per_channel"] <= table["dim_embedding"]).all()
     assert (table["share_encoder"] * table["patch_dim"]).round(9).equals(table["dim_encoder"].astype(float))
     assert (table["image_encoder"] == table["dim_encoder"] * table["tokens"]).all()
-    assert table.set_index("model").loc["vit_base_patch16_224", "image_encoder"] == 196
+    assert table.loc["vit_base_patch16_224", "image_encoder"] == 196
 
 
 def test_the_fact_fails_exactly_for_post_norm_and_rms_norm(table: pd.DataFrame) -> None:
@@ -63,9 +53,7 @@ def test_the_fact_fails_exactly_for_post_norm_and_rms_norm(table: pd.DataFrame) 
     assert all(word[family] in reason for family, reason in zip(failing["family"], failing["reason"], strict=True))
 
 
-@pytest.mark.parametrize(
-    ("width", "patch_dim"), [(1, 5), (12, 27), (27, 27), (28, 27), (40, 27), (192, 768), (384, 588)]
-)
+@pytest.mark.parametrize(("width", "patch_dim"), [(1, 5), (12, 27), (27, 27), (28, 27), (40, 27), (192, 768)])
 def test_dimensions_are_the_ranks_of_random_matrices(width: int, patch_dim: int) -> None:
     weight = np.random.default_rng(0).normal(size=(width, patch_dim))
     assert embedding_nullity(width, patch_dim) == patch_dim - np.linalg.matrix_rank(weight)
@@ -73,7 +61,7 @@ def test_dimensions_are_the_ranks_of_random_matrices(width: int, patch_dim: int)
 
 
 def test_the_table_describes_the_model_that_timm_builds(table: pd.DataFrame) -> None:
-    row = table.set_index("model").loc["deit_small_patch16_224"]
+    row = table.loc["deit_small_patch16_224"]
     net = timm.create_model("deit_small_patch16_224", depth=1)
     weight = ViT(net, (0.5,) * 3, (0.5,) * 3).patch_matrix.double().numpy()
     assert weight.shape == (row["width"], row["patch_dim"])
@@ -85,22 +73,3 @@ def test_a_skeleton_has_the_parameters_of_the_model_and_no_memory() -> None:
     bare, real = skeleton("deit_tiny_patch16_224"), timm.create_model("deit_tiny_patch16_224")
     assert all(value.is_meta for value in bare.parameters())
     assert {k: v.shape for k, v in bare.state_dict().items()} == {k: v.shape for k, v in real.state_dict().items()}
-
-
-def test_names_that_an_older_timm_lacks_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = timm.is_model
-    monkeypatch.setattr(timm, "is_model", lambda name: "dinov2" not in name and known(name))
-    table = nullity_table(["vit_small_patch14_dinov2", "vit_tiny_patch16_224"])
-    assert list(table["model"]) == ["vit_tiny_patch16_224"]
-    assert table.attrs["left_out"] == ["vit_small_patch14_dinov2"]
-
-
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_242", "vit_base_patch16_224.no_such_tag"])
-def test_an_unknown_name_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=r"is no model of timm .*Did you mean 'vit_"):
-        nullity_table(["vit_tiny_patch16_224", name])
-
-
-def test_a_model_without_a_linear_patch_embedding_is_refused() -> None:
-    with pytest.raises(InputError, match="convnext_tiny"):
-        nullity_table(["convnext_tiny"])

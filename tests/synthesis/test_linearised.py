@@ -8,7 +8,6 @@ import pytest
 import torch
 from noises import EPS, pools, vit
 
-from nullpaper.errors import InputError
 from nullpaper.synthesis.controls import centred, of_norm
 from nullpaper.synthesis.influence import noise_influence
 from nullpaper.synthesis.linearised import Linearised, linearise
@@ -58,12 +57,10 @@ def test_filtering_keeps_the_norm_and_lowers_the_influence_on_other_images():
     assert after < before
 
 
-def test_without_removes_directions_and_refuses_more_than_were_sampled():
+def test_without_removes_directions():
     cut = spectrum().without(draw(), 10)
     assert (spectrum().eigenvectors[:, :10].T @ cut.flatten()).abs().max() < 1e-3
     torch.testing.assert_close(spectrum().without(cut, 10), cut, atol=1e-4, rtol=1e-4)
-    with pytest.raises(InputError, match="count=10000"):
-        spectrum().without(draw(), 10_000)
 
 
 def test_synthesis_from_this_start_begins_with_less_influence():

@@ -21,41 +21,26 @@ def drawn(seed: int = 1) -> torch.Generator:
 # the epsilon form
 
 
-def test_constraint_holds_on_images_that_were_never_used():
+def test_noise_lies_near_the_boundary_on_images_that_were_never_used():
     noise, (_, held_out) = learned(), pools()
     gaps = influence_of(vit(), noise.value, held_out)
     assert noise.influence.n == len(held_out) and noise.influence.value == pytest.approx(gaps.mean().item(), rel=1e-5)
     assert noise.reached == (noise.influence.high <= EPS)
-    assert noise.value.shape == (1, 36, 96) and noise.norm > 0
-
-
-def test_noise_lies_near_the_boundary():
-    noise, (_, held_out) = learned(), pools()
-    assert noise.influence.value > EPS / 10
+    assert noise.value.shape == (1, 36, 96) and noise.influence.value > EPS / 10
     assert influence_of(vit(), 3 * noise.value, held_out).mean() > EPS
 
 
-def test_learned_noise_is_longer_than_a_random_one_under_the_same_verification():
+def test_learned_noise_is_longer_than_a_random_one_rescaled_from_any_length():
     pool, held_out = pools()
-    random = rescaled(vit(), torch.randn(1, 36, 96, generator=drawn()), pool, held_out=held_out, eps=EPS)
-    assert learned().norm > 1.3 * random.norm
-
-
-def test_reached_is_false_for_a_noise_above_eps():
-    pool, held_out = pools()
-    noise = encoder_noise(vit(), pool, held_out=held_out, eps=1e-4, lim=4.0, official=True, steps=2)
-    assert noise.reached is False and noise.influence.value > 1e-4
+    direction = torch.randn(1, 36, 96, generator=drawn())
+    short, long = (rescaled(vit(), s * direction, pool, held_out=held_out, eps=EPS).norm for s in (0.01, 100.0))
+    assert short == pytest.approx(long, rel=0.05) and learned().norm > 1.3 * long
 
 
 def test_the_radius_grows_below_eps_and_shrinks_above():
     for lim, grows in ((0.01, True), (20.0, False)):
-        history = encoder_noise(vit(), batches(), eps=0.05, lim=lim, steps=4).history
+        history = encoder_noise(vit(), pools()[0], eps=0.05, lim=lim, steps=4).history
         assert (history[-1]["norm"] > history[0]["norm"]) == grows
-
-
-def test_without_held_out_images_the_parts_do_not_overlap():
-    noise = encoder_noise(vit(), pools()[0], eps=EPS, steps=1)
-    assert noise.influence.n == 12
 
 
 # token-centring
@@ -115,13 +100,8 @@ def test_lambda_trades_agreement_for_norm():
     influence = [noise_influence(vit(), noise, pools()[1])["mse_logits"].value for noise in (small, large)]
     assert influence[0] < influence[1]
     assert abs(small.value.mean(-1)).max() < 1e-5
-
-
-def test_permuting_the_noise_destroys_it():
-    noise = learned(lam=0.5)
-    control = permuted(noise.value, drawn())
-    assert control.norm().item() == pytest.approx(noise.norm, rel=1e-5)
-    assert influence_of(vit(), control, pools()[1]).mean() > 1.5 * noise.influence.value
+    control = permuted(large.value, drawn())  # which destroys it
+    assert influence_of(vit(), control, pools()[1]).mean() > 1.5 * large.influence.value
 
 
 # controls
@@ -141,14 +121,7 @@ def test_verification_is_that_of_the_learned_noise():
     again = verified(vit(), learned(), pool, held_out=held_out, eps=EPS)
     assert (again.influence, again.reached) == (learned().influence, learned().reached)
     zero = verified(vit(), torch.zeros(1, 36, 96), pool, eps=EPS)
-    assert zero.influence.value < 1e-9 and zero.reached and zero.influence.n == 12
-
-
-def test_rescaling_meets_eps_from_any_length():
-    pool, held_out = pools()
-    direction = torch.randn(1, 36, 96, generator=torch.Generator().manual_seed(0))
-    short, long = (rescaled(vit(), s * direction, pool, held_out=held_out, eps=EPS).norm for s in (0.01, 100.0))
-    assert short == pytest.approx(long, rel=0.05)
+    assert zero.influence.value < 1e-9 and zero.reached and zero.influence.n == 12  # a quarter, set aside
 
 
 # the published procedure
@@ -180,9 +153,9 @@ def test_official_makes_three_rounds_and_stops_on_one_batch():
 
 def test_input_noise_serves_any_classifier():
     for model in (tiny_cnn(), vit()):
-        noise = input_noise(model, batches(), eps=EPS, steps=2)
-        assert noise.value.shape == (1, 3, 48, 48) and noise.influence.n == 4
-        metrics = noise_influence(model, noise, batches())
+        noise = input_noise(model, batches(8), eps=EPS, steps=1)
+        assert noise.value.shape == (1, 3, 48, 48) and noise.influence.n == 2
+        metrics = noise_influence(model, noise, batches(8))
         assert ("mse_features" in metrics) == (model is vit())
         control = permuted(noise.value, drawn())
         assert control.norm().item() == pytest.approx(noise.norm, rel=1e-5)
@@ -214,11 +187,6 @@ def test_metrics_agree_with_their_definitions():
         assert metrics[name].low <= metrics[name].value <= metrics[name].high
 
 
-def test_zero_noise_changes_nothing():
-    metrics = noise_influence(vit(), torch.zeros(1, 36, 96), batches())
-    assert metrics["match"].value == 1 and metrics["mse_logits"].value < 1e-8
-
-
 # the model, the seed, the caller
 
 
@@ -229,7 +197,7 @@ def test_same_seed_same_noise_and_the_model_is_left_alone():
     kept.grad = torch.ones_like(kept)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     with torch.no_grad():
-        first, second, other = (encoder_noise(model, batches(), eps=EPS, steps=2, seed=seed) for seed in (3, 3, 4))
+        first, second, other = (encoder_noise(model, pools()[0], eps=EPS, steps=2, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first.value, second.value) and not torch.equal(first.value, other.value)
     assert first.history == second.history and not first.value.requires_grad
     assert not model.training and all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
@@ -240,7 +208,7 @@ def test_same_seed_same_noise_and_the_model_is_left_alone():
 
 
 def test_labels_and_pools_are_optional():
-    bare = [images for images, _ in batches()]
-    values = [encoder_noise(vit(), source, eps=EPS, steps=2).value for source in (batches(), bare)]
-    pooled = encoder_noise(vit(), read_pool(vit(), batches()), eps=EPS, steps=2).value
-    assert torch.equal(values[0], values[1]) and torch.equal(values[0], pooled)
+    bare = [images for images, _ in batches(8)]
+    sources = (batches(8), bare, read_pool(vit(), bare))
+    labelled, unlabelled, pooled = (encoder_noise(vit(), source, eps=EPS, steps=1).value for source in sources)
+    assert torch.equal(labelled, unlabelled) and torch.equal(labelled, pooled)

