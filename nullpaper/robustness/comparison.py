@@ -1,4 +1,4 @@
-"""What tables of `evaluation.evaluate` say together: families of corruptions, mean corruption error, paired differences.
+"""What tables of `evaluation.evaluate` say: families of corruptions, mean corruption error, and paired differences.
 
 Intervals are at 95 %, percentile bootstraps of whole images: an image is drawn together with its answers under all
 conditions, by both models compared, so that what is paired stays paired. The same number of images and seed give the
@@ -53,7 +53,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> pd.Data
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> list[Interval]:
-    """The means (K,) of values (n, K), each with its percentile bootstrap interval; a row, one image, is drawn whole."""
+    """The means (K,) of values (n, K), each with its percentile bootstrap interval; rows are images."""
     count, rng = len(values), np.random.default_rng(seed)
     means = []
     for _ in range(RESAMPLES // BATCH):

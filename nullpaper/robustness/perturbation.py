@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from nullpaper.errors import InputError, nearest
 from nullpaper.models.vit import ViT, norms
-from nullpaper.robustness.distortions import jpeg_compression
+from nullpaper.robustness import distortions
 
 DOUBLINGS, BISECTIONS = 40, 24  # float32 has 24 bits
 
@@ -61,8 +60,7 @@ def rounded(images: Tensor) -> Tensor:
 def jpeg(images: Tensor, quality: int = 90) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] after JPEG at ``quality`` (1 to 95, Pillow's scale, 4:2:0 colour), and back."""
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
-    restored = jpeg_compression(pixels, np.random.default_rng(), quality)
-    return torch.from_numpy(restored).permute(0, 3, 1, 2).to(images)
+    return torch.from_numpy(distortions.jpeg(pixels, quality)).permute(0, 3, 1, 2).to(images)
 
 
 TRANSPORTS: dict[str, Callable[[Tensor], Tensor]] = {
