@@ -160,7 +160,8 @@ def check_labelled(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """
     if labels.shape != images.shape[:1] or len(labels) == 0 or labels.is_floating_point():
         raise InputError(
-            f"labels are {labels.dtype} {tuple(labels.shape)} for {len(images)} images; pass one class index for each."
+            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; pass one class index for each of the "
+            f"{len(images)} images."
         )
     check_images(images, getattr(model, "channels", 3), model.image_size, getattr(model, "name", type(model).__name__))
     check_classes(model, int(labels.min()), int(labels.max()))

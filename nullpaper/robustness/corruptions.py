@@ -74,12 +74,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     Raises:
         InputError: unknown name or severity, or images of another size or type.
     """
-    if name not in CORRUPTIONS:
-        raise InputError(
-            f"there is no corruption {name!r}; known are {', '.join(CORRUPTIONS)}.{nearest(name, CORRUPTIONS)}"
-        )
-    if severity not in SEVERITIES:
-        raise InputError(f"severity={severity!r} must be a whole number from 1 to 5.")
+    check_corruption(name, severity)
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
         raise InputError(
             f"corruptions are defined for uint8 images (n, 32, 32, 3), not {images.dtype} {images.shape}: apply them "
@@ -92,3 +87,17 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
         chunk = slice(start, start + CHUNK)
         corrupted[chunk] = function(images[chunk] / 255, rng, *constants).clip(0, 1) * 255 + distortions.ROUNDING
     return corrupted
+
+
+def check_corruption(name: str, severity: int) -> None:
+    """Refuse a name that `CORRUPTIONS` lacks, and a severity that is not 1, 2, 3, 4 or 5.
+
+    Raises:
+        InputError: it is one of those.
+    """
+    if name not in CORRUPTIONS:
+        raise InputError(
+            f"there is no corruption {name!r}; known are {', '.join(CORRUPTIONS)}.{nearest(name, CORRUPTIONS)}"
+        )
+    if severity not in SEVERITIES:
+        raise InputError(f"severity={severity!r} must be a whole number from 1 to 5.")

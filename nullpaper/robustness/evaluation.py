@@ -24,7 +24,15 @@ from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from nullpaper.statistics import proportion
 
 EPS = 8 / 255
-CLEAN = {"condition": "clean", "kind": "clean", "name": "clean", "family": "clean", "eps": 0.0, "severity": 0}
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The images as they are."""
+
+    def columns(self) -> dict[str, Any]:
+        """Its columns in the table of `evaluate`."""
+        return {"condition": "clean", "kind": "clean", "name": "clean", "family": "clean", "eps": 0.0, "severity": 0}
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Threat:
         """Its columns in the table of `evaluate`."""
         eps = float(self.eps)
         own = {"condition": f"{self.name}@{eps!r}", "kind": "attack", "name": self.name, "family": "attack"}
-        return CLEAN | own | {"eps": eps}
+        return Clean().columns() | own | {"eps": eps}
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Corrupted:
     def columns(self) -> dict[str, Any]:
         """Its columns in the table of `evaluate`."""
         own = {"condition": f"{self.name}@{self.severity}", "kind": "corruption", "name": self.name}
-        return CLEAN | own | {"family": CORRUPTIONS[self.name].family, "severity": int(self.severity)}
+        return Clean().columns() | own | {"family": CORRUPTIONS[self.name].family, "severity": int(self.severity)}
 
 
 class Evaluation(pd.DataFrame):
@@ -106,10 +114,10 @@ def evaluate(
     if not all(np.array_equal(corrupted.labels, split.labels) for corrupted in corruptions.values()):
         raise InputError("the corruptions were prepared from another split: its labels differ; prepare them anew.")
     with evaluating(vit):
-        clean = [CLEAN | _accuracy(_mask(vit, split, batch_size))]
-        attacked = [one.columns() | _accuracy(_mask(vit, split, batch_size, one, seed)) for one in threats]
-        corrupted = [one.columns() | _accuracy(_mask(vit, part, batch_size)) for one, part in corruptions.items()]
-    return Evaluation(clean + attacked + corrupted)
+        masks = {Clean(): _mask(vit, split, batch_size)}
+        masks |= {threat: _mask(vit, split, batch_size, threat, seed) for threat in threats}
+        masks |= {level: _mask(vit, corrupted, batch_size) for level, corrupted in corruptions.items()}
+    return from_masks(masks)
 
 
 def corrupted_splits(
@@ -127,6 +135,13 @@ def corrupted_splits(
     return {one: Split(corrupt(images, one.name, one.severity, seed), split.labels) for one in levels}
 
 
+def from_masks(masks: Mapping[Clean | Threat | Corrupted, np.ndarray]) -> Evaluation:
+    """The table of `evaluate` from the masks (n,) bool of each condition, in their order."""
+    return Evaluation(
+        [one.columns() | proportion(mask).columns("accuracy") | {"correct": mask} for one, mask in masks.items()]
+    )
+
+
 def packed(table: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
     """A table as rows without masks, which JSON holds, and the masks as one array (conditions, n) bool."""
     return table.drop(columns="correct").to_dict("records"), {"correct": np.stack([*table["correct"]])}
@@ -135,10 +150,6 @@ def packed(table: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[str, np.ndar
 def unpacked(rows: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]) -> Evaluation:
     """The table that `packed` took apart."""
     return Evaluation(pd.DataFrame(rows).assign(correct=[*np.asarray(arrays["correct"]).astype(bool)]))
-
-
-def _accuracy(mask: np.ndarray) -> dict[str, Any]:
-    return proportion(mask).columns("accuracy") | {"correct": mask}
 
 
 def _mask(
