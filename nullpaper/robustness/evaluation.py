@@ -62,6 +62,9 @@ class Corrupted:
         return Clean().columns() | own | {"family": CORRUPTIONS[self.name].family, "severity": int(self.severity)}
 
 
+Condition = Clean | Threat | Corrupted
+
+
 class Evaluation(pd.DataFrame):
     """The table of `evaluate`: a data frame that is printed without the masks in its column ``correct``."""
 
@@ -135,7 +138,7 @@ def corrupted_splits(
     return {one: Split(corrupt(images, one.name, one.severity, seed), split.labels) for one in levels}
 
 
-def from_masks(masks: Mapping[Clean | Threat | Corrupted, np.ndarray]) -> Evaluation:
+def from_masks(masks: Mapping[Condition, np.ndarray]) -> Evaluation:
     """The table of `evaluate` from the masks (n,) bool of each condition, in their order."""
     return Evaluation(
         [one.columns() | proportion(mask).columns("accuracy") | {"correct": mask} for one, mask in masks.items()]
