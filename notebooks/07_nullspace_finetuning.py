@@ -143,8 +143,7 @@ wide.loc[list(groups), list(dict.fromkeys(table["measure"]))]
 reference = groups["start"][0].frame
 errors = 1 - reference[reference["kind"] == "corruption"].groupby("name")["accuracy"].mean()
 rows = [
-    {"method": name}
-    | statistics.over_seeds([mean_corruption_error(r.frame, reference).value for r in runs]).columns("mce")
+    {"method": name} | statistics.over_seeds([mean_corruption_error(r.frame, reference) for r in runs]).columns("mce")
     for name, runs in groups.items()
     if errors.min() > 0
 ]

@@ -18,7 +18,7 @@ from nullpaper.fooling.descent import Feasible, bisect_segment, descend
 from nullpaper.models.predict import answers, probability_gap
 from nullpaper.models.vit import ViT, check_evaluating, check_images, norms, per_image
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
-from nullpaper.robustness.attacks import forked_rng, torchattacks
+from nullpaper.robustness.attacks import torchattacks
 from nullpaper.robustness.perturbation import in_box, permuted_in_patches
 
 MARGIN = 1e-3  # of logits, so that rounding in float32 cannot undo a changed answer
@@ -173,7 +173,7 @@ def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **optio
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} with {options} is no targeted attack: {first_line(error)}.") from error
     inside = images.clamp(1e-4, 1 - 1e-4) if name == "CW" else images  # its atanh is infinite at the ends of the box
-    with forked_rng():
+    with torch.random.fork_rng():
         torch.manual_seed(0)
         points = attack(inside, classes.to(images.device)).detach().clamp(0, 1)
     success = answers(vit, points).argmax(1) == classes.to(images.device)

@@ -3,15 +3,14 @@
 What torchattacks 3.5.1 does not do is done here: modes of all modules, flags and random states come back as they were,
 results lie in the ball and the box, only still-correct images are attacked, and the best attempt is kept. Its own
 AutoAttack gives APGD and FAB 10 iterations, and as many targets as there are wrong classes; here its four parts run as
-published, with 100 and 9.
+published (Croce & Hein 2020), with 100 and 9.
 """
 
 from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -36,42 +35,27 @@ EDGE = 1e-4  # kept from the ends of the box where atanh is infinite
 
 @dataclass(frozen=True)
 class Attack:
-    """What an attack does, in which ball, for how long, and who published it.
+    """Stages that run one after the other, each on the images that are still correct.
 
     Attributes:
-        stages: run one after the other, each on the images that are still correct.
-        norm: "Linf", "L2", or "patch": one patch differs, in each pixel by at most eps.
         steps: the default; for "square" queries, for "autoattack" iterations of APGD and FAB (Square: 50 times that).
-        draws: whether it draws random numbers, so that a restart is another attempt.
+        norm: "Linf", "L2", or "patch": one patch differs, in each pixel by at most eps.
         library: whether torchattacks computes it.
     """
 
     stages: tuple[Stage, ...]
-    label: str
-    norm: str
     steps: int
-    source: str
-    draws: bool = True
+    norm: str = "Linf"
     library: bool = False
 
 
 def attack(
-    vit: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    name: str,
-    *,
-    eps: float,
-    steps: int | None = None,
-    restarts: int = 1,
-    seed: int = 0,
-    batch_size: int = 250,
+    vit: nn.Module, images: Tensor, labels: Tensor, name: str, *, eps: float, seed: int = 0, batch_size: int = 250
 ) -> Tensor:
     """Adversarial images of the shape of ``images`` (B, C, H, W), in [0, 1] and within eps of them.
 
-    The model is attacked in evaluation mode. An image that it gets wrong anyway is returned as it is. Of all attempts
-    on an image the one with the largest margin of a wrong class is kept, the clean image included, so that no restart
-    makes the attack weaker; attempts end when the image is fooled.
+    The model is attacked in evaluation mode. An image that it gets wrong anyway is returned as it is. Of what the
+    stages find for an image, the one with the largest margin of a wrong class is kept, the clean image included.
 
     Args:
         vit: a `ViT`, or another classifier with ``image_size`` and ``num_classes`` that takes images in [0, 1].
@@ -79,67 +63,48 @@ def attack(
         labels: (B,) whole numbers.
         name: one of `ATTACKS`; a suffix sets the steps, as in "pgd-100".
         eps: radius in pixel units, of the attack's norm; 0 gives the images back.
-        steps: None: the attack's default.
-        restarts: attempts on an image; an attack that draws nothing runs once.
         seed: of all draws. The batches share no draws, so that ``batch_size`` changes the numbers slightly.
 
     Raises:
         InputError: unknown attack, eps that is no radius in pixel units, labels or images that do not fit the model,
-            steps, restarts or batch size below 1, a negative seed, or an attack that the model does not admit.
+            steps or batch size below 1, a negative seed, or an attack that the model does not admit.
     """
-    method, steps = check_attack(vit, name, eps=eps, steps=steps, restarts=restarts)
+    method, steps = check_attack(vit, name, eps)
     check_labelled(vit, images, labels)
     check_count("batch_size", batch_size)
     check_count("seed", seed, least=0)
-    labels = labels.to(images.device).long()
     if eps == 0:
         return images.detach().clone()
     result = []
-    pairs = list(zip(images.detach().split(batch_size), labels.split(batch_size), strict=True))
-    with torch.inference_mode(False), forked_rng(), evaluating(vit), frozen(vit):
+    pairs = zip(images.detach().split(batch_size), labels.to(images.device).long().split(batch_size), strict=True)
+    with torch.inference_mode(False), torch.random.fork_rng(), evaluating(vit), frozen(vit):
         for number, pair in enumerate(pairs):
-            seeds = np.random.SeedSequence([seed, number])
-            result.append(_strongest(vit, *pair, method, eps, steps, restarts if method.draws else 1, seeds))
+            draws = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+            result.append(_strongest(vit, *pair, method, eps, steps, draws))
     return torch.cat(result)
 
 
-@contextmanager
-def forked_rng() -> Iterator[None]:
-    """Inside, the global generators may be seeded; after, they go on as if nothing had been drawn, on every device."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
-        yield
-
-
 def _strongest(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    method: Attack,
-    eps: float,
-    steps: int,
-    restarts: int,
-    seeds: np.random.SeedSequence,
+    model: nn.Module, images: Tensor, labels: Tensor, method: Attack, eps: float, steps: int, seed: int
 ) -> Tensor:
-    """The best of all attempts on one batch, by the margin; each attempt only on what is still correct."""
+    """The best of all stages on one batch, by the margin; each stage only on what is still correct."""
     images = images.clone(memory_format=torch.contiguous_format)  # FAB views the gradient, which has these strides
     labels = labels.clone()  # from inference mode, as the images may be, it could not be kept for a gradient
     logits, best = answers(model, images), images.clone()
     score, right = margin(logits, labels), logits.argmax(1) == labels
-    for seed in seeds.generate_state(restarts):
-        for stage in method.stages:
-            standing = right.nonzero().squeeze(1)
-            if len(standing) == 0:
-                return best
-            torch.manual_seed(int(seed))
-            with torch.enable_grad():
-                points = stage(model, images[standing], labels[standing], eps, steps, int(seed))
-            points = _legal(points.detach().to(images), images[standing], eps, method.norm)
-            logits = answers(model, points)
-            gain, still_right = margin(logits, labels[standing]), logits.argmax(1) == labels[standing]
-            better = (gain > score[standing]) | ~still_right
-            best[standing[better]], score[standing[better]] = points[better], gain[better]
-            right[standing] = still_right
+    for stage in method.stages:
+        standing = right.nonzero().squeeze(1)
+        if len(standing) == 0:
+            break
+        torch.manual_seed(seed)
+        with torch.enable_grad():
+            points = stage(model, images[standing], labels[standing], eps, steps, seed)
+        points = _legal(points.detach().to(images), images[standing], eps, method.norm)
+        logits = answers(model, points)
+        gain, still_right = margin(logits, labels[standing]), logits.argmax(1) == labels[standing]
+        better = (gain > score[standing]) | ~still_right
+        best[standing[better]], score[standing[better]] = points[better], gain[better]
+        right[standing] = still_right
     return best
 
 
@@ -159,38 +124,29 @@ def split_name(name: str) -> tuple[str, int | None]:
     Raises:
         InputError: there is no such attack.
     """
-    stem, dash, number = str(name).rpartition("-")
-    suffixed = bool(dash) and number.isascii() and number.isdigit()
-    stem = stem if suffixed else str(name)
+    stem, _, number = name.rpartition("-")
+    stem, steps = (stem, int(number)) if stem and number.isdecimal() else (name, None)
     if stem not in ATTACKS:
         raise InputError(f"attack '{name}' is unknown.{nearest(stem, ATTACKS)} Choose from {', '.join(ATTACKS)}.")
-    return stem, int(number) if suffixed else None
+    return stem, steps
 
 
-def check_attack(
-    model: nn.Module, name: str, *, eps: float, steps: int | None = None, restarts: int = 1
-) -> tuple[Attack, int]:
+def check_attack(model: nn.Module, name: str, eps: float) -> tuple[Attack, int]:
     """What `attack` would run on this model, and its steps.
 
     Raises:
-        InputError: as `attack`, for all but images and labels; torchattacks is needed and not installed.
+        InputError: as `attack`, for the name and eps; torchattacks is needed and not installed.
     """
-    stem, given = split_name(name)
-    if given is not None and steps not in (None, given):
-        raise InputError(f"attack '{name}' and steps={steps} contradict each other; give one of them.")
+    stem, steps = split_name(name)
     method = ATTACKS[stem]
-    steps = method.steps if (given, steps) == (None, None) else steps if given is None else given
+    steps = method.steps if steps is None else steps
     check_count("steps", steps)
-    check_count("restarts", restarts)
-    if stem == "fgsm" and steps != 1:
-        raise InputError(f"'fgsm' takes one step, not {steps}; choose 'pgd' for more.")
-    check_eps(eps, math.sqrt(_channels(model) * math.prod(model.image_size)) if method.norm == "L2" else 1.0)
+    values = getattr(model, "channels", 3) * math.prod(model.image_size)
+    check_eps(eps, math.sqrt(values) if method.norm == "L2" else 1.0)
     if method.norm == "patch" and not isinstance(model, ViT):
         raise InputError(f"'{name}' chooses a patch by attention, so it needs a ViT, not {type(model).__name__}.")
     if _apgd_t in method.stages and model.num_classes < 4:
-        raise InputError(
-            f"'{name}' needs 4 classes, as its targeted loss reads 4 logits; take 'pgd' for {model.num_classes}."
-        )
+        raise InputError(f"'{name}' needs 4 classes, as a loss reads 4 logits; take 'pgd' for {model.num_classes}.")
     if method.library:
         torchattacks()
     return method, steps
@@ -200,18 +156,28 @@ def check_labelled(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Refuse images (B, C, H, W) and labels (B,) that do not fit the model.
 
     Raises:
-        InputError: there are none, or as `check_images`; labels that are no class indices, or not one an image.
+        InputError: as `check_images`; labels that are not one class index an image, or there are none.
     """
-    if images.ndim == 0 or len(images) == 0:
-        raise InputError("there are no images to attack; pass at least one.")
-    check_images(images, _channels(model), model.image_size, getattr(model, "name", type(model).__name__))
-    if labels.ndim != 1 or len(labels) != len(images):
-        raise InputError(f"labels have shape {tuple(labels.shape)}; pass one for each of the {len(images)} images.")
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise InputError(f"labels are {labels.dtype}; pass class indices as whole numbers.")
-    low, high, classes = int(labels.min()), int(labels.max()), model.num_classes
-    if low < 0 or high >= classes:
-        raise InputError(f"labels span {low} to {high}, but the model's classes are 0 to {classes - 1}; relabel them.")
+    if labels.shape != images.shape[:1] or len(labels) == 0 or labels.is_floating_point():
+        raise InputError(
+            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; pass one class index for each of the "
+            f"{len(images)} images."
+        )
+    check_images(images, getattr(model, "channels", 3), model.image_size, getattr(model, "name", type(model).__name__))
+    check_classes(model, int(labels.min()), int(labels.max()))
+
+
+def check_classes(model: nn.Module, low: int, high: int) -> None:
+    """Refuse labels from ``low`` to ``high`` where the model has other classes.
+
+    Raises:
+        InputError: it has.
+    """
+    if low < 0 or high >= model.num_classes:
+        raise InputError(
+            f"labels span {low} to {high}, but the classes of the model are 0 to {model.num_classes - 1}: pass labels "
+            "of the data that it was trained for."
+        )
 
 
 def torchattacks() -> ModuleType:
@@ -228,12 +194,8 @@ def torchattacks() -> ModuleType:
         ) from error
 
 
-def _channels(model: nn.Module) -> int:
-    return model.channels if isinstance(model, ViT) else 3
-
-
 def _fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    return pgd(model, images, labels, eps=eps, steps=1, step_size=eps, start="zero")
+    return pgd(model, images, labels, eps=eps, steps=steps, random_start=False)
 
 
 def _pgd(
@@ -241,15 +203,6 @@ def _pgd(
 ) -> Tensor:
     draws = torch.Generator().manual_seed(seed)
     return pgd(model, images, labels, eps=eps, steps=steps, loss=loss, generator=draws, stop_when_fooled=True)
-
-
-def _patch(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    return patch_attack(model, images, labels, eps=eps, steps=steps, generator=draws)
-
-
-def _mim(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    return torchattacks().MIFGSM(model, eps=eps, alpha=eps / steps, steps=steps, decay=1.0)(images, labels)
 
 
 def _cw_l2(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
@@ -279,18 +232,13 @@ def _square(
 AUTOATTACK = (_apgd_ce, _apgd_t, _fab_t, partial(_square, queries=QUERIES))
 
 ATTACKS: dict[str, Attack] = {
-    "fgsm": Attack((_fgsm,), "one sign step", "Linf", 1, "Goodfellow et al. 2015", draws=False),
-    "pgd": Attack((_pgd,), "sign steps on the cross-entropy", "Linf", 20, "Madry et al. 2018"),
-    "cw": Attack((partial(_pgd, loss="margin"),), "sign steps on the margin", "Linf", 20, "Carlini & Wagner 2017, f_6"),
-    "cw_l2": Attack(
-        (_cw_l2,), "short L2 noise, cut to the ball", "L2", 50, "Carlini & Wagner 2017", draws=False, library=True
-    ),
-    "mim": Attack((_mim,), "sign steps with momentum", "Linf", 10, "Dong et al. 2018", draws=False, library=True),
-    "apgd": Attack((_apgd_ce, _apgd_t), "steps of adapted length", "Linf", 100, "Croce & Hein 2020", library=True),
-    "square": Attack((_square,), "random squares", "Linf", 5000, "Andriushchenko et al. 2020", library=True),
-    "autoattack": Attack(
-        AUTOATTACK, "APGD-CE, APGD-T, FAB-T, Square", "Linf", 100, "Croce & Hein 2020, standard", library=True
-    ),
-    "patch": Attack((_patch,), "all pixels of the most attended patch", "patch", 40, "Fu et al. 2022"),
+    "fgsm": Attack((_fgsm,), 1),  # one sign step: Goodfellow et al. 2015
+    "pgd": Attack((_pgd,), 20),  # sign steps on the cross-entropy: Madry et al. 2018
+    "cw": Attack((partial(_pgd, loss="margin"),), 20),  # sign steps on the margin: Carlini & Wagner 2017, f_6
+    "cw_l2": Attack((_cw_l2,), 50, "L2", library=True),  # short noise, cut to the ball: Carlini & Wagner 2017
+    "apgd": Attack((_apgd_ce, _apgd_t), 100, library=True),  # steps of adapted length: Croce & Hein 2020
+    "square": Attack((_square,), 5000, library=True),  # random squares: Andriushchenko et al. 2020
+    "autoattack": Attack(AUTOATTACK, 100, library=True),  # standard: Croce & Hein 2020
+    "patch": Attack((patch_attack,), 40, "patch"),  # all pixels of the most attended patch: Fu et al. 2022
 }
-"""The attacks by name. Where steps have one length it is 2.5 eps / steps for "pgd" and "cw", eps / steps for "mim"."""
+"""The attacks by name; steps of "fgsm", "pgd" and "cw" are 2.5 eps / steps long, cut to the ball."""

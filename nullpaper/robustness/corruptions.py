@@ -5,22 +5,19 @@ ImageNet-C's. No maintained package has them, so `distortions` is written from t
 
 - ``frost`` blends procedural frost in place of crops of five photographs that we do not ship.
 - ``motion_blur`` and ``snow`` used ImageMagick: here its one-sided Gaussian line kernel, with the same integer offsets.
-- random draws are others than the published files', which `load_cifar10c` reads where a user has them.
+- random draws are others than the published files'.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from nullpaper.data.datasets import Split
-from nullpaper.errors import InputError, first_line, nearest
+from nullpaper.errors import InputError, nearest
 from nullpaper.robustness import distortions
 
-SIDE = 32
 SEVERITIES = (1, 2, 3, 4, 5)
 CHUNK = 100  # images at a time: stays in cache, and bounds the memory
 
@@ -75,17 +72,14 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     depends on those that come before it.
 
     Raises:
-        InputError: unknown name, severity or seed, or images of another size or type.
+        InputError: unknown name or severity, or images of another size or type.
     """
     check_corruption(name, severity)
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.shape[1:] != (SIDE, SIDE, 3):
+    if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
         raise InputError(
             f"corruptions are defined for uint8 images (n, 32, 32, 3), not {images.dtype} {images.shape}: apply them "
             "to CIFAR before resizing, and take ImageNet-C's own files for larger images."
         )
-    if not isinstance(seed, int | np.integer) or seed < 0:
-        raise InputError(f"seed={seed!r} must be a whole number of at least 0.")
     rng = np.random.default_rng([seed, list(CORRUPTIONS).index(name), severity])
     function, constants = CORRUPTIONS[name].function, CORRUPTIONS[name].constants[severity - 1]
     corrupted = np.empty_like(images)
@@ -95,35 +89,15 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     return corrupted
 
 
-def check_corruption(name: str, severity: int = 1) -> None:
-    """Refuse a name that `CORRUPTIONS` lacks, and a severity that is not 1, 2, 3, 4 or 5."""
+def check_corruption(name: str, severity: int) -> None:
+    """Refuse a name that `CORRUPTIONS` lacks, and a severity that is not 1, 2, 3, 4 or 5.
+
+    Raises:
+        InputError: it is one of those.
+    """
     if name not in CORRUPTIONS:
         raise InputError(
             f"there is no corruption {name!r}; known are {', '.join(CORRUPTIONS)}.{nearest(name, CORRUPTIONS)}"
         )
     if severity not in SEVERITIES:
         raise InputError(f"severity={severity!r} must be a whole number from 1 to 5.")
-
-
-def load_cifar10c(folder: str | Path, name: str, severity: int) -> Split:
-    """The published CIFAR-10-C (or CIFAR-100-C) files of a folder, ``<name>.npy`` and ``labels.npy``, at a severity.
-
-    Raises:
-        InputError: unknown name or severity, or a file that is absent, damaged or of another shape.
-    """
-    check_corruption(name, severity)
-    images, labels = (_array(Path(folder) / f"{stem}.npy") for stem in (name, "labels"))
-    count = len(labels) // len(SEVERITIES)
-    if images.dtype != np.uint8 or images.shape != (len(SEVERITIES) * count, SIDE, SIDE, 3) or labels.ndim != 1:
-        raise InputError(f"{folder} holds {images.dtype} images {images.shape}, labels {labels.shape}: not CIFAR-10-C.")
-    part = slice((severity - 1) * count, severity * count)
-    return Split(np.array(images[part]), np.array(labels[part], dtype=np.int64))
-
-
-def _array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{path} cannot be read ({first_line(error)}): unpack CIFAR-10-C from zenodo.org/record/2535967 there."
-        ) from error

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import convolve, gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter, map_coordinates
 
 ROUNDING = 1e-6  # of a level, so that rounding error in floats costs no level where values are truncated
 
@@ -182,9 +182,9 @@ def elastic_transform(
     back = np.linalg.solve(np.concatenate([moved, np.ones((len(x), 3, 1))], 2), np.broadcast_to(points, moved.shape))
     rows, columns = np.mgrid[:side, :side]
     places = np.stack([columns, rows, np.ones_like(rows)], -1) @ back[:, None]
-    moved = _interpolated(x, places[..., 1], places[..., 0], "reflect")
+    moved = _interpolated(x, places[..., 1], places[..., 0], "mirror")
     fields = gaussian_filter(rng.uniform(-1, 1, (2, *x.shape[:3])), (0, 0, sigma, sigma), truncate=3) * amount
-    return _interpolated(moved, rows + fields[0], columns + fields[1], "symmetric")
+    return _interpolated(moved, rows + fields[0], columns + fields[1], "reflect")
 
 
 def pixelate(x: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
@@ -198,13 +198,18 @@ def pixelate(x: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarra
 
 def jpeg_compression(x: np.ndarray, rng: np.random.Generator, quality: int) -> np.ndarray:
     """JPEG at Pillow's ``quality``, and back."""
+    return jpeg(x, quality)
 
-    def through_jpeg(image: Image.Image) -> Image.Image:
+
+def jpeg(x: np.ndarray, quality: int) -> np.ndarray:
+    """What `jpeg_compression` does, which draws nothing."""
+
+    def through_file(image: Image.Image) -> Image.Image:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=quality)
         return Image.open(file)
 
-    return _each(x, through_jpeg)
+    return _each(x, through_file)
 
 
 def _to_8_bits(x: np.ndarray) -> np.ndarray:
@@ -238,17 +243,10 @@ def _zoom(side: int, factor: float) -> np.ndarray:
     return np.maximum(0, 1 - np.abs(places[:, None] - np.arange(side)))
 
 
-def _interpolated(x: np.ndarray, rows: np.ndarray, columns: np.ndarray, edge: str) -> np.ndarray:
-    """Images at fractional places (n, H, W), bilinearly; ``edge`` as in `numpy.pad`."""
-    count, height, width = x.shape[:3]
-    reach, image = min(height, width) - 1, np.arange(count)[:, None, None]
-    folded = np.pad(np.arange(height), reach, mode=edge), np.pad(np.arange(width), reach, mode=edge)
-    top, left = (
-        np.floor(v).clip(-reach, side + reach - 2).astype(int) for v, side in ((rows, height), (columns, width))
-    )
-    down, right = rows - top, columns - left
-    total = np.zeros_like(x)
-    for i, j in np.ndindex(2, 2):
-        weight = (down if i else 1 - down) * (right if j else 1 - right)
-        total += weight[..., None] * x[image, folded[0][top + i + reach], folded[1][left + j + reach]]
-    return total
+def _interpolated(x: np.ndarray, rows: np.ndarray, columns: np.ndarray, mode: str) -> np.ndarray:
+    """Images at fractional places (n, H, W), bilinearly; ``mode`` beyond the edge as in `scipy.ndimage`."""
+    moved = np.empty_like(x)
+    for image, channel in np.ndindex(len(x), x.shape[3]):
+        places = rows[image], columns[image]
+        moved[image, ..., channel] = map_coordinates(x[image, ..., channel], places, order=1, mode=mode)
+    return moved

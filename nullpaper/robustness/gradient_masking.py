@@ -11,27 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nullpaper.errors import InputError, check_count
+from nullpaper.errors import InputError
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import evaluating
-from nullpaper.robustness.attacks import attack, check_attack, check_labelled, forked_rng
-from nullpaper.robustness.pgd import check_eps, frozen
+from nullpaper.robustness.attacks import attack, check_attack, check_labelled
+from nullpaper.robustness.pgd import frozen
 
 SHARE = 0.02  # of the images: what a check lets pass, since attacks draw
 UNBOUNDED = 0.5  # the radius from which every image can be made plain grey
 WIDER = 4  # times eps
+BATCH = 250
 
 
 def diagnose(
-    vit: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    seed: int = 0,
-    steps: int = 20,
-    queries: int = 200,
-    batch_size: int = 250,
+    vit: nn.Module, images: Tensor, labels: Tensor, *, eps: float, seed: int = 0, steps: int = 20, queries: int = 200
 ) -> list[str]:
     """Sentences that warn of what would fake robustness at eps on images (B, C, H, W) in [0, 1]; empty: none found.
 
@@ -45,29 +38,30 @@ def diagnose(
     Raises:
         InputError: as `attack`, and eps = 0.
     """
-    check_eps(eps)
+    check_attack(vit, f"square-{queries}", eps)
+    check_labelled(vit, images, labels)
     if eps == 0:
         raise InputError("eps=0 leaves nothing to diagnose; pass the radius of the evaluation.")
-    for name in (f"pgd-{steps}", f"square-{queries}"):
-        check_attack(vit, name, eps=eps)
-    check_labelled(vit, images, labels)
-    check_count("batch_size", batch_size)
-    clean = images.detach().clone()
-    labels = labels.to(images.device).long()
-    with torch.inference_mode(False), forked_rng():
+    images, labels = images.detach().clone(), labels.to(images.device).long()
+    with torch.inference_mode(False), torch.random.fork_rng(), evaluating(vit), frozen(vit):
         torch.manual_seed(seed)
-        with evaluating(vit), frozen(vit):
-            first, second = (torch.cat([answers(vit, part) for part in clean.split(batch_size)]) for _ in range(2))
-            right = first.argmax(1) == labels
-            if not right.any():
-                return ["The model gets none of these images right, so that there is nothing to attack."]
-            warnings = [*_answer_warnings(first, second)]
-            zero = _without_gradient(vit, clean[right], labels[right], batch_size)
-    if zero > SHARE:
-        warnings.append(f"The gradient is zero at {zero:.0%} of the images, where such attacks are blind (masking).")
-    if zero == 1:
-        return warnings  # no attack by gradients could add to this
-    return warnings + _attack_warnings(vit, clean[right], labels[right], eps, steps, queries, seed, batch_size)
+        first, second = (_answers(vit, images) for _ in range(2))
+        right = first.argmax(1) == labels
+        if not right.any():
+            return ["The model gets none of these images right, so that there is nothing to attack."]
+        warnings, images, labels = _answer_warnings(first, second), images[right], labels[right]
+        zero = _without_gradient(vit, images, labels)
+        if zero > SHARE:
+            warnings.append(
+                f"The gradient is zero at {zero:.0%} of the images, where such attacks are blind (masking)."
+            )
+        if zero == 1:
+            return warnings  # no attack by gradients could add to this
+        return warnings + _attack_warnings(vit, images, labels, eps, steps, queries, seed)
+
+
+def _answers(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([answers(model, part) for part in images.split(BATCH)])
 
 
 def _answer_warnings(first: Tensor, second: Tensor) -> list[str]:
@@ -75,57 +69,46 @@ def _answer_warnings(first: Tensor, second: Tensor) -> list[str]:
     warnings = []
     if not torch.allclose(first, second, rtol=1e-4, atol=1e-5):
         warnings.append("Two passes over the same images differ, so the model is random: average over its draws (EOT).")
-    if first.shape[1] > 1 and (first >= 0).all() and ((first.sum(1) - 1).abs() < 1e-3).all():
+    if (first >= 0).all() and ((first.sum(1) - 1).abs() < 1e-3).all():
         warnings.append("The answers look like probabilities, whose gradients vanish where it is sure: return logits.")
     return warnings
 
 
-def _without_gradient(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> float:
+def _without_gradient(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Share of the images at which the cross-entropy has no gradient, or none that is finite."""
     flat = 0
-    for part, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        with torch.enable_grad():
-            points = part.clone().requires_grad_()
-            loss = cross_entropy(model(points), classes, reduction="sum")
-            gradient = torch.autograd.grad(loss, points, allow_unused=True)[0] if loss.requires_grad else None
+    for part, classes in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        points = part.clone().requires_grad_()
+        loss = cross_entropy(model(points), classes, reduction="sum")
+        gradient = torch.autograd.grad(loss, points, allow_unused=True)[0] if loss.requires_grad else None
         size = torch.zeros(len(part)) if gradient is None else gradient.abs().flatten(1).sum(1)
         flat += int((~size.isfinite() | (size == 0)).sum())
     return flat / len(images)
 
 
 def _attack_warnings(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    eps: float,
-    steps: int,
-    queries: int,
-    seed: int,
-    batch_size: int,
+    model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, queries: int, seed: int
 ) -> list[str]:
     """What attacks that should be stronger, and are not, say about the gradients."""
 
-    def robust(name: str, radius: float, points: Tensor, classes: Tensor) -> Tensor:
-        """Which images still get their class."""
-        noisy = attack(model, points, classes, name, eps=radius, seed=seed, batch_size=batch_size)
-        with evaluating(model):
-            return torch.cat([answers(model, part) for part in noisy.split(batch_size)]).argmax(1) == classes
+    def robust(name: str, radius: float, images: Tensor = images, labels: Tensor = labels) -> Tensor:
+        """Which images still get their class, (B,), as 0.0 or 1.0."""
+        return (_answers(model, attack(model, images, labels, name, eps=radius, seed=seed)).argmax(1) == labels).float()
 
-    iterated = f"pgd-{steps}"
-    wide, unbounded = min(WIDER * eps, 1.0), max(UNBOUNDED, eps)
-    single, within = robust("fgsm", eps, images, labels), robust(iterated, eps, images, labels)
-    wider, free = (robust(iterated, radius, images, labels).float().mean() for radius in (wide, unbounded))
-    rate, one = within.float().mean(), single.float().mean()
+    pgd, unbounded = f"pgd-{steps}", max(UNBOUNDED, eps)
+    single, within = robust("fgsm", eps).mean(), robust(pgd, eps)
+    wider, free = (robust(pgd, radius).mean() for radius in (min(WIDER * eps, 1.0), unbounded))
+    rate = within.mean()
     warnings = []
-    if rate > one + SHARE:
-        warnings.append(f"PGD leaves {rate:.0%} correct and FGSM {one:.0%}, though it takes more steps (masking).")
+    if rate > single + SHARE:
+        warnings.append(f"PGD leaves {rate:.0%} correct and FGSM {single:.0%}, though it takes more steps (masking).")
     if wider > rate - SHARE and rate > SHARE:
         warnings.append(f"At {WIDER} times the radius PGD leaves {wider:.0%} correct, at eps {rate:.0%} (masking).")
     if free > SHARE:
         warnings.append(f"PGD leaves {free:.0%} correct at radius {unbounded:g}, where every image can be made grey.")
-    if within.any():
-        survivors = robust(f"square-{queries}", eps, images[within], labels[within])
-        fooled = (~survivors).sum().item() / len(images)
+    if rate > 0:
+        survivors = robust(f"square-{queries}", eps, images[within > 0], labels[within > 0])
+        fooled = (1 - survivors).sum().item() / len(images)
         if fooled > SHARE:
             warnings.append(f"Square, which sees no gradient, fools {fooled:.0%} that PGD left correct (masking).")
     return warnings

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from nullpaper.errors import InputError, nearest
 from nullpaper.models.vit import ViT, norms
+from nullpaper.robustness import distortions
 
 DOUBLINGS, BISECTIONS = 40, 24  # float32 has 24 bits
 
 
-def in_box(images: Tensor, direction: Tensor, norm: Tensor, box: tuple[float, float] = (0.0, 1.0)) -> Tensor:
-    """Noise along ``direction``, clipped so that images + noise stay in the box, scaled to the L2 norm (B,) after that.
+def in_box(images: Tensor, direction: Tensor, norm: Tensor) -> Tensor:
+    """Noise along ``direction``, clipped so that images + noise stay in [0, 1], scaled to the L2 norm (B,) after that.
 
     The clipped norm grows with the scale, so bisection finds it; where the box is too tight for ``norm``, the noise is
     as long as the box allows in this direction's signs.
     """
 
     def clipped(scale: Tensor) -> Tensor:
-        return (images + scale.view(-1, 1, 1, 1) * direction).clamp(*box) - images
+        return (images + scale.view(-1, 1, 1, 1) * direction).clamp(0, 1) - images
 
     high = norm / norms(direction).clamp_min(torch.finfo(direction.dtype).tiny)
     low = torch.zeros_like(high)
@@ -60,22 +58,9 @@ def rounded(images: Tensor) -> Tensor:
 
 
 def jpeg(images: Tensor, quality: int = 90) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] after JPEG at ``quality`` (1 to 95, Pillow's scale, 4:2:0 colour), and back.
-
-    Raises:
-        InputError: images that JPEG cannot hold, or a quality outside 1 to 95.
-    """
-    if images.shape[1] != 3 or not 1 <= quality <= 95:
-        raise InputError(f"JPEG needs 3 channels and a quality of 1 to 95, not {images.shape[1]} and {quality}.")
-    pixels = images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    restored = np.stack([_jpeg_round_trip(image, quality) for image in pixels])
-    return torch.from_numpy(restored).permute(0, 3, 1, 2).to(images).div(255)
-
-
-def _jpeg_round_trip(image: np.ndarray, quality: int) -> np.ndarray:
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
+    """Images (B, 3, H, W) in [0, 1] after JPEG at ``quality`` (1 to 95, Pillow's scale, 4:2:0 colour), and back."""
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    return torch.from_numpy(distortions.jpeg(pixels, quality)).permute(0, 3, 1, 2).to(images)
 
 
 TRANSPORTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -87,14 +72,8 @@ TRANSPORTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def crop_and_resize(images: Tensor, kept: int) -> Tensor:
-    """The central ``kept`` x ``kept`` pixels of images (B, C, H, W), bicubically back to H x W, in [0, 1].
-
-    Raises:
-        InputError: ``kept`` is not a number of pixels that the images have.
-    """
+    """The central ``kept`` x ``kept`` pixels of images (B, C, H, W), bicubically back to H x W, in [0, 1]."""
     height, width = images.shape[-2:]
-    if not 1 <= kept <= min(height, width):
-        raise InputError(f"kept={kept} must be 1 to {min(height, width)} pixels, the side of the images.")
     top, left = (height - kept) // 2, (width - kept) // 2
     cropped = images[..., top : top + kept, left : left + kept]
     return interpolate(cropped, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
@@ -109,14 +88,8 @@ def undo_crop(images: Tensor, kept: int) -> Tensor:
 
 
 def noisy(images: Tensor, sd: float, generator: torch.Generator) -> Tensor:
-    """Images in [0, 1] plus Gaussian noise of standard deviation ``sd``, clipped; drawn on the generator's device.
-
-    Raises:
-        InputError: a negative ``sd``.
-    """
-    if not sd >= 0:
-        raise InputError(f"sd={sd} must not be negative.")
-    noise = torch.randn(images.shape, generator=generator, device=generator.device, dtype=images.dtype)
+    """Images in [0, 1] plus Gaussian noise of standard deviation ``sd``, clipped; the generator is on the CPU."""
+    noise = torch.randn(images.shape, generator=generator, dtype=images.dtype)
     return (images + sd * noise.to(images.device)).clamp(0, 1)
 
 

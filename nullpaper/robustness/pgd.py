@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from numbers import Real
 
 import torch
@@ -21,30 +22,23 @@ REACH = 2.5  # Madry et al. 2018: steps that could cross the ball this many radi
 TRADES_START = 1e-3  # standard deviation of the start, Zhang et al. 2019
 
 
-def margin(logits: Tensor, labels: Tensor, reference: Tensor | None = None) -> Tensor:
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """max_{k != y} z_k - z_y of logits (B, K), (B,): positive where the answer is wrong (Carlini & Wagner's -f_6)."""
     chosen = labels.unsqueeze(1)
     return logits.scatter(1, chosen, -torch.inf).amax(1) - logits.gather(1, chosen).squeeze(1)
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, reference: Tensor | None) -> Tensor:
-    return cross_entropy(logits, labels, reduction="none")
+def _divergence(logits: Tensor, clean: Tensor) -> Tensor:
+    """KL(softmax of the clean logits || softmax of the logits), both (B, K), (B,)."""
+    return kl_div(logits.log_softmax(1), clean.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
-def _divergence(logits: Tensor, labels: Tensor, reference: Tensor | None) -> Tensor:
-    """KL(softmax of the reference || softmax of the logits), (B,)."""
-    clean = reference.log_softmax(1)
-    return kl_div(logits.log_softmax(1), clean, reduction="none", log_target=True).sum(1)
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] = {
-    "ce": _cross_entropy,
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ce": partial(cross_entropy, reduction="none"),
     "margin": margin,
     "kl": _divergence,
 }
-"""What `pgd` makes large: functions of logits (B, K), labels (B,) and reference logits (B, K), one value an image."""
-
-STARTS = ("uniform", "gaussian", "zero")
+"""What `pgd` makes large, one value an image: functions of logits (B, K) and labels (B,), for "kl" of clean logits."""
 
 
 def pgd(
@@ -54,49 +48,57 @@ def pgd(
     *,
     eps: float,
     steps: int = 10,
-    step_size: float | None = None,
     loss: str = "ce",
-    start: str | None = None,
+    random_start: bool = True,
     generator: torch.Generator | None = None,
     stop_when_fooled: bool = False,
-    reference: Tensor | None = None,
 ) -> Tensor:
     """Images (B, C, H, W) within eps of ``images`` in every pixel and in [0, 1], after sign steps that raise a loss.
 
-    The last iterate is returned. The model keeps its mode, which is the caller's choice, and its flags; no parameter
-    gets a gradient. Under DistributedDataParallel pass the bare module.
+    A step is 2.5 eps / steps long, and the last iterate is returned. The model keeps its mode, which is the caller's
+    choice, and its flags; no parameter gets a gradient. Under DistributedDataParallel pass the bare module.
 
     Args:
         model: images in [0, 1] -> logits (B, K).
         labels: (B,) int64, on the images' device.
         eps: radius in pixel units; 0 gives the images back.
-        step_size: in pixel units; None: 2.5 eps / steps.
         loss: one of `LOSSES`.
-        start: one of `STARTS`: uniform in the ball, Gaussian (0.001, as TRADES), or none; None: Gaussian for "kl", else
-            uniform.
+        random_start: begin at a uniform draw from the ball, for "kl" at Gaussian noise (0.001, as TRADES), which it
+            needs, since a divergence has no slope at the clean image.
         generator: of the start, on the CPU, so that every device begins at the same point; None: a fresh one, seed 0.
         stop_when_fooled: keep an image from the first iterate that the model gets wrong, the clean one included, and
             spend no more work on it. For evaluation: much faster, and an image once fooled stays so.
-        reference: logits (B, K) that "kl" moves away from; None: the model's on the clean images.
 
     Raises:
-        InputError: unknown loss or start, eps or step size out of range, steps below 1, a generator of another device.
+        InputError: unknown loss, eps out of range, steps below 1.
     """
-    step_size, start = _checked(eps, steps, step_size, loss, start, generator)
+    check_eps(eps)
+    check_count("steps", steps)
+    if loss not in LOSSES:
+        raise InputError(f"loss {loss!r} is unknown.{nearest(str(loss), LOSSES)} Choose from {[*LOSSES]}.")
     if eps == 0 or len(images) == 0:
         return images.detach().clone()
+    generator = generator or torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        images, labels = images.detach().clone(), labels.clone()  # what comes out of inference mode has no gradients
-        low, high = (images - eps).clamp_min(0), (images + eps).clamp_max(1)
-        points = torch.clamp(images + _start(images, eps, start, generator), low, high)
-        clean = _plain(model, images) if stop_when_fooled or (loss == "kl" and reference is None) else labels
-        reference = clean if reference is None else reference.detach().clone()
+        result, labels = images.detach().clone(), labels.clone()  # what inference mode made has no gradients
+        low, high = (result - eps).clamp_min(0), (result + eps).clamp_max(1)
+        points = torch.clamp(result + _start(result, eps, loss, generator), low, high) if random_start else result
+        with torch.no_grad():
+            clean = model(result).float() if stop_when_fooled or loss == "kl" else labels
+        state = (points, low, high, labels, clean if loss == "kl" else labels)
+        index = torch.arange(len(images), device=images.device)
         if stop_when_fooled:
-            state = (points, low, high, labels, reference)
-            return _until_fooled(model, images, state, clean.argmax(1) == labels, steps, step_size, loss)
+            index, state = _where(clean.argmax(1) == labels, index, state)
         for _ in range(steps):
-            points, _ = _ascend(model, points, low, high, labels, reference, step_size, loss)
-    return points
+            if len(index) == 0:
+                break
+            moved, logits = _ascend(model, state, REACH * eps / steps, LOSSES[loss])
+            points, state = state[0], (moved, *state[1:])
+            if stop_when_fooled:
+                result[index] = points
+                index, state = _where(logits.argmax(1) == state[3], index, state)
+        result[index] = state[0]
+    return result
 
 
 @contextmanager
@@ -126,87 +128,23 @@ def check_eps(eps: float, largest: float = 1.0) -> None:
         )
 
 
-def _checked(
-    eps: float,
-    steps: int,
-    step_size: float | None,
-    loss: str,
-    start: str | None,
-    generator: torch.Generator | None,
-) -> tuple[float, str]:
-    """The step size and the start, or an `InputError`."""
-    check_eps(eps)
-    check_count("steps", steps)
-    if loss not in LOSSES:
-        raise InputError(f"loss {loss!r} is unknown.{nearest(str(loss), LOSSES)} Choose from {[*LOSSES]}.")
-    start = start or ("gaussian" if loss == "kl" else "uniform")
-    if start not in STARTS:
-        raise InputError(f"start {start!r} is unknown.{nearest(str(start), STARTS)} Choose from {[*STARTS]}.")
-    if loss == "kl" and start == "zero":
-        raise InputError("a divergence has no slope at the clean image; start 'kl' from 'gaussian' or 'uniform'.")
-    if generator is not None and generator.device.type != "cpu":
-        raise InputError("the generator must be on the CPU, so that every device draws the same start.")
-    step_size = REACH * eps / steps if step_size is None else step_size
-    if not math.isfinite(step_size) or step_size < 0:
-        raise InputError(f"step_size={step_size} must be a finite number of at least 0, in pixel units.")
-    return step_size, start
-
-
-def _start(images: Tensor, eps: float, start: str, generator: torch.Generator | None) -> Tensor:
-    if start == "zero":
-        return torch.zeros_like(images)
-    generator = generator or torch.Generator().manual_seed(0)
-    if start == "gaussian":
+def _start(images: Tensor, eps: float, loss: str, generator: torch.Generator) -> Tensor:
+    if loss == "kl":
         return TRADES_START * torch.randn(images.shape, generator=generator).to(images)
     return eps * (2 * torch.rand(images.shape, generator=generator) - 1).to(images)
 
 
-def _plain(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return model(images).float()
+def _where(right: Tensor, index: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The images on which the model is still ``right`` (B,) bool, packed anew."""
+    return index[right], tuple(part[right] for part in state)
 
 
 def _ascend(
-    model: Callable[[Tensor], Tensor],
-    points: Tensor,
-    low: Tensor,
-    high: Tensor,
-    labels: Tensor,
-    reference: Tensor,
-    step_size: float,
-    loss: str,
+    model: Callable[[Tensor], Tensor], state: tuple[Tensor, ...], step_size: float, loss: Callable
 ) -> tuple[Tensor, Tensor]:
     """One step, and the logits of where it began."""
+    points, low, high, _, target = state
     points = points.detach().requires_grad_()
     logits = model(points).float()
-    (gradient,) = torch.autograd.grad(LOSSES[loss](logits, labels, reference).sum(), points)
-    points = points.detach()
-    return torch.clamp(points + step_size * gradient.sign(), low, high), logits.detach()
-
-
-def _until_fooled(
-    model: Callable[[Tensor], Tensor],
-    images: Tensor,
-    state: tuple[Tensor, ...],
-    right: Tensor,
-    steps: int,
-    step_size: float,
-    loss: str,
-) -> Tensor:
-    """The ascent on the images that are still ``right`` (B,) bool, packed anew whenever some are not."""
-    result, index = images.clone(), right.nonzero().squeeze(1)
-    state = tuple(part[right] for part in state)
-    for _ in range(steps):
-        if len(index) == 0:
-            break
-        points, *rest = state
-        result[index] = points
-        moved, logits = _ascend(model, points, *rest, step_size, loss)
-        right = logits.argmax(1) == rest[2]
-        if right.all():
-            state = (moved, *rest)
-        else:
-            index, state = index[right], tuple(part[right] for part in (moved, *rest))
-    if len(index):
-        result[index] = state[0]
-    return result
+    (gradient,) = torch.autograd.grad(loss(logits, target).sum(), points)
+    return torch.clamp(points.detach() + step_size * gradient.sign(), low, high), logits.detach()

@@ -17,21 +17,19 @@ from nullpaper.errors import InputError
 from nullpaper.models.predict import correct
 from nullpaper.models.vit import SHIPPED, ViT, load_vit
 from nullpaper.robustness.attacks import attack
-from nullpaper.robustness.corruptions import CORRUPTIONS, corrupt
+from nullpaper.robustness.corruptions import corrupt
 from nullpaper.robustness.evaluation import (
     EPS,
-    Clean,
     Corrupted,
     Threat,
     corrupted_splits,
     evaluate,
-    from_masks,
     packed,
     unpacked,
 )
 from nullpaper.workflow.store import stored
 
-CONDITION = ["condition", "kind", "name", "family", "eps", "severity", "restarts"]
+CONDITION = ["condition", "kind", "name", "family", "eps", "severity"]
 COLUMNS = [*CONDITION, "accuracy", "accuracy_low", "accuracy_high", "n", "correct"]
 
 
@@ -47,8 +45,8 @@ def split() -> Split:
 
 @cache
 def table() -> pd.DataFrame:
-    threats = [("pgd-2", 2 / 255), "fgsm", Threat("pgd-2", 0.0, restarts=2)]
-    return evaluate(vit(), split(), attacks=threats, corruptions=["fog", "gaussian_noise"], severities=(5, 1))
+    threats = [("pgd-2", 2 / 255), "fgsm", Threat("pgd-2", 0.0), ("fgsm", EPS)]
+    return evaluate(vit(), split(), attacks=threats, corruptions=["gaussian_noise", "fog"], severities=(1, 5))
 
 
 def masks(frame: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -61,8 +59,8 @@ def test_a_row_for_every_condition_in_a_fixed_order() -> None:
     assert table()["condition"].tolist() == [
         "clean",
         f"fgsm@{EPS!r}",
+        "pgd-2@0.0",
         f"pgd-2@{2 / 255!r}",
-        "pgd-2x2@0.0",
         "gaussian_noise@1",
         "gaussian_noise@5",
         "fog@1",
@@ -91,32 +89,25 @@ def test_masks_are_what_the_model_answers() -> None:
 
 def test_an_attack_at_eps_zero_is_the_clean_row_and_none_does_better() -> None:
     found = masks(table())
-    assert np.array_equal(found["pgd-2x2@0.0"], found["clean"])
+    assert np.array_equal(found["pgd-2@0.0"], found["clean"])
     assert not (found[f"fgsm@{EPS!r}"] & ~found["clean"]).any()
     assert found[f"fgsm@{EPS!r}"].mean() < 0.5 * found["clean"].mean()
     assert found["fog@5"].mean() < found["fog@1"].mean()
 
 
-def test_batches_and_restarts_draw_anew() -> None:
+def test_batches_draw_anew() -> None:
     twice = split().take(np.tile(np.arange(30), 2))
-    threats = [Threat("square-4", 0.03), Threat("square-4", 0.03, restarts=3)]
-    once, thrice = list(masks(evaluate(vit(), twice, attacks=threats, batch_size=30)).values())[1:]
-    assert not np.array_equal(once[:30], once[30:])
-    assert not (thrice & ~once).any() and thrice.sum() < once.sum()
+    mask = evaluate(vit(), twice, attacks=[Threat("square-4", 0.03)], batch_size=30)["correct"][1]
+    assert not np.array_equal(mask[:30], mask[30:])
 
 
-def test_prepared_corruptions_give_the_same_table_for_any_batch_size() -> None:
+def test_prepared_corruptions_give_the_same_rows_for_any_batch_size() -> None:
     prepared = corrupted_splits(split(), ["gaussian_noise", "fog"], (1, 5))
     shared = evaluate(vit(), split(), corruptions=prepared, batch_size=17)
-    own = evaluate(vit(), split(), corruptions=["gaussian_noise", "fog"], severities=(1, 5))
-    assert_frame_equal(shared, own)
-    other = evaluate(vit(), split(), corruptions="gaussian_noise", severities=(5,), seed=1)
+    own = table()[table()["kind"] != "attack"].reset_index(drop=True)
+    assert_frame_equal(pd.DataFrame(shared), own)
+    other = evaluate(vit(), split(), corruptions=["gaussian_noise"], severities=(5,), seed=1)
     assert not np.array_equal(masks(other)["gaussian_noise@5"], masks(own)["gaussian_noise@5"])
-
-
-def test_all_corruptions_are_fifteen_times_the_severities() -> None:
-    prepared = corrupted_splits(split().take(np.arange(2)), severities=(2, 4))
-    assert list(prepared) == [Corrupted(name, severity) for name in CORRUPTIONS for severity in (2, 4)]
 
 
 def test_a_table_survives_the_store(tmp_path: Path) -> None:
@@ -125,12 +116,10 @@ def test_a_table_survives_the_store(tmp_path: Path) -> None:
 
 
 def test_a_table_is_printed_with_its_accuracies_and_without_its_masks() -> None:
-    for shown in (table(), table()[table()["kind"] == "corruption"]):
-        lines = repr(shown).splitlines()
-        assert len(lines) == 1 + len(shown) and max(map(len, lines)) < 80 and "False" not in repr(shown)
-        assert all(f"{row.accuracy:.3f}" in line for row, line in zip(shown.itertuples(), lines[1:], strict=True))
-        assert shown._repr_html_().count("<tr") == len(lines) and len(shown["correct"].iloc[0]) == 60
-    assert "clean" in repr(table()["correct"].to_frame("masks").assign(condition=table()["condition"]))
+    lines = str(table()).splitlines()
+    assert len(lines) == 1 + len(table()) and max(map(len, lines)) < 80 and "False" not in str(table())
+    assert all(f"{row.accuracy:.3f}" in line for row, line in zip(table().itertuples(), lines[1:], strict=True))
+    assert table()._repr_html_().count("<tr") == len(lines) and len(table()["correct"].iloc[0]) == 60
 
 
 def test_the_model_is_read_in_evaluation_mode_and_gets_its_modes_back() -> None:
@@ -154,21 +143,14 @@ def other_labels(label: int) -> Split:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"split": Split(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int64))}, "split is empty"),
-        (
-            {"split": other_labels(10)},
-            "labels span 0 to 10, but the head of nullpaper_vit_cifar10 has the classes 0 to 9",
-        ),
+        ({"split": Split(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int64))}, r"len\(split\)=0"),
+        ({"split": other_labels(10)}, "labels span 0 to 10, but the classes of the model are 0 to 9"),
         ({"split": other_labels(-1)}, "labels span -1"),
         ({"attacks": ["pgdd"]}, "Did you mean 'pgd'"),
         ({"attacks": ["pgd-0"]}, "steps=0"),
         ({"attacks": ["fgsm", ("pgd", 8)]}, "eps=8 .*0-255"),
-        ({"attacks": ["fgsm"], "eps": -0.1}, "eps=-0.1"),
-        ({"attacks": [Threat("pgd", restarts=0)]}, "restarts=0"),
         ({"corruptions": ["fogg"]}, "Did you mean 'fog'"),
-        ({"corruptions": "all", "severities": (1, 6)}, "severity=6"),
-        ({"corruptions": {Corrupted("fogg", 1): split()}}, "Did you mean 'fog'"),
-        ({"corruptions": {"fog@1": split()}}, "'fog@1' is no Corrupted"),
+        ({"corruptions": ["fog"], "severities": (1, 6)}, "severity=6"),
         ({"corruptions": {Corrupted("fog", 1): other_labels(0)}}, "another split"),
         ({"batch_size": 0}, "batch_size=0"),
     ],
@@ -188,9 +170,3 @@ def test_larger_images_are_refused_where_corruptions_are_asked_for() -> None:
     with pytest.raises(InputError, match="before resizing"):
         corrupted_splits(large, ["fog"])
     assert len(evaluate(vit(), large)) == 1
-
-
-def test_masks_of_other_lengths_or_none_are_refused() -> None:
-    for given in ({}, {Clean(): np.ones(3, bool), Corrupted("fog", 1): np.ones(4, bool)}):
-        with pytest.raises(InputError, match="one length"):
-            from_masks(given)

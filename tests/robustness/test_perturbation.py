@@ -15,19 +15,15 @@ def images() -> torch.Tensor:
     return data.to_pixels(data.load_data("cifar10").test.images[:16], 48)
 
 
-def test_clipped_noise_has_the_norm_it_was_asked_for(images: torch.Tensor) -> None:
+def test_clipped_noise_has_the_norm_it_was_asked_for_up_to_the_corner_of_the_box(images: torch.Tensor) -> None:
     direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
     for norm in (0.0, 0.5, 10.0):
         noise = perturbation.in_box(images, direction, torch.full((len(images),), norm))
         assert torch.allclose(perturbation.norms(noise), torch.tensor(norm), atol=1e-3)
         assert ((images + noise) >= -1e-6).all() and ((images + noise) <= 1 + 1e-6).all()
         assert (noise * direction >= -1e-6).all()
-
-
-def test_a_norm_beyond_the_box_gives_its_corner(images: torch.Tensor) -> None:
-    direction = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    noise = perturbation.in_box(images, direction, torch.full((len(images),), 1e4))
-    assert torch.allclose(images + noise, (direction > 0).float(), atol=1e-5)
+    corner = images + perturbation.in_box(images, direction, torch.full((len(images),), 1e4))
+    assert torch.allclose(corner, (direction > 0).float(), atol=1e-5)
 
 
 def test_permutation_keeps_every_value_within_its_patch(images: torch.Tensor) -> None:
@@ -44,8 +40,6 @@ def test_transports(images: torch.Tensor) -> None:
     assert (perturbation.rounded(shifted) - shifted).abs().max() <= 0.5 / 255 + 1e-6
     coarse, fine = ((perturbation.jpeg(images, q) - images).square().mean() for q in (30, 95))
     assert 0 < fine < coarse
-    with pytest.raises(InputError, match="quality of 1 to 95"):
-        perturbation.jpeg(images, 200)
 
 
 def test_degradations_stay_in_range_and_repeat(images: torch.Tensor) -> None:
@@ -56,14 +50,14 @@ def test_degradations_stay_in_range_and_repeat(images: torch.Tensor) -> None:
     assert torch.equal(perturbation.degraded(images, "float32"), images)
     noisy = [perturbation.degraded(images, "noise 0.05", seed) for seed in (1, 2)]
     assert not torch.equal(*noisy)
+    with pytest.raises(InputError, match="Did you mean 'JPEG 7?5"):
+        perturbation.degraded(images, "JPEG75")
 
 
 def test_noise_has_its_standard_deviation() -> None:
     grey = torch.full((8, 3, 48, 48), 0.5)
     noise = perturbation.noisy(grey, 0.02, torch.Generator().manual_seed(0)) - grey
     assert noise.std().item() == pytest.approx(0.02, rel=0.02)
-    with pytest.raises(InputError, match="must not be negative"):
-        perturbation.noisy(grey, -1.0, torch.Generator())
 
 
 def test_a_crop_can_be_undone_but_for_its_border(images: torch.Tensor) -> None:
@@ -72,10 +66,3 @@ def test_a_crop_can_be_undone_but_for_its_border(images: torch.Tensor) -> None:
     inner = (slice(None), slice(None), slice(4, 44), slice(4, 44))
     assert (restored - images)[inner].abs().mean() < 0.5 * (cropped - images)[inner].abs().mean()
     assert torch.allclose(perturbation.crop_and_resize(images, 48), images, atol=1e-6)
-    with pytest.raises(InputError, match="kept=60 must be 1 to 48"):
-        perturbation.crop_and_resize(images, 60)
-
-
-def test_an_unknown_degradation_is_refused_with_the_nearest_name(images: torch.Tensor) -> None:
-    with pytest.raises(InputError, match="Did you mean 'JPEG 7?5"):
-        perturbation.degraded(images, "JPEG75")
