@@ -41,14 +41,12 @@ def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], misfit: st
     Raises:
         InputError: they are not; ``misfit`` and ``remedy`` begin and end the sentence.
     """
-    differing = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    unknown = [key for key in state if key not in own]
-    if differing or unknown:
-        key = (differing or unknown)[0]
-        have, want = (tuple(part[key].shape) if key in part else "absent" for part in (state, own))
+    stored, wanted = ({key: tuple(value.shape) for key, value in part.items()} for part in (state, own))
+    wrong = [key for key in wanted | stored if stored.get(key) != wanted.get(key)]
+    if wrong:
         raise InputError(
-            f"{misfit}: {len(differing)} tensors differ and {len(unknown)} are unknown, first '{key}' ({have} in the "
-            f"file, {want} in the model); {remedy}."
+            f"{misfit}: {len(wrong)} tensors differ, first '{wrong[0]}' ({stored.get(wrong[0], 'absent')} in the file, "
+            f"{wanted.get(wrong[0], 'absent')} in the model); {remedy}."
         )
 
 
@@ -72,11 +70,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def skeleton(name: str, **options: object) -> nn.Module:
-    """A timm model at its full depth without weights, on PyTorch's "meta" device: to look at its structure
-    before anything is downloaded. ``options`` go to timm."""
+def skeleton(name: str) -> nn.Module:
+    """A timm model without weights, on PyTorch's "meta" device: its structure, before anything is downloaded."""
     with torch.device("meta"), _Uninitialised():
-        return timm.create_model(name, pretrained=False, **options)
+        return timm.create_model(name, pretrained=False)
 
 
 class _Uninitialised(TorchFunctionMode):
@@ -85,9 +82,6 @@ class _Uninitialised(TorchFunctionMode):
     idle = frozenset({"add_", "clamp_", "copy_", "div_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"})
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if func is torch.linspace:
-            kwargs.setdefault("device", "cpu")  # older timm reads drop-path rates out of it, which meta cannot give
-        if getattr(func, "__name__", "") in self.idle and args and args[0].is_meta:
+        if func.__name__ in self.idle and args and args[0].is_meta:
             return args[0]
-        return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
