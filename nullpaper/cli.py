@@ -243,7 +243,7 @@ def fetch(name: str, force: bool) -> None:
     """Fetch the data set NAME (cifar10, cifar100, imagenette), unless it is in the cache."""
     from nullpaper.data.fetch import fetch as fetch_data
 
-    click.echo(f"{name} is in {fetch_data(name, force=force, progress=True)}")
+    click.echo(f"{name} is in {fetch_data(name, force=force)}")
 
 
 def _say(sentence: str) -> None:

@@ -278,4 +278,4 @@ def _device() -> str:
 
 @cache
 def _data(name: str) -> Data:
-    return load_data(name, progress=False)
+    return load_data(name)

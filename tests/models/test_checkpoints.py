@@ -25,7 +25,7 @@ from nullpaper.robustness.evaluation import evaluate
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_it_takes_pixels_and_is_far_better_than_chance(name: str) -> None:
     model = load_classifier(name)
-    test = data.load_data("cifar10", progress=False).test.subset(500)
+    test = data.load_data("cifar10").test.subset(500)
     assert not model.training and model.num_classes == 10 and model.image_size == (48, 48)
     assert accuracy(model, test) > 0.5
 
@@ -51,7 +51,7 @@ def attacked(model: ViT, split: data.Split) -> float:
 )
 def test_the_robust_checkpoints_are_robust_where_they_were_trained(load, name: str, record_of: Path) -> None:
     """PGD with 20 steps at 8/255, on which they must gain 15 points over their start."""
-    split = data.load_data("cifar10", progress=False).test.subset(100)
+    split = data.load_data("cifar10").test.subset(100)
     model, record = load(name), json.loads(record_of.read_text())
     assert attacked(model, split) - attacked(load_classifier(SHIPPED), split.subset(40)) >= 0.15
     assert record["weights"] == fingerprint(model) and record["start"] == fingerprint(load_vit(SHIPPED))
@@ -81,7 +81,7 @@ def test_weights_survive_the_disk_and_wrong_ones_are_refused(tmp_path) -> None:
 
 
 def test_batch_statistics_reach_the_averaged_weights(tmp_path) -> None:
-    cifar = data.load_data("cifar10", progress=False)
+    cifar = data.load_data("cifar10")
     few = replace(cifar, train=cifar.train.subset(256), dev=cifar.dev.subset(100))
     torch.manual_seed(0)
     fresh = load_classifier("resnet", pretrained=False)

@@ -117,7 +117,7 @@ def test_a_trial_can_begin_where_another_ended_and_with_a_new_head() -> None:
 
 def test_other_classes_get_a_head_of_their_own(tmp_path, monkeypatch) -> None:
     """A hundred classes, in the files that CIFAR-100 leaves in the cache; the pictures are CIFAR-10's."""
-    cifar = load_data("cifar10", progress=False)
+    cifar = load_data("cifar10")
     folder = tmp_path / "data" / "cifar100"
     folder.mkdir(parents=True)
     sums = {}
@@ -156,7 +156,7 @@ def test_imagenette_and_a_model_of_timm(tmp_path, monkeypatch) -> None:
 
 
 def test_the_largest_noise_found_is_longer_than_random_at_the_same_eps() -> None:
-    vit, data = load_vit(SHIPPED), load_data("cifar10", progress=False)
+    vit, data = load_vit(SHIPPED), load_data("cifar10")
     found = boundary_norm(vit, data, Boundary(0.1, 160, 10))
     assert found["norm"] > 1.2 * found["norm_random"] > 0
 
