@@ -88,14 +88,8 @@ def test_unknown_names_are_refused(home: Path) -> None:
 
 def test_no_source_leaves_nothing_behind(home: Path, monkeypatch) -> None:
     """Every address is sent to a closed port of this machine, npm and torchvision alike."""
-    for name in (
-        "http_proxy",
-        "https_proxy",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "npm_config_proxy",
-        "npm_config_https_proxy",
-    ):
+    proxies = ("http_proxy", "https_proxy", "npm_config_proxy", "npm_config_https_proxy")
+    for name in (*proxies, "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("npm_config_fetch_retries", "0")
     monkeypatch.setenv("npm_config_cache", str(home.parent / "npm"))
