@@ -24,18 +24,11 @@ from nullpaper.models.vit import ViT, fingerprint
 
 LORA = ("lora", "lnlora")
 KINDS = (*LORA, "bitfit", "layernorm", "linear")
-TARGETS = {
-    "patch_embed": "patch_embed.proj",
-    "qkv": "attn.qkv",
-    "proj": "attn.proj",
-    "fc1": "mlp.fc1",
-    "fc2": "mlp.fc2",
-    "q": "attn.qkv",
-    "k": "attn.qkv",
-    "v": "attn.qkv",
-}
+TARGETS = {"patch_embed": "patch_embed.proj", "qkv": "attn.qkv", "proj": "attn.proj"}
+TARGETS |= {"fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+DEFAULT_TARGETS = tuple(TARGETS)
+TARGETS |= dict.fromkeys(THIRDS, "attn.qkv")
 """Layers that take a LoRA branch; q, k and v are thirds of the fused qkv, each with a branch of its own."""
-DEFAULT_TARGETS = ("patch_embed", "qkv", "proj", "fc1", "fc2")
 OPTIONS = ("kind", "r", "alpha", "targets", "norm")
 HEADS = ("head", "head_dist")
 
