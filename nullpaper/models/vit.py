@@ -249,8 +249,8 @@ def _timm_net(name: str, pretrained: bool, sizes: dict[str, int]) -> nn.Module:
         return timm.create_model(name, pretrained=pretrained, **sizes)
     except Exception as error:  # timm, the hub's client and the network each raise their own kinds
         raise InputError(
-            f"'{name}' with {sizes or 'its own sizes'} could not be had from timm or its hub ({first_line(error)}); give "
-            "other sizes, a local file as weights=..., or pretrained=False for random weights."
+            f"'{name}' with {sizes or 'its own sizes'} could not be had from timm or its hub ({first_line(error)}); "
+            "give other sizes, a local file as weights=..., or pretrained=False for random weights."
         ) from error
 
 

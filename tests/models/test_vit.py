@@ -89,9 +89,8 @@ def test_saved_weights_come_back_bit_for_bit(shipped: ViT, tmp_path) -> None:
     assert torch.equal(again(images(again)), shipped(images(shipped)))
     with torch.no_grad():
         again.net.patch_embed.proj.weight[0] += 1e-6
-    assert fingerprint(again) != fingerprint(shipped) and fingerprint(again, ["patch_embed"]) == fingerprint(
-        shipped, ["patch_embed"]
-    )
+    assert fingerprint(again) != fingerprint(shipped)
+    assert fingerprint(again, ["patch_embed"]) == fingerprint(shipped, ["patch_embed"])
 
 
 def test_other_head_and_size_are_served(tmp_path) -> None:
@@ -125,8 +124,6 @@ def test_without_a_hub_the_error_says_what_to_do(monkeypatch) -> None:
         InputError, match="could not be had from timm or its hub .*; give .* weights=..., or pretrained"
     ):
         load_vit("vit_tiny_patch16_224")
-    with pytest.raises(InputError, match="with {'num_classes': -1} could not be had .*; give other sizes"):
-        load_vit("vit_tiny_patch16_224", pretrained=False, num_classes=-1)
 
 
 def test_weights_that_do_not_fit_are_refused(shipped: ViT, tmp_path) -> None:
