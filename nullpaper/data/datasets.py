@@ -6,7 +6,7 @@ Batches are float tensors in pixel units, [0, 1], at the size that the model rec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ PADDING = 4  # pixels, of the random crops
 class LazyImages:
     """Image files read on demand: resized so that the shorter side is ``size``, then centre-cropped to a square."""
 
-    paths: Sequence[str]
+    paths: np.ndarray
     size: int = 224
 
     def __len__(self) -> int:
@@ -36,11 +36,11 @@ class LazyImages:
 
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
         """uint8 (H, W, C) for an integer, (B, H, W, C) otherwise."""
-        paths = np.asarray(self.paths)[index]
+        paths = self.paths[index]
         return self._read(paths) if isinstance(paths, str) else np.stack([self._read(path) for path in paths])
 
     def take(self, indices: np.ndarray) -> LazyImages:
-        return LazyImages([self.paths[i] for i in indices], self.size)
+        return LazyImages(self.paths[indices], self.size)
 
     def _read(self, path: str) -> np.ndarray:
         with Image.open(path) as image:
@@ -181,4 +181,4 @@ def load_data(name: str) -> Data:
 def _imagenette(folder: Path, part: str) -> Split:
     """A split of torchvision's Imagenette, lazy, in the order of its sorted file names."""
     paths, labels = zip(*sorted(Imagenette(folder, split=part, size="320px")._samples), strict=True)
-    return Split(LazyImages(paths), np.array(labels, dtype=np.int64))
+    return Split(LazyImages(np.array(paths)), np.array(labels, dtype=np.int64))
