@@ -140,7 +140,7 @@ def _fetch_from_first(name: str, folder: Path) -> None:
     )
 
 
-def _save_arrays(arrays: Sequence[np.ndarray], name: str, done: Path) -> None:
+def save_arrays(arrays: Sequence[np.ndarray], name: str, done: Path) -> None:
     """Write the arrays, in the order of `PARTS`, and their sums, refusing bytes that are not the known ones."""
     sums = _sums(arrays)
     if sums != list(DATASETS[name].sums or sums):
@@ -162,7 +162,7 @@ def _torchvision(name: str, staging: Path) -> None:
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     train, test = (kind(staging, train=part, download=True) for part in (True, False))
     labels = [np.array(split.targets, dtype=np.int64) for split in (train, test)]
-    _save_arrays((train.data, labels[0], test.data, labels[1]), name, staging / "done")
+    save_arrays((train.data, labels[0], test.data, labels[1]), name, staging / "done")
 
 
 def _npm(name: str, staging: Path) -> None:
@@ -181,7 +181,7 @@ def _npm(name: str, staging: Path) -> None:
         return np.array(json.loads(file.read_text()), dtype=np.int64)
 
     train = np.concatenate([sheet(f"data_batch_{i}") for i in range(1, 6)])
-    _save_arrays((train, labels("train"), sheet("test_batch"), labels("test")), name, staging / "done")
+    save_arrays((train, labels("train"), sheet("test_batch"), labels("test")), name, staging / "done")
 
 
 SOURCES: dict[str, tuple[Callable[[str, Path], None], ...]] = {

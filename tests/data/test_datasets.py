@@ -72,7 +72,7 @@ def test_cifar100_has_the_same_interface(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path))
     folder = fetching.folder_of("cifar100")
     folder.parent.mkdir()
-    fetching._save_arrays((images, labels, images[:200], labels[:200]), "cifar100", folder)
+    fetching.save_arrays((images, labels, images[:200], labels[:200]), "cifar100", folder)
     loaded = data.load_data("cifar100")
     assert (len(loaded.train), len(loaded.dev), len(loaded.test)) == (900, 100, 200)
     assert np.bincount(loaded.dev.labels).tolist() == [1] * 100

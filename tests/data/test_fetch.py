@@ -46,11 +46,11 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 def give(name: str, staging: Path) -> None:
-    fetching._save_arrays(ARRAYS, name, staging / "done")
+    fetching.save_arrays(ARRAYS, name, staging / "done")
 
 
 def falsify(name: str, staging: Path) -> None:
-    fetching._save_arrays(ARRAYS[::-1], name, staging / "done")
+    fetching.save_arrays(ARRAYS[::-1], name, staging / "done")
 
 
 def fill_up(name: str, staging: Path) -> None:
