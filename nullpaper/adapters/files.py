@@ -85,12 +85,7 @@ def load_adapted(name: str, *, device: str | torch.device | None = None) -> ViT:
     check_choice("adapter", name, ADAPTED)
     vit = load_vit(SHIPPED)
     vit.name = name
-    return load_adapter(vit, adapter_folder(name)).eval().to(device)
-
-
-def adapter_folder(name: str) -> Path:
-    """Where the package keeps one of `ADAPTED`."""
-    return shipped_weights().with_name(name)
+    return load_adapter(vit, shipped_weights(name).with_suffix("")).eval().to(device)
 
 
 def _file_tensors(vit: AdaptedViT) -> dict[str, Tensor]:

@@ -25,11 +25,10 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "vit_wide": partial(VisionTransformer, img_size=48, patch_size=8, embed_dim=128, depth=4, num_heads=4),
     "resnet": partial(ResNet, BasicBlock, (1, 1, 1, 1), channels=(24, 48, 96, 192), stem_width=24),
     "convnext": partial(ConvNeXt, depths=(2, 2, 2, 2), dims=(32, 64, 96, 128)),
+    "vit_robust": build_shipped,
 }
-"""Constructors of timm models for 48 px images; each takes ``num_classes``."""
-
-FINETUNED = {"vit_robust": build_shipped}
-"""The shipped ViT after PGD adversarial training of all its weights at 8/255 (notebook 07)."""
+"""Constructors of timm models for 48 px images; each takes ``num_classes``. ``vit_robust`` is the shipped ViT after PGD
+adversarial training of all its weights at 8/255 (notebook 07)."""
 
 
 def load_classifier(
@@ -39,7 +38,7 @@ def load_classifier(
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
 ) -> Classifier:
-    """One of `ARCHITECTURES` or `FINETUNED`, in evaluation mode: a `ViT` where it is one.
+    """One of `ARCHITECTURES`, in evaluation mode: a `ViT` where it is one.
 
     Args:
         pretrained: take the weights that travel with the package.
@@ -48,15 +47,9 @@ def load_classifier(
     Raises:
         InputError: unknown name, or weights that are missing or do not fit.
     """
-    known = ARCHITECTURES | FINETUNED
-    check_choice("classifier", name, known)
-    net = known[name](num_classes=10)
+    check_choice("classifier", name, ARCHITECTURES)
+    net = ARCHITECTURES[name](num_classes=10)
     kind = ViT if isinstance(net, VisionTransformer) else Classifier
     if weights is not None or pretrained:
-        load_weights(net, Path(weights or classifier_weights(name)), name)
+        load_weights(net, Path(weights or shipped_weights(name)), name)
     return kind(net, CIFAR10_MEAN, CIFAR10_STD, name).eval().to(device)
-
-
-def classifier_weights(name: str) -> Path:
-    """Where the package keeps the weights of one of `ARCHITECTURES` or `FINETUNED`."""
-    return shipped_weights().with_name(f"{name}.safetensors")

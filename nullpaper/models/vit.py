@@ -234,9 +234,9 @@ def fingerprint(vit: Classifier, without: Collection[str] = ()) -> str:
     return digest.hexdigest()[:16]
 
 
-def shipped_weights() -> Path:
-    """Where the package keeps the weights of the shipped checkpoint."""
-    return Path(__file__).with_name("shipped") / f"{SHIPPED}.safetensors"
+def shipped_weights(name: str = SHIPPED) -> Path:
+    """Where the package keeps the weights of one of its models."""
+    return Path(__file__).with_name("shipped") / f"{name}.safetensors"
 
 
 def _timm_net(name: str, pretrained: bool, sizes: dict[str, int]) -> nn.Module:
