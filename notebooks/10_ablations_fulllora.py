@@ -270,7 +270,7 @@ rows_of(of_norms).style.format(precision=4).hide(axis="index")
 # difference between all layers and all but patch_embed.
 
 # %%
-dev = load_data("cifar10", progress=False).dev.subset(200, seed)
+dev = load_data("cifar10").dev.subset(200, seed)
 pictures, _ = next(iter(dev.batches(len(dev), image_size=vit.image_size)))
 deviations = patchify(pictures, vit.patch_size).std(-1, correction=0).flatten()
 flat = {f"{255 * eps:.3g}/255": (deviations < eps).double().mean().item() for eps in (attack_eps, other_eps)}

@@ -5,7 +5,7 @@ Its public names are loaded when they are first asked for, so that importing the
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 
 PUBLIC = {
     "load_vit": "models.vit",
@@ -23,11 +23,6 @@ PUBLIC = {
     "evaluate": "robustness.evaluation",
 }
 """The module, below this package, that defines each public name."""
-
-try:
-    __version__ = metadata.version("nullpaper")
-except metadata.PackageNotFoundError:
-    __version__ = "0+unknown"
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nullpaper import __version__
 from nullpaper.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class OneSentence(click.Group):
 
 
 @click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="nullpaper")
+@click.version_option(package_name="nullpaper")
 def main() -> None:
     """An executable paper on the nullspace of Vision Transformers.
 
@@ -244,7 +243,7 @@ def fetch(name: str, force: bool) -> None:
     """Fetch the data set NAME (cifar10, cifar100, imagenette), unless it is in the cache."""
     from nullpaper.data.fetch import fetch as fetch_data
 
-    click.echo(f"{name} is in {fetch_data(name, force=force, progress=True)}")
+    click.echo(f"{name} is in {fetch_data(name, force=force)}")
 
 
 def _say(sentence: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from numbers import Integral
 
 
@@ -13,8 +13,14 @@ class InputError(ValueError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`` Did you mean 'x'?`` for the known word nearest to ``word``, or an empty string when none is near."""
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word, known, n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def check_choice(what: str, value: object, known: Collection[str]) -> None:
+    """Raise an `InputError` unless ``value`` is one of ``known``; ``what`` is the noun for the sentence."""
+    if value not in known:
+        raise InputError(f"{what} '{value}' is unknown.{nearest(str(value), known)} Choose from {', '.join(known)}.")
 
 
 def first_line(error: Exception) -> str:
@@ -23,10 +29,6 @@ def first_line(error: Exception) -> str:
 
 
 def check_count(name: str, value: int, least: int = 1) -> None:
-    """Refuse what is no whole number of at least ``least``.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Raise an `InputError` unless ``value`` is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{name}={value} must be a whole number of at least {least}.")

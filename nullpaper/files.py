@@ -16,13 +16,7 @@ from nullpaper.errors import InputError
 
 def sha256(content: bytes | Path) -> str:
     """The SHA-256 sum, in hexadecimal, of bytes or of a file's content."""
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with content.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(content if isinstance(content, bytes) else content.read_bytes()).hexdigest()
 
 
 def temporary_sibling(path: Path) -> Path:
@@ -59,10 +53,8 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, on_wait: Callable[[], object] | None = None) -> Iterator[None]:
-    """Hold the lock file ``path`` against other processes and threads; ``on_wait`` is called if it is taken.
-
-    The operating system frees the lock of a killed process.
+def locked(path: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold the lock file ``path``, which the system frees if the process dies; ``on_wait`` is called if it is taken.
 
     Raises:
         InputError: the lock file cannot be made.
@@ -71,12 +63,9 @@ def locked(path: Path, on_wait: Callable[[], object] | None = None) -> Iterator[
     with storable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
-            if on_wait is not None:
-                on_wait()
-            lock.acquire(poll_interval=0.1)
-    try:
+            on_wait()
+            held = lock.acquire()
+    with held:
         yield
-    finally:
-        lock.release()

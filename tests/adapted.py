@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import cache
 
 import torch
-from quick import few
+from quick import few, start
 
 from nullpaper.adapters.inject import KINDS, inject
 from nullpaper.adapters.layers import NORMS
-from nullpaper.models.vit import SHIPPED, ViT, load_vit
+from nullpaper.models.vit import ViT
 
 SEPARATE = ("patch_embed", "q", "k", "v", "proj", "fc1", "fc2")
 VARIANTS = [
@@ -23,7 +24,7 @@ VARIANTS = [
 
 
 def base() -> ViT:
-    return load_vit(SHIPPED)
+    return deepcopy(start())
 
 
 def adapted(moved: float = 0.0, **options) -> ViT:

@@ -18,7 +18,7 @@ def vit() -> ViT:
 
 @cache
 def batch() -> tuple[Tensor, Tensor]:
-    split = load_data("cifar10", progress=False).test.take(list(range(20, 28)))  # one of them is misread
+    split = load_data("cifar10").test.take(list(range(20, 28)))  # one of them is misread
     return to_pixels(split.images, 48), torch.from_numpy(split.labels).long()
 
 

@@ -22,12 +22,12 @@ def vit():
 
 
 def batches(count: int = 16, seed: int = 0):
-    return load_data("cifar10", progress=False).test.subset(count, seed).batches(8, image_size=48)
+    return load_data("cifar10").test.subset(count, seed).batches(8, image_size=48)
 
 
 @cache
 def pools() -> tuple[Pool, Pool]:
-    data = load_data("cifar10", progress=False)
+    data = load_data("cifar10")
     train, test = data.train.subset(48), data.test.subset(64)
     return tuple(read_pool(vit(), split.batches(12, image_size=48)) for split in (train, test))
 

@@ -21,5 +21,5 @@ def start() -> ViT:
 
 @cache
 def few() -> data.Data:
-    cifar = data.load_data("cifar10", progress=False)
+    cifar = data.load_data("cifar10")
     return replace(cifar, train=cifar.train.subset(200), dev=cifar.dev.subset(100))

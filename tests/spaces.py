@@ -48,7 +48,7 @@ def shared_space(kind: str) -> PatchNullspace:
 @cache
 def shared_pairs() -> tuple[torch.Tensor, torch.Tensor]:
     """Images, those with the most saturated pixels among 200 first, and targets of another class."""
-    test = load_data("cifar10", progress=False).test
+    test = load_data("cifar10").test
     images, labels = to_pixels(test.images[:200], size=48), torch.from_numpy(np.asarray(test.labels[:200]))
     order = ((images == 0) | (images == 1)).flatten(1).sum(1).argsort(descending=True)
     chosen = torch.cat([order[:2], order[100:102]])

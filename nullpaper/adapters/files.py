@@ -7,6 +7,8 @@ kinds) carries another ``peft_type``, so that PEFT refuses it instead of leaving
 from __future__ import annotations
 
 import json
+from copy import deepcopy
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from nullpaper.adapters.inject import HEADS, AdaptedViT, base_fingerprint, inject, remove, trained_parameters
-from nullpaper.adapters.layers import THIRDS
-from nullpaper.errors import InputError, first_line, nearest
+from nullpaper.adapters.inject import HEADS, AdaptedViT, attach, base_fingerprint, trained_parameters
+from nullpaper.adapters.layers import THIRDS, Adapter
+from nullpaper.errors import InputError, check_choice, first_line
 from nullpaper.files import sha256, write_atomic
 from nullpaper.models.vit import SHIPPED, ViT, load_vit, shipped_weights
 from nullpaper.models.weights import check_fit, read_weights
@@ -43,9 +45,8 @@ def save_adapter(vit: ViT, folder: str | Path) -> None:
     tensors = {key: value.cpu().contiguous() for key, value in _file_tensors(vit).items()}
     content = save(tensors, metadata={"format": "pt"})
     write_atomic(folder / WEIGHTS_FILE, content)
-    write_atomic(
-        folder / CONFIG_FILE, json.dumps(_config(vit) | {"nullpaper": _record(vit, sha256(content))}, indent=2)
-    )
+    record = vars(vit.adapter) | {"sha256": sha256(content)}
+    write_atomic(folder / CONFIG_FILE, json.dumps(_peft_config(vit) | {"nullpaper": record}, indent=2))
 
 
 def load_adapter(vit: ViT, folder: str | Path) -> ViT:
@@ -59,28 +60,18 @@ def load_adapter(vit: ViT, folder: str | Path) -> ViT:
             carries an adapter already. The model is then as it was.
     """
     folder = Path(folder)
-    record = _read_record(folder / CONFIG_FILE)
+    adapter, digest = _read_config(folder / CONFIG_FILE)
     state = read_weights(folder / WEIGHTS_FILE)
-    if record.get("sha256") != sha256(folder / WEIGHTS_FILE):
+    if digest != sha256(folder / WEIGHTS_FILE):
         raise InputError(f"{WEIGHTS_FILE} and {CONFIG_FILE} in {folder} do not belong together: save the adapter anew.")
-    if record.get("base") != base_fingerprint(vit):
+    if adapter.base != base_fingerprint(vit):
         raise InputError(
-            f"the adapter in {folder} was trained on other weights ({record.get('base')}) than those of {vit.name} "
+            f"the adapter in {folder} was trained on other weights ({adapter.base}) than those of {vit.name} "
             f"({base_fingerprint(vit)}): load the checkpoint that it started from."
         )
-    try:
-        options = _options(record)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / CONFIG_FILE} is damaged ({first_line(error)}): save the adapter anew.") from error
-    flags = [parameter.requires_grad for parameter in vit.parameters()]
-    own = _file_tensors(inject(vit, **options))
-    try:
-        check_fit(state, own, f"the adapter in {folder} does not fit {vit.name}", "load it with the adapter's classes")
-    except InputError:
-        for parameter, flag in zip(remove(vit).parameters(), flags, strict=True):
-            parameter.requires_grad_(flag)
-        raise
-    for key, value in own.items():
+    trial = _file_tensors(attach(deepcopy(vit), adapter))
+    check_fit(state, trial, f"the adapter in {folder} does not fit {vit.name}", "load it with the adapter's classes")
+    for key, value in _file_tensors(attach(vit, adapter)).items():
         value.copy_(state[key])
     return vit
 
@@ -91,22 +82,16 @@ def load_adapted(name: str, *, device: str | torch.device | None = None) -> ViT:
     Raises:
         InputError: unknown name, or files that are missing or damaged.
     """
-    if name not in ADAPTED:
-        raise InputError(f"adapter '{name}' is unknown.{nearest(name, ADAPTED)} Choose from {', '.join(ADAPTED)}.")
+    check_choice("adapter", name, ADAPTED)
     vit = load_vit(SHIPPED)
     vit.name = name
-    return load_adapter(vit, adapter_folder(name)).eval().to(device)
-
-
-def adapter_folder(name: str) -> Path:
-    """Where the package keeps one of `ADAPTED`."""
-    return shipped_weights().with_name(name)
+    return load_adapter(vit, shipped_weights(name).with_suffix("")).eval().to(device)
 
 
 def _file_tensors(vit: AdaptedViT) -> dict[str, Tensor]:
     """Views of the trained parameters under PEFT's names and, for the patch embedding, in the shape of convolutions."""
     tensors = {}
-    for name, parameter in trained_parameters(vit).items():
+    for name, parameter in trained_parameters(vit, vit.adapter.kind).items():
         value = parameter.detach()
         if name == "patch_embed.proj.adapter.lora_A.weight":
             value = value.unflatten(1, (vit.channels, *vit.patch_size))
@@ -116,11 +101,11 @@ def _file_tensors(vit: AdaptedViT) -> dict[str, Tensor]:
     return tensors
 
 
-def _config(vit: AdaptedViT) -> dict[str, Any]:
-    """PEFT's part of the configuration."""
+def _peft_config(vit: AdaptedViT) -> dict[str, Any]:
+    """PEFT's part of the configuration; ours is the `Adapter` and the sum of the tensors."""
     adapter = vit.adapter
     standard = adapter.kind == "lora" and not set(adapter.targets) & set(THIRDS)
-    adapted = {name.partition(".adapter.")[0] for name in trained_parameters(vit) if ".adapter." in name}
+    adapted = {name.partition(".adapter.")[0] for name, _ in vit.net.named_parameters() if ".adapter." in name}
     return {
         "peft_type": "LORA" if standard else f"NULLPAPER_{adapter.kind.upper()}",
         "task_type": None,
@@ -135,26 +120,15 @@ def _config(vit: AdaptedViT) -> dict[str, Any]:
     }
 
 
-def _record(vit: AdaptedViT, digest: str) -> dict[str, Any]:
-    """Our part: how to inject the adapter, and into what."""
-    return {**vars(vit.adapter), "targets": list(vit.adapter.targets), "sha256": digest}
-
-
-def _read_record(path: Path) -> dict[str, Any]:
+def _read_config(path: Path) -> tuple[Adapter, str]:
+    """The adapter and the sum of the tensors in our part of the configuration."""
     if not path.is_file():
         raise InputError(f"{path.parent} holds no adapter: {path.name} is missing; name a folder of save_adapter.")
     try:
-        record = dict(json.loads(path.read_text()).get("nullpaper", {}))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({first_line(error)}): save the adapter anew.") from error
-    if not record:
-        raise InputError(f"{path} does not say which base it is for: load an adapter that save_adapter wrote.")
-    return record
-
-
-def _options(record: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of `inject` in our record."""
-    targets = [str(target) for target in record["targets"]] or None
-    norm = str(record["norm"]) if record["kind"] == "lnlora" else "affine"
-    size = {"r": record["r"], "alpha": record["alpha"]} if targets else {}
-    return {"kind": record["kind"], "targets": targets, "norm": norm, **size}
+        record = json.loads(path.read_text())["nullpaper"]
+        record |= {"targets": tuple(record["targets"])}
+        return Adapter(**{field.name: record[field.name] for field in fields(Adapter)}), record["sha256"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is damaged or not of save_adapter ({first_line(error)}): load an adapter that save_adapter wrote."
+        ) from error

@@ -8,35 +8,28 @@ timm's parameter names and gain ``adapter.lora_norm``, ``adapter.lora_A`` and ``
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from numbers import Real
+from dataclasses import replace
 from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from nullpaper.adapters.layers import ADAPTED, NORM_PARAMETERS, NORMS, THIRDS, Adapter, Branch, ThirdsBranch
-from nullpaper.errors import InputError, check_count, nearest
-from nullpaper.models.vit import ViT
+from nullpaper.adapters.layers import ADAPTED_LAYERS, NORMS, THIRDS, Adapter, Branch, ThirdsBranch, merged_weight
+from nullpaper.errors import InputError, check_choice, check_count
+from nullpaper.models.vit import ViT, fingerprint
 
 LORA = ("lora", "lnlora")
 KINDS = (*LORA, "bitfit", "layernorm", "linear")
-TARGETS = {
-    "patch_embed": "patch_embed.proj",
-    "qkv": "attn.qkv",
-    "proj": "attn.proj",
-    "fc1": "mlp.fc1",
-    "fc2": "mlp.fc2",
-    "q": "attn.qkv",
-    "k": "attn.qkv",
-    "v": "attn.qkv",
-}
+TARGETS = {"patch_embed": "patch_embed.proj", "qkv": "attn.qkv", "proj": "attn.proj"}
+TARGETS |= {"fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+DEFAULT_TARGETS = tuple(TARGETS)
+TARGETS |= dict.fromkeys(THIRDS, "attn.qkv")
 """Layers that take a LoRA branch; q, k and v are thirds of the fused qkv, each with a branch of its own."""
-DEFAULT_TARGETS = ("patch_embed", "qkv", "proj", "fc1", "fc2")
+OPTIONS = ("kind", "r", "alpha", "targets", "norm")
 HEADS = ("head", "head_dist")
 
 
@@ -59,9 +52,7 @@ class AdaptedViT(ViT):
                 f"the patch embedding of {self.name} is not linear with LNLoRA on it, so it has no matrix and no "
                 "nullspace: leave 'patch_embed' out of the targets."
             )
-        layer = self.net.patch_embed.proj
-        weight = layer.weight.detach().double() + layer.adapter.update().view_as(layer.weight)
-        return (weight / self.std.double()).flatten(1)
+        return (merged_weight(self.net.patch_embed.proj) / self.std.double()).flatten(1)
 
 
 def inject(
@@ -89,20 +80,37 @@ def inject(
         InputError: an unknown kind, target or norm, r below 1, a model that carries an adapter already, that has no
             head, or whose layers are not those of timm's VisionTransformer. The model is then as it was.
     """
-    adapter = _checked(vit, kind, r, alpha, targets, norm)
+    return attach(vit, _described(kind, r, alpha, targets, norm), seed)
+
+
+def attach(vit: ViT, adapter: Adapter, seed: int = 0) -> ViT:
+    """`inject` for an adapter in one piece, whose ``base`` is filled in."""
+    if isinstance(vit, AdaptedViT):
+        raise InputError(f"{vit.name} carries a '{vit.adapter.kind}' adapter already: merge it or load the base anew.")
+    if not isinstance(vit.net, VisionTransformer):
+        kind = type(vit.net).__name__
+        raise InputError(f"{vit.name} is a {kind}, whose layers take no adapter; take a VisionTransformer of timm.")
+    if vit.num_classes < 1:
+        raise InputError(f"{vit.name} has no head to train: load it with num_classes=... of the data.")
+    layers = dict(vit.net.named_modules())
+    places = _places(vit, adapter.targets)
+    for path in places:
+        if type(layers.get(path)) not in ADAPTED_LAYERS:
+            raise InputError(f"{vit.name} has no plain layer '{path}' for an adapter; choose other targets.")
+    adapter = replace(adapter, base=base_fingerprint(vit))
     generator = torch.Generator().manual_seed(seed)
     vit.requires_grad_(False)
-    for path, thirds in _places(vit, adapter.targets).items():
-        layer = vit.net.get_submodule(path)
+    for path, thirds in places.items():
+        layer = layers[path]
         if thirds:
             branch = ThirdsBranch(layer, thirds, adapter, generator)
         else:
             branch = Branch(layer, layer.weight[0].numel(), len(layer.weight), adapter, generator)
-        layer.__class__ = ADAPTED[type(layer)]  # keeps timm's parameter names, which a wrapper would change
+        layer.__class__ = ADAPTED_LAYERS[type(layer)]  # keeps timm's parameter names, which a wrapper would change
         layer.adapter = branch.train(layer.training)
     vit.__class__ = AdaptedViT
     vit.adapter = adapter
-    for parameter in trained_parameters(vit).values():
+    for parameter in trained_parameters(vit, adapter.kind).values():
         parameter.requires_grad_(True)
     return vit
 
@@ -113,13 +121,9 @@ def adapted_copy(vit: ViT, adapter: str | Mapping[str, Any], seed: int = 0) -> V
     Raises:
         InputError: as `inject`, or a mapping with other names.
     """
-    options = {"kind": adapter} if isinstance(adapter, str) else dict(adapter)
-    known = ("kind", "r", "alpha", "targets", "norm")
+    options = {"kind": adapter} if isinstance(adapter, str) else {"kind": None, **adapter}
     for name in options:
-        if name not in known:
-            raise InputError(f"adapter option '{name}' is unknown.{nearest(str(name), known)} Give {', '.join(known)}.")
-    if "kind" not in options:
-        raise InputError(f"adapter options {options} lack 'kind': choose from {', '.join(KINDS)}.")
+        check_choice("adapter option", name, OPTIONS)
     return inject(deepcopy(vit), **options, seed=seed)
 
 
@@ -138,30 +142,26 @@ def merge(vit: ViT) -> ViT:
             f"LNLoRA cannot be merged into {vit.name}: its norm depends on the token, so B A norm(x) is no fixed "
             "matrix; keep the adapter, or train plain 'lora'."
         )
-    for path in _places(vit, vit.adapter.targets):
-        layer = vit.net.get_submodule(path)
-        with torch.no_grad():
-            layer.weight.copy_(layer.weight.double() + layer.adapter.update().view_as(layer.weight))
+    for layer in _adapted_layers(vit):
+        layer.weight.detach().copy_(merged_weight(layer))
     return remove(vit)
 
 
 def remove(vit: AdaptedViT) -> ViT:
     """Take the branches away without folding them, in place; trained heads, biases and norms stay."""
-    for path in _places(vit, vit.adapter.targets):
-        layer = vit.net.get_submodule(path)
+    for layer in _adapted_layers(vit):
         del layer.adapter
-        layer.__class__ = next(plain for plain, adapted in ADAPTED.items() if isinstance(layer, adapted))
+        layer.__class__ = type(layer).__base__
     del vit.adapter
     vit.__class__ = ViT
     return vit.requires_grad_(True)
 
 
-def trained_parameters(vit: AdaptedViT) -> dict[str, nn.Parameter]:
-    """What the adapter of ``vit`` trains, by timm's names: its own parameters, or the base's biases or norms; the head.
+def trained_parameters(vit: ViT, kind: str) -> dict[str, nn.Parameter]:
+    """What an adapter of that kind trains, by timm's names: its own parameters, the base's biases or norms; the head.
 
-    It goes by the kind of the adapter, not by ``requires_grad``, which a user may have switched off.
+    It does not go by ``requires_grad``, which a user may have switched off.
     """
-    kind = vit.adapter.kind
     norms = {name for name, module in vit.net.named_modules() if isinstance(module, nn.LayerNorm)}
 
     def trains(name: str) -> bool:
@@ -182,28 +182,19 @@ def trainable(vit: ViT) -> tuple[int, float]:
 def expected_parameters(
     vit: ViT, kind: str, *, r: int = 16, targets: str | Iterable[str] | None = None, norm: str = "affine"
 ) -> int:
-    """`trainable`'s count in closed form, for a plain pre-norm ViT of L blocks of width d with biases and K classes.
+    """`trainable`'s count of a plain ``vit`` after `inject`, in closed form.
 
-    A branch of rank r from d_in to d_out has r (d_in + d_out) + g d_in parameters, g = 2 for LayerNorm, 1 for RMSNorm,
-    0 without weights; the head has K (d + 1), the 2 L + 1 LayerNorms 2 d each.
+    Besides the head, and the biases or norms of the base, a branch of rank r from d_in to d_out has r (d_in + d_out) +
+    g d_in parameters, g = 2 for LayerNorm, 1 for RMSNorm, 0 without weights.
     """
     adapter = _described(kind, r, 1.0, targets, norm)
-    d, depth, pixels = vit.embed_dim, len(vit.net.blocks), vit.channels * math.prod(vit.patch_size)
-    head = vit.num_classes * (d + 1)
-    if kind == "linear":
-        return head
-    if kind == "layernorm":
-        return head + (2 * depth + 1) * 2 * d
-    mlp = vit.net.blocks[0].mlp
-    hidden, pooled = mlp.fc1.out_features, mlp.fc2.in_features
-    if kind == "bitfit":
-        return head + d + depth * (3 * d + d + hidden + d) + (2 * depth + 1) * d
-    shapes = {"patch_embed": (pixels, d), "qkv": (d, 3 * d), "fc1": (d, hidden), "fc2": (pooled, d)}
-    total = head
-    for target in adapter.targets:
-        d_in, d_out = shapes.get(target, (d, d))  # q, k, v and proj are square
-        one = r * (d_in + d_out) + NORM_PARAMETERS[adapter.norm] * d_in
-        total += one if target == "patch_embed" else depth * one
+    total = sum(parameter.numel() for parameter in trained_parameters(vit, kind).values())
+    for path, thirds in _places(vit, adapter.targets).items():
+        weight = vit.net.get_submodule(path).weight
+        d_out, d_in = weight.flatten(1).shape
+        branches, d_out = (len(thirds), d_out // 3) if thirds else (1, d_out)
+        in_norm = sum(parameter.numel() for parameter in NORMS[adapter.norm](d_in).parameters())
+        total += branches * (r * (d_in + d_out) + in_norm)
     return total
 
 
@@ -212,66 +203,35 @@ def base_fingerprint(vit: ViT) -> str:
 
     Of a model that carries an adapter it is the one from before the injection.
     """
-    if isinstance(vit, AdaptedViT):
-        return vit.adapter.base
-    digest = hashlib.sha256()
-    for name, value in {**vit.net.state_dict(), "mean": vit.mean, "std": vit.std}.items():
-        if name.partition(".")[0] not in HEADS:
-            digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _checked(vit: ViT, kind: str, r: int, alpha: float, targets: str | Iterable[str] | None, norm: str) -> Adapter:
-    """The adapter that was asked for, if ``vit`` can take it."""
-    adapter = _described(kind, r, alpha, targets, norm)
-    if isinstance(vit, AdaptedViT):
-        raise InputError(f"{vit.name} carries a '{vit.adapter.kind}' adapter already: merge it or load the base anew.")
-    if not isinstance(vit.net, VisionTransformer):
-        kind_of = type(vit.net).__name__
-        raise InputError(f"{vit.name} is a {kind_of}, whose layers take no adapter; take a VisionTransformer of timm.")
-    if vit.num_classes < 1:
-        raise InputError(f"{vit.name} has no head to train: load it with num_classes=... of the data.")
-    for path in _places(vit, adapter.targets):
-        try:
-            layer = vit.net.get_submodule(path)
-        except AttributeError:
-            layer = None
-        if type(layer) not in ADAPTED:
-            raise InputError(f"{vit.name} has no plain layer '{path}' for an adapter; choose other targets.")
-    return Adapter(**{**vars(adapter), "base": base_fingerprint(vit)})
+    return vit.adapter.base if isinstance(vit, AdaptedViT) else fingerprint(vit, without=HEADS)
 
 
 def _described(kind: str, r: int, alpha: float, targets: str | Iterable[str] | None, norm: str) -> Adapter:
-    """The adapter in one form, without its base."""
-    if kind not in KINDS:
-        raise InputError(f"adapter '{kind}' is unknown.{nearest(str(kind), KINDS)} Choose from {', '.join(KINDS)}.")
-    if norm not in NORMS:
-        raise InputError(f"norm '{norm}' is unknown.{nearest(str(norm), NORMS)} Choose from {', '.join(NORMS)}.")
+    """The adapter in one form, without its base; targets without repeats, in the order of `TARGETS`."""
+    check_choice("adapter", kind, KINDS)
+    check_choice("norm", norm, NORMS)
+    check_count("r", r)
+    if not 0 < alpha < math.inf:
+        raise InputError(f"alpha={alpha} must be a positive number.")
     if kind != "lnlora" and norm not in ("affine", "none"):
         raise InputError(f"norm='{norm}' stands in front of 'lnlora' only, not of '{kind}': leave it out.")
-    check_count("r", r)
-    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 < alpha < math.inf:
-        raise InputError(f"alpha={alpha} must be a positive number.")
     if kind not in LORA:
         if targets is not None:
             raise InputError(f"targets are of {' and '.join(LORA)}, not of '{kind}': leave them out.")
         return Adapter(kind, 0, 0, (), "none", "")
-    return Adapter(kind, int(r), float(alpha), _known_targets(targets), norm if kind == "lnlora" else "none", "")
-
-
-def _known_targets(targets: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Targets without repeats, in the order of `TARGETS`."""
     asked = DEFAULT_TARGETS if targets is None else (targets,) if isinstance(targets, str) else tuple(targets)
     for target in asked:
-        if target not in TARGETS:
-            near = nearest(str(target), TARGETS)
-            raise InputError(f"target '{target}' is unknown.{near} Choose from {', '.join(TARGETS)}.")
+        check_choice("target", target, TARGETS)
     if not asked:
         raise InputError(f"targets are empty: choose from {', '.join(TARGETS)}, or take the adapter 'linear'.")
     if "qkv" in asked and set(asked) & set(THIRDS):
         raise InputError("targets name 'qkv' beside q, k or v, which are its thirds: choose one form.")
-    return tuple(target for target in TARGETS if target in asked)
+    ordered = tuple(target for target in TARGETS if target in asked)
+    return Adapter(kind, int(r), float(alpha), ordered, norm if kind == "lnlora" else "none", "")
+
+
+def _adapted_layers(vit: AdaptedViT) -> list[nn.Module]:
+    return [layer for layer in vit.net.modules() if isinstance(layer, tuple(ADAPTED_LAYERS.values()))]
 
 
 def _places(vit: ViT, targets: Iterable[str]) -> dict[str, list[str]]:

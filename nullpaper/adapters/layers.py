@@ -25,7 +25,6 @@ NORMS = {
     "none": nn.Identity,
 }
 """What stands in front of A in LNLoRA; ``affine`` is paper B's, the others are its ablation."""
-NORM_PARAMETERS = {"affine": 2, "plain": 0, "rms": 1, "none": 0}  # per input of the layer
 
 
 @dataclass(frozen=True)
@@ -72,20 +71,19 @@ class ThirdsBranch(nn.Module):
 
     def __init__(self, layer: nn.Linear, thirds: Iterable[str], adapter: Adapter, generator: torch.Generator) -> None:
         super().__init__()
-        self.width = layer.out_features // 3
         for third in thirds:
-            self.add_module(third, Branch(layer, layer.in_features, self.width, adapter, generator))
+            self.add_module(third, Branch(layer, layer.in_features, layer.out_features // 3, adapter, generator))
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = {name: branch(x) for name, branch in self.named_children()}
-        zeros = torch.zeros_like(next(iter(parts.values())))
-        return torch.cat([parts.get(third, zeros) for third in THIRDS], dim=-1)
+        return self._joined({name: branch(x) for name, branch in self.named_children()}, dim=-1)
 
     def update(self) -> Tensor:
         """The update of the fused matrix, (3 d, d_in)."""
-        parts = {name: branch.update() for name, branch in self.named_children()}
+        return self._joined({name: branch.update() for name, branch in self.named_children()}, dim=0)
+
+    def _joined(self, parts: dict[str, Tensor], dim: int) -> Tensor:
         zeros = torch.zeros_like(next(iter(parts.values())))
-        return torch.cat([parts.get(third, zeros) for third in THIRDS])
+        return torch.cat([parts.get(third, zeros) for third in THIRDS], dim)
 
 
 class AdaptedLinear(nn.Linear):
@@ -103,4 +101,9 @@ class AdaptedConv2d(nn.Conv2d):
         return y + self.adapter(patchify(x, self.kernel_size)).transpose(1, 2).reshape(y.shape)
 
 
-ADAPTED = {nn.Linear: AdaptedLinear, nn.Conv2d: AdaptedConv2d}
+ADAPTED_LAYERS = {nn.Linear: AdaptedLinear, nn.Conv2d: AdaptedConv2d}
+
+
+def merged_weight(layer: AdaptedLinear | AdaptedConv2d) -> Tensor:
+    """W0 + (alpha / r) B A in float64, in the shape of W0."""
+    return layer.weight.detach().double() + layer.adapter.update().view_as(layer.weight)

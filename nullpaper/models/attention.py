@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from nullpaper.errors import InputError
 from nullpaper.models.vit import ViT
@@ -19,7 +19,9 @@ def explicit_attention(vit: ViT) -> Iterator[None]:
     Raises:
         InputError: a block whose attention has no such switch.
     """
-    modules = _attention_modules(vit)
+    modules = [getattr(block, "attn", None) for block in vit.net.blocks]
+    if not all(hasattr(module, "fused_attn") and hasattr(module, "attn_drop") for module in modules):
+        raise InputError(f"the attention of {vit.name} cannot be read out; take a plain ViT.")
     flags = [module.fused_attn for module in modules]
     try:
         for module in modules:
@@ -31,21 +33,14 @@ def explicit_attention(vit: ViT) -> Iterator[None]:
 
 
 def attention_weights(vit: ViT, images: Tensor) -> list[Tensor]:
-    """Attention after the softmax, (B, heads, T, T) a block: what enters timm's dropout on it."""
+    """Attention after the softmax, (B, heads, T, T) a block: what enters timm's dropout on it. Raises as above."""
     weights: list[Tensor] = []
-    drops = [module.attn_drop for module in _attention_modules(vit)]
-    handles = [drop.register_forward_hook(lambda module, inputs, output: weights.append(inputs[0])) for drop in drops]
-    try:
-        with explicit_attention(vit):
+    with explicit_attention(vit):
+        drops = [block.attn.attn_drop for block in vit.net.blocks]
+        handles = [drop.register_forward_pre_hook(lambda _, inputs: weights.append(inputs[0])) for drop in drops]
+        try:
             vit(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+        finally:
+            for handle in handles:
+                handle.remove()
     return weights
-
-
-def _attention_modules(vit: ViT) -> list[nn.Module]:
-    modules = [getattr(block, "attn", None) for block in vit.net.blocks]
-    if not all(hasattr(module, "fused_attn") and hasattr(module, "attn_drop") for module in modules):
-        raise InputError(f"the attention of {vit.name} cannot be read out; take a plain ViT.")
-    return modules

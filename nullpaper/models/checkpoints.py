@@ -14,46 +14,21 @@ import torch
 from timm.models.convnext import ConvNeXt
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
-from nullpaper.errors import InputError, nearest
-from nullpaper.models.vit import CIFAR10_MEAN, CIFAR10_STD, SHIPPED, ViT, build_shipped, shipped_weights
+from nullpaper.errors import check_choice
+from nullpaper.models.vit import CIFAR10_MEAN, CIFAR10_STD, SHIPPED, Classifier, ViT, build_shipped, shipped_weights
 from nullpaper.models.weights import load_weights
 
-IMAGE_SIZE = 48
-
-ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     SHIPPED: build_shipped,
     "vit_wide": partial(VisionTransformer, img_size=48, patch_size=8, embed_dim=128, depth=4, num_heads=4),
     "resnet": partial(ResNet, BasicBlock, (1, 1, 1, 1), channels=(24, 48, 96, 192), stem_width=24),
     "convnext": partial(ConvNeXt, depths=(2, 2, 2, 2), dims=(32, 64, 96, 128)),
+    "vit_robust": build_shipped,
 }
-"""Constructors of timm models for 48 px images; each takes ``num_classes``, except the shipped ViT."""
-
-FINETUNED = ("vit_robust",)
-"""The shipped ViT after PGD adversarial training of all its weights at 8/255 (notebook 07)."""
-
-
-class Classifier(nn.Module):
-    """Any timm model with its normalisation inside: images (B, 3, H, W) in [0, 1] -> logits (B, num_classes)."""
-
-    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], name: str) -> None:
-        super().__init__()
-        self.net, self.name = net, name
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net((images - self.mean) / self.std)
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return IMAGE_SIZE, IMAGE_SIZE
-
-    @property
-    def num_classes(self) -> int:
-        return self.net.num_classes
+"""Constructors of timm models for 48 px images; each takes ``num_classes``. ``vit_robust`` is the shipped ViT after PGD
+adversarial training of all its weights at 8/255 (notebook 07)."""
 
 
 def load_classifier(
@@ -62,8 +37,8 @@ def load_classifier(
     pretrained: bool = True,
     weights: str | Path | None = None,
     device: str | torch.device | None = None,
-) -> ViT | Classifier:
-    """One of `ARCHITECTURES` or `FINETUNED`, in evaluation mode: a `ViT` where it is one, else a `Classifier`.
+) -> Classifier:
+    """One of `ARCHITECTURES`, in evaluation mode: a `ViT` where it is one.
 
     Args:
         pretrained: take the weights that travel with the package.
@@ -72,17 +47,9 @@ def load_classifier(
     Raises:
         InputError: unknown name, or weights that are missing or do not fit.
     """
-    known = (*ARCHITECTURES, *FINETUNED)
-    if name not in known:
-        raise InputError(f"classifier '{name}' is unknown.{nearest(name, known)} Choose from {', '.join(known)}.")
-    net = build_shipped() if name in (SHIPPED, *FINETUNED) else ARCHITECTURES[name](num_classes=10)
+    check_choice("classifier", name, ARCHITECTURES)
+    net = ARCHITECTURES[name](num_classes=10)
     kind = ViT if isinstance(net, VisionTransformer) else Classifier
-    model = kind(net, CIFAR10_MEAN, CIFAR10_STD, name)
     if weights is not None or pretrained:
-        load_weights(net, Path(weights) if weights is not None else classifier_weights(name), name)
-    return model.eval().to(device)
-
-
-def classifier_weights(name: str) -> Path:
-    """Where the package keeps the weights of one of `ARCHITECTURES` or of ``vit_robust``."""
-    return shipped_weights().with_name(f"{name}.safetensors")
+        load_weights(net, Path(weights or shipped_weights(name)), name)
+    return kind(net, CIFAR10_MEAN, CIFAR10_STD, name).eval().to(device)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nullpaper.data.datasets import Split
-from nullpaper.models.checkpoints import Classifier
-from nullpaper.models.vit import ViT, evaluating
+from nullpaper.models.vit import Classifier, evaluating
 
 
 @torch.no_grad()
@@ -17,21 +16,21 @@ def answers(model: nn.Module, images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def predictions(vit: ViT | Classifier, split: Split, batch_size: int = 500) -> Tensor:
+def predictions(vit: Classifier, split: Split, batch_size: int = 500) -> Tensor:
     """Logits (n, num_classes) on the CPU, in the order of the split; the model must be in evaluation mode."""
     device = next(vit.parameters()).device
     batches = split.batches(batch_size, image_size=vit.image_size, device=device)
     return torch.cat([vit(images).cpu() for images, _ in batches])
 
 
-def correct(vit: ViT | Classifier, split: Split) -> Tensor:
+def correct(vit: Classifier, split: Split) -> Tensor:
     """Boolean (n,): which images of the split the model classifies correctly, in evaluation mode."""
     with evaluating(vit):
         predicted = predictions(vit, split).argmax(1)
     return predicted == torch.from_numpy(split.labels)
 
 
-def accuracy(vit: ViT | Classifier, split: Split) -> float:
+def accuracy(vit: Classifier, split: Split) -> float:
     """Share of the split that the model classifies correctly."""
     return correct(vit, split).float().mean().item()
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from importlib import resources
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -28,7 +28,10 @@ from nullpaper.models.weights import load_weights, skeleton
 torch.backends.cudnn.allow_tf32 = False  # a GPU would round the patch embedding to 10 bits, and what it ignores with it
 
 SHIPPED = "nullpaper_vit_cifar10"
-SHIPPED_ARCHITECTURE = dict(img_size=48, patch_size=8, embed_dim=96, depth=6, num_heads=3, num_classes=10)
+build_shipped = partial(
+    VisionTransformer, img_size=48, patch_size=8, embed_dim=96, depth=6, num_heads=3, num_classes=10
+)
+"""The shipped architecture with fresh weights: 36 tokens of width 96, so 96 invisible dimensions a patch."""
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
@@ -41,28 +44,51 @@ class TokenPatchEmbed(PatchEmbed):
         return super().forward(x)
 
 
-class ViT(nn.Module):
-    """A timm ViT with its normalisation inside and a door between patch embedding and encoder.
-
-    ``vit(x)`` maps images ``(B, C, H, W)`` in [0, 1] to logits ``(B, num_classes)`` and equals
-    ``vit.encode(vit.embed(x))`` bit for bit, since that is how it is computed.
+class Classifier(nn.Module):
+    """Any timm model with its normalisation inside: images (B, C, H, W) in [0, 1] -> logits (B, num_classes).
 
     Args:
-        net: a timm model whose ``patch_embed`` is one linear, non-overlapping convolution.
+        net: the timm model.
         mean, std: per-channel statistics, in pixel units, that the checkpoint was trained with.
         name: what to call the model in results.
-
-    Raises:
-        InputError: the model has no such patch embedding; the sentence says why.
     """
+
+    image_size = (48, 48)  # (height, width) in pixels, of the classifiers that travel with the package
 
     def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], name: str = "vit") -> None:
         super().__init__()
-        _require_linear_patch_embedding(net, name)
-        net.patch_embed.__class__ = TokenPatchEmbed  # keeps timm's parameter names, which a wrapper would change
         self.net, self.name = net, name
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, C, H, W) in [0, 1]."""
+        return self.net((images - self.mean) / self.std)
+
+    @property
+    def num_classes(self) -> int:
+        return self.net.num_classes
+
+
+class ViT(Classifier):
+    """A timm ViT with a door behind its patch embedding: ``vit(x)`` is ``vit.encode(vit.embed(x))``, bit for bit.
+
+    Attributes:
+        image_size, patch_size: (height, width) in pixels.
+        grid_size: patches (down, across); their product is N.
+        channels, embed_dim: C and d.
+
+    Raises:
+        InputError: ``net.patch_embed`` is not one linear, non-overlapping convolution; the sentence says why.
+    """
+
+    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], name: str = "vit") -> None:
+        super().__init__(net, mean, std, name)
+        _require_linear_patch_embedding(net, name)
+        stem = net.patch_embed
+        stem.__class__ = TokenPatchEmbed  # keeps timm's parameter names, which a wrapper would change
+        self.image_size, self.patch_size, self.grid_size = map(tuple, (stem.img_size, stem.patch_size, stem.grid_size))
+        self.channels, self.embed_dim = stem.proj.in_channels, stem.proj.out_channels
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W) in [0, 1]."""
@@ -80,33 +106,6 @@ class ViT(nn.Module):
     def features(self, tokens: Tensor) -> Tensor:
         """What the head reads, (B, d): the class token or the pooled tokens after the last norm."""
         return self.net.forward_head(self.net.forward_features(tokens), pre_logits=True)
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return tuple(self.net.patch_embed.img_size)
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """(height, width) of a patch in pixels."""
-        return tuple(self.net.patch_embed.patch_size)
-
-    @property
-    def grid_size(self) -> tuple[int, int]:
-        """Patches (down, across); their product is N."""
-        return tuple(self.net.patch_embed.grid_size)
-
-    @property
-    def channels(self) -> int:
-        return self.net.patch_embed.proj.in_channels
-
-    @property
-    def embed_dim(self) -> int:
-        return self.net.patch_embed.proj.out_channels
-
-    @property
-    def num_classes(self) -> int:
-        return self.net.num_classes
 
     @property
     def patch_matrix(self) -> Tensor:
@@ -155,11 +154,7 @@ def check_images(images: Tensor, channels: int, size: tuple[int, int], name: str
 
 
 def check_evaluating(model: nn.Module) -> None:
-    """Refuse a model of which any part is in training mode.
-
-    Raises:
-        InputError: it is.
-    """
+    """Raise an `InputError` if any part of the model is in training mode."""
     if any(module.training for module in model.modules()):
         raise InputError("the model is in training mode, so its answers may be random; call model.eval() first.")
 
@@ -174,11 +169,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def build_shipped() -> VisionTransformer:
-    """The shipped architecture with fresh weights: 36 tokens of width 96, so 96 invisible dimensions a patch."""
-    return VisionTransformer(**SHIPPED_ARCHITECTURE)
 
 
 def load_vit(
@@ -203,12 +193,22 @@ def load_vit(
     Raises:
         InputError: unknown name, no linear patch embedding, a hub that cannot be reached, weights that do not fit.
     """
+    pretrained = pretrained and weights is None
     if name == SHIPPED:
-        vit = _load_shipped(pretrained and weights is None, num_classes, img_size)
+        net, mean, std = build_shipped(), CIFAR10_MEAN, CIFAR10_STD
+        if pretrained:
+            load_weights(net, shipped_weights(), name)
+        if num_classes not in (None, net.num_classes):
+            net.reset_classifier(num_classes)
+        if img_size is not None:
+            net.set_input_size(img_size)
     else:
-        vit = _load_timm(name, pretrained and weights is None, num_classes, img_size)
+        sizes = {"num_classes": num_classes, "img_size": img_size}
+        net = _timm_net(name, pretrained, {key: value for key, value in sizes.items() if value is not None})
+        mean, std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
+    vit = ViT(net, mean, std, name)
     if weights is not None:
-        load_weights(vit.net, Path(weights), name)
+        load_weights(net, Path(weights), name)
     return vit.eval().to(device)
 
 
@@ -219,60 +219,39 @@ def save_vit(vit: ViT, path: str | Path) -> None:
     write_atomic(Path(path), save(state, metadata={"name": vit.name, **statistics}))
 
 
-def fingerprint(vit: ViT) -> str:
-    """A short name for exactly these weights and this normalisation, for the identity of results."""
+def fingerprint(vit: Classifier, without: Collection[str] = ()) -> str:
+    """A short name for exactly these weights, this normalisation and adapter, for the identity of results.
+
+    Modules of timm's model that are named in ``without`` do not count.
+    """
     digest = hashlib.sha256()
     for key, value in {**vit.net.state_dict(), "mean": vit.mean, "std": vit.std}.items():
-        digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+        if key.partition(".")[0] not in without:
+            digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     if adapter := getattr(vit, "adapter", None):  # its scale and the kind of its norm are in no tensor
         digest.update(repr(adapter).encode())
     return digest.hexdigest()[:16]
 
 
-def shipped_weights() -> Path:
-    """Where the package keeps the weights of the shipped checkpoint."""
-    return Path(str(resources.files("nullpaper.models") / "shipped" / f"{SHIPPED}.safetensors"))
+def shipped_weights(name: str = SHIPPED) -> Path:
+    """Where the package keeps the weights of one of its models."""
+    return Path(__file__).with_name("shipped") / f"{name}.safetensors"
 
 
-def _load_shipped(pretrained: bool, num_classes: int | None, img_size: int | None) -> ViT:
-    vit = ViT(build_shipped(), CIFAR10_MEAN, CIFAR10_STD, SHIPPED)
-    if pretrained:
-        if not shipped_weights().exists():
-            raise InputError(f"the weights of {SHIPPED} are missing from the package; `make checkpoint` trains them.")
-        load_weights(vit.net, shipped_weights(), SHIPPED)
-    if num_classes not in (None, vit.num_classes):
-        vit.net.reset_classifier(num_classes)
-    if img_size is not None:
-        vit.net.set_input_size(img_size)
-    return vit
-
-
-def _load_timm(name: str, pretrained: bool, num_classes: int | None, img_size: int | None) -> ViT:
+def _timm_net(name: str, pretrained: bool, sizes: dict[str, int]) -> nn.Module:
+    """The model that timm builds, refused before anything is downloaded where it is no plain ViT."""
     if not timm.is_model(name):
         known = [SHIPPED, *timm.list_models()]
         raise InputError(f"'{name}' is no model of timm {timm.__version__} nor '{SHIPPED}'.{nearest(name, known)}")
-    sizes = {"num_classes": num_classes, "img_size": img_size}
-    options = {key: value for key, value in sizes.items() if value is not None}
-    _require_linear_patch_embedding(skeleton(name), name)  # the refusal must come before a download
-    if pretrained:
-        try:
-            net = timm.create_model(name, pretrained=True, **options)
-        except Exception as error:  # the hub's client, the network and timm each raise their own kinds
-            raise InputError(
-                f"the weights of '{name}' could not be had from timm's hub ({first_line(error)}); give a local file "
-                "as weights=..., or pretrained=False for random weights."
-            ) from error
-    else:
-        net = _create(name, options)
-    return ViT(net, net.pretrained_cfg["mean"], net.pretrained_cfg["std"], name)
-
-
-def _create(name: str, options: dict[str, int]) -> nn.Module:
+    _require_linear_patch_embedding(skeleton(name), name)
     try:
-        return timm.create_model(name, pretrained=False, **options)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"timm cannot build '{name}' with {options}: {first_line(error)}.") from error
+        return timm.create_model(name, pretrained=pretrained, **sizes)
+    except Exception as error:  # timm, the hub's client and the network each raise their own kinds
+        raise InputError(
+            f"'{name}' with {sizes or 'its own sizes'} could not be had from timm or its hub ({first_line(error)}); "
+            "give other sizes, a local file as weights=..., or pretrained=False for random weights."
+        ) from error
 
 
 def _require_linear_patch_embedding(net: nn.Module, name: str) -> None:

@@ -12,19 +12,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from nullpaper.errors import InputError, first_line
 
 
 def load_weights(net: nn.Module, path: Path, name: str) -> None:
-    """Read a safetensors file into a timm ViT; position embeddings of another image size are resampled.
+    """Read a safetensors file into a timm model; position embeddings of another image size are resampled.
 
     Raises:
         InputError: as `read_weights`, or the names or shapes are not the model's; its weights are then as they were.
     """
-    state = read_weights(path)
-    own = net.state_dict()
+    state, own = read_weights(path), net.state_dict()
     positions = state.get("pos_embed")
     if positions is not None and "pos_embed" in own and positions.shape != own["pos_embed"].shape:
         with contextlib.suppress(RuntimeError):  # another width cannot be resampled: refused below, with the rest
@@ -36,19 +34,13 @@ def load_weights(net: nn.Module, path: Path, name: str) -> None:
 
 
 def check_fit(state: Mapping[str, Tensor], own: Mapping[str, Tensor], misfit: str, remedy: str) -> None:
-    """Refuse tensors ``state`` of a file whose names or shapes are not the model's ``own``.
-
-    Raises:
-        InputError: they are not; ``misfit`` and ``remedy`` begin and end the sentence.
-    """
-    differing = [key for key in own if key not in state or state[key].shape != own[key].shape]
-    unknown = [key for key in state if key not in own]
-    if differing or unknown:
-        key = (differing or unknown)[0]
-        have, want = (tuple(part[key].shape) if key in part else "absent" for part in (state, own))
+    """Raise an `InputError`, from ``misfit`` to ``remedy``, if names or shapes of a file are not those of ``own``."""
+    stored, wanted = ({key: tuple(value.shape) for key, value in part.items()} for part in (state, own))
+    wrong = [key for key in wanted | stored if stored.get(key) != wanted.get(key)]
+    if wrong:
         raise InputError(
-            f"{misfit}: {len(differing)} tensors differ and {len(unknown)} are unknown, first '{key}' ({have} in the "
-            f"file, {want} in the model); {remedy}."
+            f"{misfit}: {len(wrong)} tensors differ, first '{wrong[0]}' ({stored.get(wrong[0], 'absent')} in the file, "
+            f"{wanted.get(wrong[0], 'absent')} in the model); {remedy}."
         )
 
 
@@ -72,22 +64,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def skeleton(name: str, **options: object) -> nn.Module:
-    """A timm model at its full depth without weights, on PyTorch's "meta" device: to look at its structure
-    before anything is downloaded. ``options`` go to timm."""
-    with torch.device("meta"), _Uninitialised():
-        return timm.create_model(name, pretrained=False, **options)
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Spares meta tensors the arithmetic of weight initialisation, which has no effect but costs most of the time."""
-
-    idle = frozenset({"add_", "clamp_", "copy_", "div_", "erfinv_", "fill_", "mul_", "normal_", "uniform_", "zero_"})
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = dict(kwargs or {})
-        if func is torch.linspace:
-            kwargs.setdefault("device", "cpu")  # older timm reads drop-path rates out of it, which meta cannot give
-        if getattr(func, "__name__", "") in self.idle and args and args[0].is_meta:
-            return args[0]
-        return func(*args, **kwargs)
+def skeleton(name: str) -> nn.Module:
+    """A timm model without weights, on PyTorch's "meta" device: its structure, before anything is downloaded."""
+    with torch.device("meta"):
+        return timm.create_model(name, pretrained=False)

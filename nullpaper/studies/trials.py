@@ -226,7 +226,7 @@ def _named(name: str, weights: str | None) -> ViT:
     """A model of this package or of timm, in evaluation mode."""
     if name in ADAPTED and weights is None:
         return load_adapted(name, device=_device())
-    if name not in (*checkpoints.ARCHITECTURES, *checkpoints.FINETUNED):
+    if name not in checkpoints.ARCHITECTURES:
         return load_vit(name, weights=weights, device=_device())
     model = checkpoints.load_classifier(name, weights=weights, device=_device())
     if not isinstance(model, ViT):
@@ -278,4 +278,4 @@ def _device() -> str:
 
 @cache
 def _data(name: str) -> Data:
-    return load_data(name, progress=False)
+    return load_data(name)

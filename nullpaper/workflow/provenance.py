@@ -13,12 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from nullpaper import __version__
 from nullpaper.errors import InputError
 from nullpaper.workflow.canonical import dumps, loads
 
 RUN_VARIABLE, ROOT_VARIABLE = "NULLPAPER_RUN", "NULLPAPER_ROOT"
-PACKAGES = ("torch", "timm", "torchattacks", "numpy")
+PACKAGES = ("nullpaper", "torch", "timm", "torchattacks", "numpy")
 GENERATED = ("figures", "results", "build")
 
 
@@ -107,7 +106,7 @@ def commit_of(root: Path) -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result; those not installed are left out."""
-    installed = {"python": platform.python_version(), "nullpaper": __version__}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             installed[package] = metadata.version(package)

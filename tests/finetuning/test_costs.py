@@ -36,7 +36,7 @@ def model(name: str) -> ViT:
 
 @cache
 def batch(count: int = 4) -> tuple[Tensor, Tensor]:
-    split = load_data("cifar10", progress=False).test.take(list(range(count)))
+    split = load_data("cifar10").test.take(list(range(count)))
     return to_pixels(split.images, 48), torch.from_numpy(split.labels).long()
 
 

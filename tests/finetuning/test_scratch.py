@@ -23,7 +23,7 @@ QUICK = training.Recipe(epochs=2, batch_size=32, warmup_epochs=0.5, ema=0.9)
 
 @cache
 def few(count: int = 160) -> data.Data:
-    cifar = data.load_data("cifar10", progress=False)
+    cifar = data.load_data("cifar10")
     return replace(cifar, train=cifar.train.subset(count), dev=cifar.dev.subset(100))
 
 

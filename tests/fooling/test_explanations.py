@@ -26,7 +26,7 @@ def model(dtype: torch.dtype = torch.float32) -> ViT:
 
 @cache
 def images(count: int = 4) -> Tensor:
-    return to_pixels(load_data("cifar10", progress=False).test.images[:count], 48)
+    return to_pixels(load_data("cifar10").test.images[:count], 48)
 
 
 @cache

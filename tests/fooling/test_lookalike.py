@@ -30,7 +30,7 @@ def space() -> PatchNullspace:
 @cache
 def pair() -> tuple[Tensor, Tensor]:
     """Images and targets of other classes."""
-    split = load_data("cifar10", progress=False).test.take(list(range(6)))
+    split = load_data("cifar10").test.take(list(range(6)))
     images = to_pixels(split.images, 48)
     return images, images[fooling.other_class(torch.from_numpy(split.labels))]
 

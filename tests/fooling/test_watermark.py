@@ -41,7 +41,7 @@ def space() -> PatchNullspace:
 
 @cache
 def images() -> torch.Tensor:
-    return to_pixels(load_data("cifar10", progress=False).test.images[:6], 48)
+    return to_pixels(load_data("cifar10").test.images[:6], 48)
 
 
 @cache

@@ -22,7 +22,7 @@ MONOTONE = sorted(set(CORRUPTIONS) - {"glass_blur", "elastic_transform", "frost"
 
 @cache
 def images() -> np.ndarray:
-    return load_data("cifar10", progress=False).test.subset(40).images
+    return load_data("cifar10").test.subset(40).images
 
 
 def pixels() -> np.ndarray:

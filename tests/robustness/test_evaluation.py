@@ -40,7 +40,7 @@ def vit() -> ViT:
 
 @cache
 def split() -> Split:
-    return load_data("cifar10", progress=False).test.subset(60)
+    return load_data("cifar10").test.subset(60)
 
 
 @cache

@@ -117,16 +117,11 @@ def test_a_trial_can_begin_where_another_ended_and_with_a_new_head() -> None:
 
 def test_other_classes_get_a_head_of_their_own(tmp_path, monkeypatch) -> None:
     """A hundred classes, in the files that CIFAR-100 leaves in the cache; the pictures are CIFAR-10's."""
-    cifar = load_data("cifar10", progress=False)
-    folder = tmp_path / "data" / "cifar100"
-    folder.mkdir(parents=True)
-    sums = {}
-    for part, split, count in (("train", cifar.train, 2_000), ("test", cifar.test, 200)):
-        arrays = {"images": np.ascontiguousarray(split.images[:count]), "labels": np.arange(count) % 100}
-        for name, array in arrays.items():
-            np.save(folder / f"{part}_{name}.npy", array)
-            sums[f"{part}_{name}"] = fetch._sum(array)
-    (folder / "sums.json").write_text(json.dumps(sums))
+    cifar, folder = load_data("cifar10"), tmp_path / "data" / "cifar100"
+    folder.parent.mkdir()
+    images = [split.images[:count] for split, count in ((cifar.train, 2_000), (cifar.test, 200))]
+    labels = [np.arange(len(part)) % 100 for part in images]
+    fetch.save_arrays((images[0], labels[0], images[1], labels[1]), "cifar100", folder)
     monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path))
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     trial = Trial("pgd_at", 0, 1, replace(QUICK, attack_steps=1), adapter=AdapterSpec("lnlora", 2), data="cifar100")
@@ -156,7 +151,7 @@ def test_imagenette_and_a_model_of_timm(tmp_path, monkeypatch) -> None:
 
 
 def test_the_largest_noise_found_is_longer_than_random_at_the_same_eps() -> None:
-    vit, data = load_vit(SHIPPED), load_data("cifar10", progress=False)
+    vit, data = load_vit(SHIPPED), load_data("cifar10")
     found = boundary_norm(vit, data, Boundary(0.1, 160, 10))
     assert found["norm"] > 1.2 * found["norm_random"] > 0
 
