@@ -49,11 +49,9 @@ def plain(value: Any) -> Any:
     raise TypeError(f"a value of type {type(value).__name__}")
 
 
-def placeless(value: Any) -> Any:
-    """``value``, or if it is an absolute path what lies there: the digest of a file, None for anything else."""
-    if not isinstance(value, (str, Path)) or not os.path.isabs(value) or len(Path(value).parts) < 3:
-        return value
-    return sha256(Path(value)) if os.path.isfile(value) else None
+def is_place(value: Any) -> bool:
+    """Whether it is an absolute path, which no identity may depend on; a text such as "/" or "/255" is none."""
+    return isinstance(value, str) and os.path.isabs(value) and len(Path(value).parts) > 2
 
 
 def identity(*parts: Any) -> str:
@@ -67,7 +65,7 @@ def code_identity(*code: Any) -> str:
     Modules are followed into what they import from packages that are not installed libraries. A function of a file
     stands for that whole file; one of a notebook or script is followed through the names that it uses. Plain values
     that a function captures, its defaults, and settings (dataclasses of plain values) count; arrays, tensors and other
-    objects are data, whose identity is for the caller to give. So is what an absolute path of a folder leads to.
+    objects are data, whose identity is for the caller to give. So is what an absolute path leads to.
 
     Raises:
         InputError: a function whose source is not to be had.
@@ -102,7 +100,7 @@ class _Description:
         with contextlib.suppress(TypeError):
             value = plain(value)
         if value is None or isinstance(value, (bool, int, float, str)):
-            return placeless(value)
+            return None if is_place(value) else value
         if isinstance(value, Mapping):
             return [[self.of(key), self.of(item)] for key, item in value.items()]
         if isinstance(value, (list, tuple)):
@@ -112,7 +110,7 @@ class _Description:
         if isinstance(value, MethodType):
             return [self.of(value.__func__), self.of(value.__self__)]
         if isinstance(value, ModuleType):
-            return self.file(value.__file__) if _is_own(getattr(value, "__file__", None)) else value.__name__
+            return self._module(value.__name__)
         value = inspect.unwrap(value)
         if isinstance(value, (FunctionType, type)):
             if value in self._seen:
@@ -126,29 +124,35 @@ class _Description:
         return [self.of(type(value)), getattr(value, "__name__", None), settings]
 
     def _function(self, function: FunctionType) -> Any:
+        is_cell = function.__module__ == "__main__"
+        place = None if is_cell else self._module(function.__module__)
+        if place == function.__module__:  # a library's
+            return [function.__qualname__, place]
         code, space = function.__code__, function.__globals__
         cells = [cell.cell_contents for cell in function.__closure__ or ()]
         captured = self.of([*cells, *(function.__defaults__ or ()), function.__kwdefaults__])
-        if function.__module__ == "__main__":
+        if is_cell:
             nodes = _nodes(code)
             used = [self.of(space.get(name)) for name in sorted(_names(code))]
             imported = [self.file(file) for node in nodes for file in _imported(node, Path.cwd())]
             return [_canonical(nodes), captured, used, imported]
-        if _is_own(code.co_filename):
-            return [function.__qualname__, self.file(code.co_filename), captured]
-        return [function.__qualname__, function.__module__]
+        return [function.__qualname__, place, captured]
 
     def _class(self, kind: type) -> Any:
         if kind.__module__ == "__main__":
             members = {name: value for name, value in vars(kind).items() if _is_written(name, value)}
             return [self.of(kind.__bases__), self.of(members)]
-        file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-        return [kind.__qualname__, self.file(file) if _is_own(file) else kind.__module__]
+        return [kind.__qualname__, self._module(kind.__module__)]
+
+    def _module(self, name: str) -> str | None:
+        """The digest of a module's file, or the name of a library's module."""
+        file = getattr(sys.modules.get(name), "__file__", None)
+        return self.file(file) if _is_own(file) else name
 
 
 def _is_written(name: str, value: Any) -> bool:
     """Whether a class's attribute is its author's: no bookkeeping, no method that `dataclass` has made."""
-    is_made = not isinstance(value, FunctionType) or value.__code__.co_filename == "<string>"
+    is_made = not isinstance(value, FunctionType) or inspect.unwrap(value).__code__.co_filename == "<string>"
     return not (name.startswith("__") and is_made)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256, storable, temporary_sibling
-from nullpaper.workflow.code_identity import code_identity, identity, placeless, plain
+from nullpaper.workflow.code_identity import code_identity, identity, is_place, plain
 from nullpaper.workflow.provenance import commit_of, device_name, project_root, run_context, versions
 
 if TYPE_CHECKING:
@@ -117,12 +117,14 @@ def _counted(value: Any, where: str = "params") -> Any:
         return {key: _counted(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list):
         return [_counted(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if value is not None and placeless(value) is None:
-        raise InputError(
-            f"{where} is the path {value}: a result must not depend on where a folder lies. Give a path "
-            "relative to the project, or leave it out and name the content with its checksum in data"
-        )
-    return placeless(value)
+    if not is_place(value):
+        return value
+    if os.path.isfile(value):
+        return sha256(Path(value))
+    raise InputError(
+        f"{where} is the path {value}: a result must not depend on where a folder lies. Give a path "
+        "relative to the project, or leave it out and name the content with its checksum in data"
+    )
 
 
 def _load(folder: Path) -> Result | None:
