@@ -56,7 +56,7 @@ def is_place(value: Any) -> bool:
 
 def identity(*parts: Any) -> str:
     """A digest of 64 hexadecimal digits of JSON-like ``parts``, independent of the order of keys."""
-    return sha256(json.dumps(parts, sort_keys=True, default=plain).encode())
+    return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), default=plain).encode())
 
 
 def code_identity(*code: Any) -> str:
