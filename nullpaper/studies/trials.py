@@ -31,8 +31,7 @@ from nullpaper.robustness.evaluation import Corrupted, Threat, corrupted_splits,
 from nullpaper.synthesis.influence import read_pool
 from nullpaper.synthesis.linearised import linearise
 from nullpaper.synthesis.noise import encoder_noise, rescaled
-from nullpaper.workflow.canonical import identity
-from nullpaper.workflow.code_identity import code_identity
+from nullpaper.workflow.code_identity import code_identity, identity
 from nullpaper.workflow.parallel import each
 from nullpaper.workflow.store import Result, store_root, stored
 

@@ -7,9 +7,12 @@ carries notebook, parameters, data, weights and device inside itself.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +23,7 @@ from PIL import Image, PdfParser, UnidentifiedImageError
 
 from nullpaper.errors import InputError
 from nullpaper.files import write_atomic
-from nullpaper.workflow.canonical import dumps, loads
-from nullpaper.workflow.provenance import output_folder, stamp
+from nullpaper.workflow.provenance import device_name, project_root, run_context
 from nullpaper.workflow.reference import enter_files, entry_of
 
 if TYPE_CHECKING:
@@ -118,16 +120,18 @@ def _line(axis: Axes, values: list[float], place: float, vertical: bool, color: 
 
 
 def save_figure(fig: Figure, name: str) -> list[Path]:
-    """Write ``figures/<name>.pdf`` and ``.png`` (200 dpi) in `output_folder`, stamped and entered in its manifest.
+    """Write ``figures/<name>.pdf`` and ``.png`` (200 dpi) into the folder of this run, stamped and in its manifest.
 
-    The same picture of the same inputs is the same file, to the byte.
+    The stamp has neither time, path nor commit, so that the same picture of the same inputs is the same file, to the
+    byte.
 
     Raises:
         InputError: a name that is no file name, or a folder that cannot be written.
     """
     _check_name("figure", name)
-    facts = stamp()
-    text, subject = dumps(facts, canonical=True), f"notebook {facts['notebook']}"
+    context = asdict(run_context())
+    facts = {key: context[key] for key in ("notebook", "parameters", "data", "weights")} | {"device": device_name()}
+    text, subject = json.dumps(facts, sort_keys=True, separators=(",", ":")), f"notebook {facts['notebook']}"
     pdf = {"Title": name, "Subject": subject, "Keywords": text, "CreationDate": None, "ModDate": None}
     png = {"Title": name, "Description": subject, KEYWORD: text}
     contents = {}
@@ -163,11 +167,16 @@ def read_stamp(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"there is no file {path}: name a figure or table that a run has made")
-    if path.suffix in (".csv", ".tex"):
-        facts = entry_of(path)
-    else:
-        text = {".png": _png_stamp, ".pdf": _pdf_stamp}.get(path.suffix, lambda _: None)(path)
-        facts = _decoded(text)
+    facts = None
+    with contextlib.suppress(UnidentifiedImageError, PdfParser.PdfFormatError, AttributeError, TypeError, ValueError):
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                facts = json.loads(image.info.get(KEYWORD))
+        elif path.suffix == ".pdf":
+            with PdfParser.PdfParser(str(path)) as pdf:
+                facts = json.loads(pdf.info.Keywords)
+        else:
+            facts = entry_of(path)
     if facts is None:
         raise InputError(f"{path} carries no stamp: it was not written by nullpaper, or was converted since")
     return facts
@@ -179,32 +188,10 @@ def _check_name(kind: str, name: str) -> None:
 
 
 def _write(contents: dict[str, bytes]) -> list[Path]:
-    out = output_folder()
-    for name, content in contents.items():
-        write_atomic(out / name, content)
+    folder = run_context().out
+    out = project_root() / "build" / "interactive" if folder is None else Path(folder)
     paths = [out / name for name in contents]
+    for path, content in zip(paths, contents.values(), strict=True):
+        write_atomic(path, content)
     enter_files(out, paths)
     return paths
-
-
-def _decoded(text: str | None) -> dict[str, Any] | None:
-    try:
-        return loads(text or "")
-    except ValueError:
-        return None
-
-
-def _png_stamp(path: Path) -> str | None:
-    try:
-        with Image.open(path) as image:
-            return image.info.get(KEYWORD)
-    except UnidentifiedImageError:
-        return None
-
-
-def _pdf_stamp(path: Path) -> str | None:
-    try:
-        with PdfParser.PdfParser(str(path)) as pdf:
-            return pdf.info.Keywords
-    except (PdfParser.PdfFormatError, AttributeError):
-        return None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from threading import Thread
 from typing import TypeVar
 
@@ -33,21 +34,21 @@ def each(
         workers: processes; None: this process's threads, and 1 on a machine with CUDA, where all share the device.
         progress: what to call the bar; None: no bar.
     """
-    workers = min(workers or (1 if torch.cuda.is_available() else torch.get_num_threads()), len(items))
-    with tqdm(total=len(items), desc=progress, disable=progress is None) as bar:
-        if workers <= 1:
-            return _here(function, items, bar)
-        context = multiprocessing.get_context("spawn")  # a forked process inherits OpenMP's threads in no usable state
-        with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
-            waiting = {pool.submit(function, item): index for index, item in enumerate(items)}
-            outcomes = {}
-            try:
-                for done in as_completed(waiting):
-                    outcomes[waiting[done]] = _counted(done.result(), bar)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            return [outcomes[index] for index in range(len(items))]
+    threads, has_gpu = torch.get_num_threads(), torch.cuda.is_available()
+    workers = min(workers or (1 if has_gpu else threads), len(items))
+    bar = partial(tqdm, total=len(items), desc=progress, disable=progress is None)
+    if workers <= 1:
+        torch.set_num_threads(threads if has_gpu else 1)
+        try:
+            return [*bar(map(function, items))]
+        finally:
+            torch.set_num_threads(threads)
+    context = multiprocessing.get_context("spawn")  # a forked process inherits OpenMP's threads in no usable state
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin)
+    try:
+        return [*bar(pool.map(function, items))]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _begin() -> None:
@@ -55,17 +56,3 @@ def _begin() -> None:
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _here(function: Callable[[Item], Outcome], items: Sequence[Item], bar: tqdm) -> list[Outcome]:
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1 if not torch.cuda.is_available() else threads)
-        return [_counted(function(item), bar) for item in items]
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _counted(outcome: Outcome, bar: tqdm) -> Outcome:
-    bar.update()
-    return outcome

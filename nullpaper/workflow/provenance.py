@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from nullpaper.errors import InputError
-from nullpaper.workflow.canonical import dumps, loads
 
 RUN_VARIABLE, ROOT_VARIABLE = "NULLPAPER_RUN", "NULLPAPER_ROOT"
 PACKAGES = ("nullpaper", "torch", "timm", "torchattacks", "numpy")
@@ -45,22 +46,12 @@ class RunContext:
 
     def environment(self) -> dict[str, str]:
         """The environment variable that hands this context to another process."""
-        return {RUN_VARIABLE: dumps(asdict(self), canonical=True)}
+        return {RUN_VARIABLE: json.dumps(asdict(self))}
 
 
 def run_context() -> RunContext:
-    """The context that the runner gave to this process; without one, that of an interactive session.
-
-    Raises:
-        InputError: NULLPAPER_RUN was set by hand to something else.
-    """
-    text = os.environ.get(RUN_VARIABLE)
-    if text is None:
-        return RunContext()
-    try:
-        return RunContext(**loads(text))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{RUN_VARIABLE} is not a run context ({error}): unset it; the runner sets it") from error
+    """The context that the runner gave to this process; without one, that of an interactive session."""
+    return RunContext(**json.loads(os.environ.get(RUN_VARIABLE, "{}")))
 
 
 def project_root() -> Path:
@@ -74,16 +65,8 @@ def project_root() -> Path:
             raise InputError(f"{ROOT_VARIABLE} names {given}, which is not a folder: create it or unset the variable")
         return Path(given).resolve()
     here = Path.cwd()
-    for path in (here, *here.parents):
-        if (path / "pyproject.toml").is_file() or (path / "notebooks").is_dir():
-            return path
-    return here
-
-
-def output_folder() -> Path:
-    """The folder that takes what this process draws: that of its run, else ``build/interactive`` of the project."""
-    out = run_context().out
-    return project_root() / "build" / "interactive" if out is None else Path(out)
+    above = (here, *here.parents)
+    return next((p for p in above if (p / "pyproject.toml").is_file() or (p / "notebooks").is_dir()), here)
 
 
 def commit_of(root: Path) -> str | None:
@@ -92,26 +75,22 @@ def commit_of(root: Path) -> str | None:
     Files that runs generate do not count: every run would make the next one differ.
     """
 
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
-        except (OSError, subprocess.CalledProcessError):
-            return None
-        return done.stdout.strip()
+    def git(*arguments: str) -> str:
+        with contextlib.suppress(FileNotFoundError):  # git is not installed
+            return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
+        return ""
 
     commit = git("rev-parse", "--verify", "--quiet", "HEAD")
     changed = git("status", "--porcelain", "--", ".", *(f":(exclude){folder}" for folder in GENERATED))
-    return f"{commit} with changes" if commit and changed else commit
+    return (f"{commit} with changes" if changed else commit) or None
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a result; those not installed are left out."""
     installed = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             installed[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return installed
 
 
@@ -121,23 +100,7 @@ def device_name() -> str:
     if torch is not None and torch.cuda.is_available():
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads() if torch is not None else os.cpu_count()
-    return f"{_processor()}, {threads} thread{'s' * (threads != 1)}"
-
-
-@functools.cache
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def stamp() -> dict[str, Any]:
-    """What a figure carries inside itself: notebook, parameters, data, weights and device.
-
-    Neither time, path nor commit: what is drawn alike from the same inputs on the same machine is the same file.
-    """
-    context = asdict(run_context())
-    return {name: context[name] for name in ("notebook", "parameters", "data", "weights")} | {"device": device_name()}
+    linux = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*: (.*)", linux.read_text(), re.MULTILINE) if linux.exists() else []
+    processor = models[0].strip() if models else platform.processor() or platform.machine()
+    return f"{processor}, {threads} thread{'s' * (threads != 1)}"

@@ -7,24 +7,19 @@ run leaves nothing that looks finished.
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
 from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256, storable, temporary_sibling
-from nullpaper.workflow.canonical import dumps, identity, loads, placeless, plain
-from nullpaper.workflow.code_identity import code_identity
+from nullpaper.workflow.code_identity import code_identity, identity, is_place, plain
 from nullpaper.workflow.provenance import commit_of, device_name, project_root, run_context, versions
 
 if TYPE_CHECKING:
@@ -53,17 +48,14 @@ class Result:
         return load_file(path, device=device) if path.exists() else {}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """`tensors` as NumPy arrays, without loading torch."""
-        from safetensors.numpy import load_file
-
-        path = self.path / TENSORS
-        return load_file(path) if path.exists() else {}
+        """`tensors` as NumPy arrays."""
+        return {name: tensor.numpy() for name, tensor in self.tensors().items()}
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A table as metrics: one dict a row; ``pandas.DataFrame(result.metrics)`` gives it back. A named index is kept."""
-    kept = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
-    return plain(kept.to_dict("records"), "table")
+    is_named = any(name is not None for name in frame.index.names)
+    return (frame.reset_index() if is_named else frame).to_dict("records")
 
 
 def store_root() -> Path:
@@ -78,9 +70,10 @@ def stored(
     *,
     data: Mapping[str, str] | None = None,
     root: Path | None = None,
-    force: bool | None = None,
 ) -> Result:
     """The result of ``compute()`` for these parameters, this code and this data: found, or computed and stored.
+
+    A run that was started with ``--force`` computes it even if it is there.
 
     Args:
         experiment: a name for a folder: letters, digits, ``_``, ``-``, ``.``.
@@ -89,7 +82,6 @@ def stored(
             Its code counts as `code_identity` says.
         data: names and checksums of the data sets and weights.
         root: where results live; `store_root` by default.
-        force: compute even if a result is there; by default as the run was started with ``--force`` or not.
 
     Raises:
         InputError: params or metrics that JSON cannot hold, the absolute path of a folder among the params, a bad
@@ -97,101 +89,88 @@ def stored(
     """
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", experiment):
         raise InputError(f"experiment name {experiment!r} is no folder name: use letters, digits, '_', '-' and '.'")
-    given = plain(dict(params), "params")
-    described = {"experiment": experiment, "code": code_identity(compute), "data": plain(dict(data or {}), "data")}
-    key = identity(described, placeless(given, "params"))[:20]
+    given = _as_json(dict(params), "params")
+    described = {"experiment": experiment, "code": code_identity(compute), "data": dict(data or {})}
+    key = identity(described, _counted(json.loads(given)))[:20]
     folder = (root if root is not None else store_root()) / experiment / key
-    threshold = time.time() if force else 0.0 if force is not None else run_context().recompute_before or 0.0
-    if (result := _load(folder, key, threshold)) is not None:
-        return result
-    with locked(_lock_file(folder)):
-        if (result := _load(folder, key, threshold)) is not None:
+    with locked(folder.parent / f".{key}.lock"):
+        result = _load(folder)
+        if result is not None and result.provenance["timestamp"] >= (run_context().recompute_before or 0.0):
             return result
-        _remove_leftovers(folder.parent, held=key)
         _compute(folder, given, described, compute)
-    made = _load(folder, key, 0.0)
-    if made is None:
-        raise InputError(f"{folder} was damaged while it was written: check the disk and run again")
-    return Result(made.path, key, made.metrics, made.provenance, reused=False)
+        return replace(_load(folder), reused=False)
 
 
-def _lock_file(folder: Path) -> Path:
-    return folder.parent / f".{folder.name}.lock"
-
-
-def _load(folder: Path, key: str, threshold: float) -> Result | None:
-    """The result in ``folder`` if it is whole, unaltered and not begun before ``threshold`` (Unix time)."""
+def _as_json(value: Any, what: str) -> str:
     try:
-        origin = loads((folder / PROVENANCE).read_bytes())
-        whole = origin["key"] == key and {PARAMS, METRICS} <= origin["files"].keys()
-        whole = whole and all(sha256(folder / name) == digest for name, digest in origin["files"].items())
-        if not whole or origin["timestamp"] < threshold:
-            return None
-        return Result(folder, key, loads((folder / METRICS).read_bytes()), origin, reused=True)
+        return json.dumps(value, indent=1, default=plain) + "\n"
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{what} cannot be written as JSON ({error}): give numbers, strings, lists or dicts, a table through "
+            "store.records(), and arrays as the second value that compute returns"
+        ) from error
+
+
+def _counted(value: Any, where: str = "params") -> Any:
+    """JSON data in which an absolute path gives way to the digest of its file, so that no place decides an identity."""
+    if isinstance(value, dict):
+        return {key: _counted(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list):
+        return [_counted(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if not is_place(value):
+        return value
+    if os.path.isfile(value):
+        return sha256(Path(value))
+    raise InputError(
+        f"{where} is the path {value}: a result must not depend on where a folder lies. Give a path "
+        "relative to the project, or leave it out and name the content with its checksum in data"
+    )
+
+
+def _load(folder: Path) -> Result | None:
+    """The result in ``folder`` if it is whole and unaltered."""
+    try:
+        origin = json.loads((folder / PROVENANCE).read_bytes())
+        if all(sha256(folder / name) == digest for name, digest in origin["files"].items()):
+            return Result(folder, folder.name, json.loads((folder / METRICS).read_bytes()), origin, reused=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # absent, or damaged in some way: computed anew either way
+        pass  # absent, or damaged in some way: computed anew either way
+    return None
 
 
-def _compute(folder: Path, params: Any, described: Mapping[str, Any], compute: Callable[[], Any]) -> None:
-    """Compute and rename into place; the temporary folder comes first, so that a bad disk is found before the work."""
-    temporary = temporary_sibling(folder)
-    try:
-        with storable(folder.parent):
-            temporary.mkdir()
-            (temporary / PARAMS).write_text(dumps(params))
-        begun = time.time()
-        computed = compute()
-        origin = _origin(described, folder.name, begun)
-        metrics, tensors = computed if isinstance(computed, tuple) else (computed, {})
-        text, blob = dumps(plain(metrics, "metrics")), _serialised(tensors)
-        with storable(folder.parent):
-            (temporary / METRICS).write_text(text)
-            if blob:
-                (temporary / TENSORS).write_bytes(blob)
-            origin["files"] = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
-            (temporary / PROVENANCE).write_text(dumps(origin))
-            if folder.exists():
-                os.rename(folder, temporary_sibling(folder))
-            os.rename(temporary, folder)
-    finally:
-        _remove_leftovers(folder.parent, held=folder.name)
-
-
-def _origin(described: Mapping[str, Any], key: str, begun: float) -> dict[str, Any]:
+def _compute(folder: Path, given: str, described: Mapping[str, Any], compute: Callable[[], Any]) -> None:
+    """Compute and rename into place, with the lock of this result in hand."""
+    begun = time.time()
+    computed = compute()
+    metrics, tensors = computed if isinstance(computed, tuple) else (computed, {})
+    contents = {PARAMS: given.encode(), METRICS: _as_json(metrics, "metrics").encode()}
+    if tensors:
+        contents[TENSORS] = _serialised(tensors)
     context = run_context()
-    run = {"run": context.run, "notebook": context.notebook, "commit": commit_of(project_root())}
-    started = datetime.fromtimestamp(begun, timezone.utc).isoformat(timespec="seconds")
-    timing = {"started": started, "timestamp": begun, "seconds": round(time.time() - begun, 3)}
-    return {"key": key, **described, **run, "versions": versions(), "device": device_name(), **timing}
+    origin = {**described, "run": context.run, "notebook": context.notebook, "commit": commit_of(project_root())}
+    origin |= {"versions": versions(), "device": device_name(), "timestamp": begun, "seconds": time.time() - begun}
+    origin["files"] = {name: sha256(content) for name, content in contents.items()}
+    with storable(folder.parent):
+        for leftover in (folder, *folder.parent.glob(f".{folder.name}.*.tmp")):  # altered, or of killed runs
+            shutil.rmtree(leftover, ignore_errors=True)
+        temporary = temporary_sibling(folder)
+        try:
+            temporary.mkdir()
+            for name, content in (contents | {PROVENANCE: _as_json(origin, "provenance").encode()}).items():
+                (temporary / name).write_bytes(content)
+            os.rename(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _serialised(tensors: Mapping[str, Any]) -> bytes:
-    """Tensors in the safetensors format; empty for none. Bytes, because a full disk must raise OSError."""
-    if not tensors:
-        return b""
-    torch = sys.modules.get("torch")
-    if torch is not None and any(isinstance(value, torch.Tensor) for value in tensors.values()):
-        from safetensors.torch import save
-
-        # cloned, since safetensors refuses tensors that share memory
-        own = {name: torch.as_tensor(value).detach().cpu().clone() for name, value in tensors.items()}
-        return save({name: value.contiguous() for name, value in own.items()})
+    """Tensors and arrays in the safetensors format. Bytes, because a full disk must raise OSError."""
     import numpy as np
-    from safetensors.numpy import save
+    import torch
+    from safetensors.torch import save
 
-    return save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
-
-
-def _remove_leftovers(experiment: Path, held: str) -> None:
-    """Remove what killed runs left: of the key whose lock we hold, and of others whose lock nobody holds."""
-    for leftover in experiment.glob(".*.tmp"):
-        key = leftover.name[1:].partition(".")[0]
-        lock = FileLock(experiment / f".{key}.lock")
-        with contextlib.suppress(Timeout, OSError):
-            if key != held:
-                lock.acquire(timeout=0)
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink()
-        lock.release()
+    own = {}  # safetensors refuses tensors that share memory
+    for name, value in tensors.items():
+        tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value, order="C"))
+        own[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return save(own)

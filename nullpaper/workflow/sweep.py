@@ -9,6 +9,7 @@ to run and `workers` for where.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -26,7 +27,6 @@ from filelock import FileLock, Timeout
 
 from nullpaper.errors import InputError, first_line
 from nullpaper.files import storable, temporary_sibling, write_atomic
-from nullpaper.workflow.canonical import dumps
 from nullpaper.workflow.grid import read_grid
 from nullpaper.workflow.kernels import end_kernels, execute
 from nullpaper.workflow.plan import Plan, plan_run
@@ -209,7 +209,8 @@ def _register(sweep: Sweep) -> None:
     with storable(sweep.folder, "make it writable, free some space, or choose another one by --folder"):
         (sweep.folder / ".locks").mkdir(parents=True, exist_ok=True)
     jobs = {job.name: dict(job.given) for job in sweep.jobs}
-    write_atomic(sweep.folder / f"{sweep.name}.json", dumps({"profile": sweep.profile, "jobs": jobs}))
+    text = json.dumps({"profile": sweep.profile, "jobs": jobs}, indent=1) + "\n"
+    write_atomic(sweep.folder / f"{sweep.name}.json", text)
 
 
 def _is_finished(job: Job, plan: Plan) -> bool:

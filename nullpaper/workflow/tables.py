@@ -15,7 +15,6 @@ import pandas as pd
 from nullpaper.errors import InputError, first_line, nearest
 from nullpaper.files import storable, temporary_sibling
 from nullpaper.statistics import over_seeds
-from nullpaper.workflow.canonical import loads
 from nullpaper.workflow.provenance import project_root
 from nullpaper.workflow.reference import read_manifest
 
@@ -40,7 +39,7 @@ def jobs_of(folder: Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"no sweep was started in {folder}.{nearest(folder.name, others)} Run nullpaper sweep first")
     for path in records:
         try:
-            jobs |= loads(path.read_bytes())["jobs"]
+            jobs |= json.loads(path.read_bytes())["jobs"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is damaged ({first_line(error)}): run the sweep again; no job is repeated"

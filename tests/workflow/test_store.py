@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 
 from nullpaper.errors import InputError
-from nullpaper.workflow.canonical import dumps, loads
 from nullpaper.workflow.provenance import RunContext
 from nullpaper.workflow.store import Result, records, stored
 
@@ -85,13 +84,12 @@ def test_result_is_reused_and_depends_on_params_and_data(tmp_path: Path) -> None
 def test_force_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter(range(9))
 
-    def ask(**options: bool) -> int:
-        return stored("force", {}, lambda: next(values), root=tmp_path, **options).metrics
+    def ask() -> int:
+        return stored("force", {}, lambda: next(values), root=tmp_path).metrics
 
-    assert (ask(), ask(), ask(force=True), ask()) == (0, 0, 1, 1)
+    assert (ask(), ask()) == (0, 0)
     monkeypatch.setenv(*next(iter(RunContext(recompute_before=time.time()).environment().items())))
-    assert ask(force=False) == 1
-    assert (ask(), ask()) == (2, 2), "a forced run computes a result that it needs twice only once"
+    assert (ask(), ask()) == (1, 1), "a forced run computes a result that it needs twice only once"
 
 
 def test_metrics_round_trip(tmp_path: Path) -> None:
@@ -101,8 +99,6 @@ def test_metrics_round_trip(tmp_path: Path) -> None:
     assert list(result.metrics) == list(metrics)
     assert result.metrics["bad"] == -math.inf and result.metrics["ok"] is True and result.metrics["n"] == 3
     pd.testing.assert_frame_equal(pd.DataFrame(result.metrics["rows"]), table)
-    strict = json.loads((result.path / "metrics.json").read_text(), parse_constant=pytest.fail)
-    assert loads(dumps(strict)) == result.metrics or math.isnan(result.metrics["rows"][1]["eps"])
 
 
 def test_tensors_round_trip(tmp_path: Path) -> None:
@@ -128,7 +124,7 @@ def test_kill_while_computing(job, tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.communicate()
-    assert finished(tmp_path / "store") == [] and len(leftovers(tmp_path / "store")) == 1
+    assert finished(tmp_path / "store") == [] and leftovers(tmp_path / "store") == []
     (tmp_path / "seconds").write_text("0")
     again = job.run()
     assert not again.reused and again.metrics == {"answer": 42} and leftovers(tmp_path / "store") == []
@@ -159,14 +155,6 @@ def test_processes_that_need_the_same_result_compute_it_once(job, tmp_path: Path
     assert len({key for key, _ in answers}) == 1
     assert sorted(reused for _, reused in answers) == ["False", "True", "True"]
     assert (tmp_path / "log").read_text().count("computed") == 1
-
-
-def test_sweep_spares_a_running_computation(tmp_path: Path) -> None:
-    def outer() -> int:
-        stored("nested", {"inner": True}, lambda: 1, root=tmp_path)
-        return 2
-
-    assert stored("nested", {"inner": False}, outer, root=tmp_path).metrics == 2
 
 
 def flip(path: Path) -> None:
@@ -213,17 +201,31 @@ def test_failed_computation_stores_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError, match="images"):
         stored("job", {}, broken, root=tmp_path)
-    with pytest.raises(InputError, match=r"metrics\['curve'\] is a ndarray"):
+    with pytest.raises(InputError, match=r"metrics cannot be written as JSON \(a value of type ndarray\)"):
         stored("job", {}, lambda: {"curve": np.ones(3)}, root=tmp_path)
-    with pytest.raises(InputError, match=r"metrics\['by seed'\] has the key 3"):
-        stored("job", {}, lambda: {"by seed": {3: 1.0}}, root=tmp_path)
     assert finished(tmp_path) == [] and leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize(("name", "params"), [("../up", {}), ("", {}), ("fine", {"f": print})])
-def test_bad_input(tmp_path: Path, name: str, params: dict[str, object]) -> None:
-    with pytest.raises(InputError):
+@pytest.mark.parametrize(
+    ("name", "params", "message"),
+    [
+        ("../up", {}, "no folder name"),
+        ("", {}, "no folder name"),
+        ("fine", {"f": print}, "params cannot be written as JSON"),
+        ("fine", {"of": [Path("/some/folder")]}, r"params\['of'\]\[0\] is the path /some/folder: a result must not"),
+    ],
+)
+def test_bad_input(tmp_path: Path, name: str, params: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         stored(name, params, lambda: pytest.fail("computed"), root=tmp_path)
+
+
+def test_a_path_among_the_params_counts_by_the_content_of_its_file(tmp_path: Path) -> None:
+    keys = []
+    for name, content in (("a", "1"), ("b", "1"), ("c", "2")):
+        (tmp_path / name).write_text(content)
+        keys.append(stored("weights", {"file": str(tmp_path / name)}, lambda: 1, root=tmp_path).key)
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_provenance_names_commit_versions_and_device(tmp_path: Path) -> None:
