@@ -300,8 +300,8 @@ def close_images() -> dict[tuple[float, str], torch.Tensor]:
         solutions[eps, STRAIGHT] = lookalike.farthest_along(model, u, u, w, eps=eps)
         solutions[eps, FROM_EXACT] = lookalike.farthest_along(model, u, at_exact, w, eps=eps)
         many = steps if start is None else RESUMED
-        found = lookalike.lookalike(model, u, w, eps=eps, start=start, steps=many, exact=noise)
-        solutions[eps, DESCENT] = start = (u + found).clamp(0, 1)
+        optimised = lookalike.lookalike(model, u, w, eps=eps, start=start, steps=many, exact=noise)
+        solutions[eps, DESCENT] = start = (u + optimised).clamp(0, 1)
     return solutions
 
 
