@@ -215,7 +215,7 @@ def test_optimised_noise_is_the_same_for_the_same_seed_only_and_zero_where_nothi
     ("message", "change"),
     [
         ("unknown. Did you mean 'grad_cam'", dict(name="gradcam")),
-        ("labels span 0 to 10", dict(target=torch.tensor([0, 1, 2, 10]))),
+        ("labels span 0 to 10, but the classes", dict(target=torch.tensor([0, 1, 2, 10]))),
         ("labels have shape", dict(target=torch.tensor([1, 2]))),
         ("pixels, but nullpaper_vit_cifar10 takes", dict(images=torch.zeros(4, 3, 32, 32))),
         ("pass pixels, not normalised values", dict(images=torch.full((4, 3, 48, 48), 1.5))),

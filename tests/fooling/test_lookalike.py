@@ -198,7 +198,7 @@ def test_other_bad_requests_are_refused() -> None:
     with pytest.raises(InputError, match="eps=3 must lie"):
         fooling.farthest_along(vit(), images, images, targets, eps=3)
     for call in (fooling.adversarial, lambda *given: fooling.library_attack(*given, "PGD")):
-        with pytest.raises(InputError, match="labels span 0 to 10"):
+        with pytest.raises(InputError, match="labels span 0 to 10, but the classes"):
             call(vit(), images, torch.tensor([0, 1, 2, 3, 4, 10]))
         with pytest.raises(InputError, match="training mode"):
             call(training, images, classes)
