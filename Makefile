@@ -50,7 +50,7 @@ figures: $(READY) ## bring the reference, figures/ and results/, up to date: run
 	$(NULLPAPER) figures $(ARGS)
 
 book: paper ## run what is not up to date, and build the book: build/book/index.html
-	$(BIN)/python book/build.py $(if $(PROFILE),--label $(PROFILE))
+	$(BIN)/python book/build.py $(PROFILE_FLAG)
 
 verify: $(READY) ## name figures and tables of the reference that were edited, are missing or are stale
 	$(NULLPAPER) verify

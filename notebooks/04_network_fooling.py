@@ -300,8 +300,8 @@ def close_images() -> dict[tuple[float, str], torch.Tensor]:
         solutions[eps, STRAIGHT] = lookalike.farthest_along(model, u, u, w, eps=eps)
         solutions[eps, FROM_EXACT] = lookalike.farthest_along(model, u, at_exact, w, eps=eps)
         many = steps if start is None else RESUMED
-        result = lookalike.lookalike(model, u, w, eps=eps, start=start, steps=many, exact=noise)
-        solutions[eps, DESCENT] = start = (u + result.noise).clamp(0, 1)
+        optimised = lookalike.lookalike(model, u, w, eps=eps, start=start, steps=many, exact=noise)
+        solutions[eps, DESCENT] = start = (u + optimised).clamp(0, 1)
     return solutions
 
 
@@ -366,10 +366,10 @@ def starts() -> list[dict[str, object]]:
     """Relative distance reached from the target and from the exact solution, on the same pairs."""
     part, goal = u[:start_pairs], w[:start_pairs]
     at_exact = (part + exact.tensors(device)["embedding"][:start_pairs]).clamp(0, 1)
-    reached = {
-        name: lookalike.lookalike(model, part, goal, eps=START_EPS, start=start, steps=steps).distance.cpu()
-        for name, start in (("from t", goal), ("from the exact solution", at_exact))
-    }
+    reached = {}
+    for name, start in (("from t", goal), ("from the exact solution", at_exact)):
+        noise = lookalike.lookalike(model, part, goal, eps=START_EPS, start=start, steps=steps)
+        reached[name] = (vit.norms(part + noise - goal) / vit.norms(part - goal)).cpu()
     intervals = {name: statistics.mean(value) for name, value in reached.items()}
     intervals["difference"] = statistics.paired_difference(*reached.values())
     return [{"start": name} | interval.columns("relative distance") for name, interval in intervals.items()]

@@ -299,7 +299,7 @@ ATTACKED = ("rollout", "grad_cam", "saliency")
 def moved_maps() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     options = dict(radius=radius / 255, eps=eps, steps=steps, seed=seed)
-    noises = {name: manipulation.manipulate(model, pixels, name, **options).noise for name in ATTACKED}
+    noises = {name: manipulation.manipulate(model, pixels, name, **options) for name in ATTACKED}
     noisy = {f"for {labels[name]}": (pixels + noise).clamp(0, 1) for name, noise in noises.items()}
     signs = torch.randn(pixels.shape, generator=generator).sign().to(device)
     noisy["random signs"] = (pixels + radius / 255 * signs).clamp(0, 1)
@@ -457,10 +457,10 @@ def area_row(
     """Areas under both curves, and their paired differences to another order's on the same images."""
     row = {"image": image, "order": order, "map": labels.get(name, ""), "against": against}
     for curve in ("deletion", "insertion"):
-        area = getattr(curves, f"{curve}_area")
+        area = curves.area(curve)
         row |= statistics.mean(area).columns(curve)
         if reference is not None:
-            row |= statistics.paired_difference(area, getattr(reference, f"{curve}_area")).columns(f"{curve}_change")
+            row |= statistics.paired_difference(area, reference.area(curve)).columns(f"{curve}_change")
     return row
 
 

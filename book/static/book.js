@@ -73,7 +73,7 @@
       pageLength: 25,
       layout: {
         topStart: null,
-        topEnd: rows.length > 10 && !table.closest(".np-list") ? "search" : null,
+        topEnd: rows.length > 10 ? "search" : null,
         bottomStart: whole ? null : "info",
         bottomEnd: whole ? null : "paging",
       },

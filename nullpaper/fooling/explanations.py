@@ -7,19 +7,20 @@ explain the logit of a class, and each can be differentiated once more where ``c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nullpaper.errors import InputError, nearest
 from nullpaper.models.attention import attention_weights
+from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, check_evaluating, check_images, patchify
+from nullpaper.robustness.attacks import check_labelled
 
-ROW_SUM = 1e-3  # how far from 1 the attention of a token may sum, by rounding
+BATCH = 128  # images explained at once
 IG_STEPS = 16  # Gauss-Legendre nodes
 IG_CHUNK = 128  # images on the path that go through the model at once
 
@@ -36,28 +37,24 @@ class Attribution:
     label: str
 
 
-def attribute(
-    vit: ViT, images: Tensor, name: str, *, target: int | Tensor | None = None, batch_size: int = 128
-) -> Tensor:
+def attribute(vit: ViT, images: Tensor, name: str, *, target: Tensor | None = None) -> Tensor:
     """The map of a method in `ATTRIBUTIONS` for images (B, C, H, W) in [0, 1].
 
     Args:
         vit: in evaluation mode; its flags, hooks and gradients are left as they were.
-        target: the class to explain, one or (B,); None: the class that the model predicts for each image.
-        batch_size: images at once; it changes memory and time only.
+        target: the class to explain for each image, (B,); None: the one that the model predicts.
 
     Returns:
         (B, rows, columns) of the patch grid for methods of level "patch", (B, H, W) for "pixel"; `patch_values` makes
         both comparable. Values are signed, but for rollout and saliency, and are not rescaled.
 
     Raises:
-        InputError: unknown method, no `ViT`, training mode, images that the model would misread, a target that is no
-            class, or an architecture that the method does not cover.
+        InputError: unknown method, an architecture that it does not cover, and as `check_explained`.
     """
     compute = attribution(name).compute
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False):  # with gradients, whatever holds outside
         images, target = check_explained(vit, images, target)
-        batches = zip(images.split(batch_size), target.split(batch_size), strict=True)
+        batches = zip(images.split(BATCH), target.split(BATCH), strict=True)
         return torch.cat([compute(vit, part.requires_grad_(), classes, False).detach() for part, classes in batches])
 
 
@@ -67,95 +64,74 @@ def patch_values(maps: Tensor, vit: ViT) -> Tensor:
     Raises:
         InputError: the maps fit neither the patch grid nor the image.
     """
-    if maps.ndim == 3 and tuple(maps.shape[1:]) == vit.grid_size:
+    if maps.shape[1:] == vit.grid_size:
         return maps.flatten(1)
-    if maps.ndim == 3 and tuple(maps.shape[1:]) == vit.image_size:
+    if maps.shape[1:] == vit.image_size:
         return patchify(maps.unsqueeze(1), vit.patch_size).sum(-1)
     raise InputError(
         f"maps have shape {tuple(maps.shape)}, but {vit.name} needs (B, *{vit.grid_size}) or (B, *{vit.image_size})."
     )
 
 
-def rollout(vit: ViT, images: Tensor, target: Tensor | None = None, create_graph: bool = False) -> Tensor:
+def rollout(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Tensor:
     """Attention rollout (B, rows, columns): the product over blocks of (A + I) / 2, A averaged over the heads.
 
-    Read from the class token, or averaged over the patches where the head averages them. It explains no class in
-    particular, so that ``target`` is ignored. Abnar & Zuidema 2020, section 3.
+    Read from the class token. It explains no class in particular, so that ``target`` is ignored. Abnar & Zuidema 2020,
+    section 3.
     """
-    pooling = getattr(vit.net, "global_pool", "token")
-    if pooling not in ("token", "avg") or getattr(vit.net, "attn_pool", None) is not None:
-        raise InputError(f"rollout needs a head on the class token or on averaged tokens; {vit.name} has another.")
+    if vit.net.global_pool != "token":
+        raise InputError(f"rollout needs a head on the class token; {vit.name} has another.")
     weights = attention_weights(vit, images)
-    prefix = _prefix_tokens(vit)
-    tokens = prefix + math.prod(vit.grid_size)
-    fits = len(weights) == len(vit.net.blocks) and all(tuple(w.shape[-2:]) == (tokens, tokens) for w in weights)
-    if not fits or any((w.sum(-1) - 1).abs().max() > ROW_SUM for w in weights):
-        raise InputError(f"the blocks of {vit.name} do not mix all tokens by one softmax each; take a plain ViT.")
-    mixed = torch.eye(tokens).to(weights[0])
+    mixed = torch.eye(weights[0].shape[-1]).to(weights[0])
     for attention in weights:
         mixed = (attention.mean(1) @ mixed + mixed) / 2
-    readers = mixed[:, 0] if pooling == "token" else mixed[:, prefix:].mean(1)
-    return readers[:, prefix:].unflatten(1, vit.grid_size)
+    return mixed[:, 0, vit.net.num_prefix_tokens :].unflatten(1, vit.grid_size)
 
 
-def grad_cam(vit: ViT, images: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
+def grad_cam(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Tensor:
     """Grad-CAM (B, rows, columns) on the patch tokens A (N, d) that enter the last block's attention, after its norm.
 
     alpha_k is the gradient of the target's logit averaged over the patches, the map sum_k alpha_k A_nk. The block's
     output cannot be used: behind it the head reads the class token alone. Signed, without the ReLU that Selvaraju et
     al. 2017 put behind it, so that every patch has a rank; clamp at 0 for theirs.
     """
-    norm = getattr(vit.net.blocks[-1], "norm1", None)
-    if not isinstance(norm, nn.Module):
+    if not hasattr(vit.net.blocks[-1], "norm1"):
         raise InputError(f"the last block of {vit.name} has no norm in front of its attention; take a plain ViT.")
     outputs: list[Tensor] = []
-    handle = norm.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    handle = vit.net.blocks[-1].norm1.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
         logits = vit(images)
     finally:
         handle.remove()
-    (tokens,) = outputs
-    (gradient,) = torch.autograd.grad(_class_score(logits, target), tokens, create_graph=create_graph)
-    patches = slice(_prefix_tokens(vit), None)
-    importance = gradient[:, patches].mean(1, keepdim=True)
-    return (importance * tokens[:, patches]).sum(-1).unflatten(1, vit.grid_size)
+    (gradient,) = torch.autograd.grad(_class_score(logits, target), outputs, create_graph=create_graph)
+    tokens, gradient = (values[:, vit.net.num_prefix_tokens :] for values in (outputs[0], gradient))
+    return (gradient.mean(1, keepdim=True) * tokens).sum(-1).unflatten(1, vit.grid_size)
 
 
-def saliency(vit: ViT, images: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
+def saliency(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Tensor:
     """|gradient| of the target's logit (B, H, W), summed over channels (Simonyan et al. 2014 take their maximum)."""
     return _pixel_gradient(vit, images, target, create_graph).abs().sum(1)
 
 
-def gradient_x_input(vit: ViT, images: Tensor, target: Tensor, create_graph: bool = False) -> Tensor:
+def gradient_x_input(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Tensor:
     """Gradient of the target's logit times the pixel in [0, 1], (B, H, W), summed over channels: black counts none."""
     return (images * _pixel_gradient(vit, images, target, create_graph)).sum(1)
 
 
-def integrated_gradients(
-    vit: ViT,
-    images: Tensor,
-    target: Tensor,
-    create_graph: bool = False,
-    *,
-    baseline: Tensor | None = None,
-    steps: int = IG_STEPS,
-) -> Tensor:
-    """Integrated gradients (B, H, W), summed over channels, by Gauss-Legendre quadrature with ``steps`` nodes.
+def integrated_gradients(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Tensor:
+    """Integrated gradients (B, H, W), summed over channels, by Gauss-Legendre quadrature with `IG_STEPS` nodes.
 
-    (x - b) times the mean gradient on the segment from the baseline b to x (Sundararajan et al. 2017, equation 1).
-    ``baseline`` is broadcast to the images; None: the model's mean pixel, which is zero after normalisation.
+    (x - b) times the mean gradient on the segment from the baseline b to x (Sundararajan et al. 2017, equation 1). The
+    baseline is the model's mean pixel, which is zero after normalisation.
     """
-    baseline = vit.mean if baseline is None else baseline.to(images)
-    change, total = images - baseline, torch.zeros_like(images)
-    nodes, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1], weights of sum 2
+    change, total = images - vit.mean, torch.zeros_like(images)
+    nodes, weights = np.polynomial.legendre.leggauss(IG_STEPS)  # on [-1, 1], weights of sum 2
+    shares, weights = ((1 + nodes) / 2).tolist(), torch.from_numpy(weights / 2).to(images).view(-1, 1, 1, 1, 1)
     at_once = max(1, IG_CHUNK // len(images))
-    for start in range(0, steps, at_once):
-        share, weight = (values[start : start + at_once].tolist() for values in ((1 + nodes) / 2, weights / 2))
-        points = torch.cat([baseline + part * change for part in share]).requires_grad_()
-        gradients = _pixel_gradient(vit, points, target.repeat(len(share)), create_graph)
-        gradients = gradients.unflatten(0, (len(share), len(images)))
-        mean = (gradients * torch.tensor(weight, device=images.device).view(-1, 1, 1, 1, 1)).sum(0)
-        total = total + mean * change
+    for part in (slice(start, start + at_once) for start in range(0, IG_STEPS, at_once)):
+        points = torch.cat([vit.mean + share * change for share in shares[part]]).requires_grad_()
+        gradients = _pixel_gradient(vit, points, target.repeat(len(shares[part])), create_graph)
+        total = total + (gradients.view(-1, *images.shape) * weights[part]).sum(0) * change
     return total.sum(1)
 
 
@@ -178,24 +154,18 @@ def attribution(name: str) -> Attribution:
     return ATTRIBUTIONS[name]
 
 
-def check_explained(vit: ViT, images: Tensor, target: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Fresh images on the model's device and in its dtype, and their target classes (B,), or an `InputError`."""
-    if not isinstance(vit, ViT):
-        raise InputError(f"attribution needs a ViT from load_vit, not {type(vit).__name__}.")
+def check_explained(vit: ViT, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Fresh images on the model's device and in its dtype, and their target classes (B,), by default the predicted.
+
+    Raises:
+        InputError: training mode, images that the model would misread, a target that is no class.
+    """
     check_evaluating(vit)
-    if images.numel() == 0:
-        raise InputError("there are no images to explain; pass at least one.")
     check_images(images, vit.channels, vit.image_size, vit.name)
     images = images.detach().to(vit.mean).clone()
-    if target is None:
-        with torch.no_grad():
-            return images, vit(images).argmax(1)
-    target = torch.as_tensor(target, device=images.device)
-    if target.is_floating_point() or target.ndim > 1 or (target.ndim == 1 and len(target) != len(images)):
-        raise InputError(f"target has shape {tuple(target.shape)} and dtype {target.dtype}; pass one class or (B,).")
-    if target.min() < 0 or target.max() >= vit.num_classes:
-        raise InputError(f"target leaves the classes 0 to {vit.num_classes - 1} of {vit.name}; pass one of them.")
-    return images, target.expand(len(images)).long().clone()
+    target = answers(vit, images).argmax(1) if target is None else target
+    check_labelled(vit, images, target)
+    return images, target.to(images.device).long().clone()
 
 
 def _pixel_gradient(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Tensor:
@@ -206,8 +176,3 @@ def _pixel_gradient(vit: ViT, images: Tensor, target: Tensor, create_graph: bool
 def _class_score(logits: Tensor, target: Tensor) -> Tensor:
     """The logits (B, K) of the targets (B,), summed: every image's gradient is its own."""
     return logits.gather(1, target.unsqueeze(1)).sum()
-
-
-def _prefix_tokens(vit: ViT) -> int:
-    """Class and register tokens in front of the patches."""
-    return int(getattr(vit.net, "num_prefix_tokens", 1))

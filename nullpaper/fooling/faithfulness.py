@@ -8,17 +8,17 @@ under the deletion curve and a large one under the insertion curve.
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import ConstantInputWarning, spearmanr
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from nullpaper.errors import InputError
 from nullpaper.fooling.explanations import check_explained
 from nullpaper.models.vit import ViT
 
+BLOCK = 4  # patches a step
 CHUNK = 32  # images whose steps go through the model at once
 
 
@@ -30,15 +30,9 @@ class Curves:
     deletion: Tensor
     insertion: Tensor
 
-    @property
-    def deletion_area(self) -> Tensor:
-        """Area under each deletion curve, (B,), in [0, 1]; smaller is better."""
-        return torch.trapezoid(self.deletion, self.share, dim=1)
-
-    @property
-    def insertion_area(self) -> Tensor:
-        """Area under each insertion curve, (B,), in [0, 1]; larger is better."""
-        return torch.trapezoid(self.insertion, self.share, dim=1)
+    def area(self, curve: str) -> Tensor:
+        """Area (B,), in [0, 1], under the "deletion" curves, where smaller is better, or the "insertion" curves."""
+        return torch.trapezoid(getattr(self, curve), self.share, dim=1)
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
@@ -48,9 +42,7 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
         InputError: the maps differ in shape.
     """
     pairs = zip(*_flat_pair(first, second), strict=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantInputWarning)
-        return torch.tensor([spearmanr(a.numpy(), b.numpy()).statistic for a, b in pairs], dtype=torch.float64)
+    return torch.tensor([spearmanr(a.numpy(), b.numpy()).statistic for a, b in pairs], dtype=torch.float64)
 
 
 def top_overlap(first: Tensor, second: Tensor, share: float = 0.25) -> Tensor:
@@ -71,37 +63,22 @@ def top_overlap(first: Tensor, second: Tensor, share: float = 0.25) -> Tensor:
 
 
 @torch.no_grad()
-def deletion_insertion(
-    vit: ViT,
-    images: Tensor,
-    scores: Tensor,
-    *,
-    target: int | Tensor | None = None,
-    block: int = 4,
-    colour: Tensor | None = None,
-) -> Curves:
+def deletion_insertion(vit: ViT, images: Tensor, scores: Tensor, *, target: Tensor) -> Curves:
     """Delete, and insert, the patches of images (B, C, H, W) from the highest of ``scores`` (B, N) downwards.
 
-    The embedding reads every patch alone, so that a patch painted in one colour is a token replaced by that colour's.
-
-    Args:
-        target: the class whose probability is followed, one or (B,); None: the one that the model predicts.
-        block: patches a step.
-        colour: (C,), in [0, 1], of a deleted patch; None: the model's mean pixel.
+    A deleted patch has the model's mean pixel everywhere. The embedding reads every patch alone, so that its token is
+    replaced by that colour's. The probability followed is that of the class ``target`` (B,).
 
     Raises:
-        InputError: as `attribute`, scores that are not finite or not one a patch, a ``block`` outside 1 to N.
+        InputError: as `check_explained`, or scores that are not finite or not one a patch.
     """
     images, target = check_explained(vit, images, target)
     patches = math.prod(vit.grid_size)
     if tuple(scores.shape) != (len(images), patches) or not scores.isfinite().all():
         raise InputError(f"scores have shape {tuple(scores.shape)}; pass finite ones, ({len(images)}, {patches}).")
-    if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= patches:
-        raise InputError(f"block={block} must be a whole number between 1 and {patches}, the number of patches.")
-    painted = vit.mean if colour is None else colour.to(images).view(1, -1, 1, 1)
-    counts = torch.tensor([*range(0, patches, block), patches], device=images.device)
+    counts = torch.tensor([*range(0, patches, BLOCK), patches], device=images.device)
     rank = scores.to(images.device).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    absent = vit.embed(painted.expand_as(images[:1]))
+    absent = vit.embed(vit.mean.expand_as(images[:1]))
     parts = zip(*(values.split(CHUNK) for values in (images, rank, target)), strict=True)
     curves = [_curves(vit, vit.embed(part), absent, order, classes, counts) for part, order, classes in parts]
     deletion, insertion = (torch.cat(values).double().cpu() for values in zip(*curves, strict=True))
@@ -124,6 +101,6 @@ def _curves(
 
 
 def _flat_pair(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    if first.shape != second.shape or first.ndim < 2:
+    if first.shape != second.shape:
         raise InputError(f"maps have shapes {tuple(first.shape)} and {tuple(second.shape)}; pass two of (B, ...).")
     return first.detach().double().cpu().flatten(1), second.detach().double().cpu().flatten(1)

@@ -13,34 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from nullpaper.errors import InputError, check_count, first_line, nearest
+from nullpaper.errors import InputError, check_count, first_line
 from nullpaper.fooling.descent import Feasible, bisect_segment, descend
 from nullpaper.models.predict import answers, probability_gap
 from nullpaper.models.vit import ViT, check_evaluating, check_images, norms, per_image
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
-from nullpaper.robustness.attacks import torchattacks
+from nullpaper.robustness.attacks import check_labelled, torchattacks
 from nullpaper.robustness.perturbation import in_box, permuted_in_patches
 
 MARGIN = 1e-3  # of logits, so that rounding in float32 cannot undo a changed answer
 SLACK = 1e-3  # relative, kept from eps for the same reason
 REACHES = (2.0, 8.0, 32.0)  # how far random exact noise is asked to go until the legal part is long enough
-
-
-@dataclass(frozen=True)
-class Lookalike:
-    """Noise (B, C, H, W) that brings images as near to targets as was found, at a stated influence.
-
-    Attributes:
-        noise: images + noise lie in [0, 1].
-        influence: |softmax f(x + v) - softmax f(x)|^2 of each image, summed over classes, (B,): at most eps.
-        distance: |x + v - t| / |x - t|, (B,); 0 for an image that equals its target.
-        from_start: where the descent from ``start`` was kept, (B,) bool; elsewhere it is that from the segment's point.
-    """
-
-    noise: Tensor
-    influence: Tensor
-    distance: Tensor
-    from_start: Tensor
 
 
 @dataclass(frozen=True)
@@ -76,7 +59,7 @@ def lookalike(
     steps: int = 40,
     start: Tensor | None = None,
     exact: Tensor | None = None,
-) -> Lookalike:
+) -> Tensor:
     """Noise v that minimises |x + v - t| while |softmax f(x + v) - softmax f(x)|^2 <= eps and x + v stays in [0, 1].
 
     The constraint is the quantity that paper A's equation 7 bounds in the mean, here for every image by itself. The
@@ -94,13 +77,11 @@ def lookalike(
     Raises:
         InputError: eps or steps out of range, another shape, images outside [0, 1], a model in training mode.
     """
-    for name, given in {"images": images, "targets": targets, "start": start, "exact": exact}.items():
-        if given is not None and given.shape != images.shape:
-            raise InputError(f"{name} have shape {tuple(given.shape)}, images {tuple(images.shape)}; match them.")
-        if given is not None and name != "exact":
-            check_images(given, vit.channels, vit.image_size, vit.name)
+    start = targets if start is None else start
+    for batch in (images, targets, start):
+        check_images(batch, vit.channels, vit.image_size, vit.name)
     check_count("steps", steps)
-    feasible, clean = _within(vit, images, eps), answers(vit, images)
+    feasible, clean = _within(vit, images, eps), answers(vit, images).softmax(1)
     exact = patch_nullspace(vit).nearest(images, targets)[0] if exact is None else exact
     inside = (images + exact).clamp(0, 1)
     if not feasible(answers(vit, inside)).all():
@@ -108,18 +89,14 @@ def lookalike(
             f"exact changes the answer by more than eps={eps}: pass noise of the nullspace, or a larger eps."
         )
     straight = bisect_segment(vit, feasible, inside, targets)
-    begin = targets if start is None else start
-    point, success = descend(vit, targets, begin, clean.softmax(1), feasible, steps)
+    point, success = descend(vit, targets, start, clean, feasible, steps)
     late = ~success | (norms(point - targets) > norms(straight - targets))
     if late.any():
-        part = targets[late], straight[late], clean.softmax(1)[late], _within(vit, images[late], eps)
-        again, success = descend(vit, *part, steps)
+        again, success = descend(
+            vit, targets[late], straight[late], clean[late], _within(vit, images[late], eps), steps
+        )
         point[late] = torch.where(per_image(success), again, straight[late])
-    noise = point - images
-    away = norms(images - targets)
-    distance = norms(images + noise - targets) / away.clamp_min(torch.finfo(images.dtype).tiny)
-    influence = probability_gap(answers(vit, (images + noise).clamp(0, 1)), clean)
-    return Lookalike(noise, influence, distance, ~late)
+    return point - images
 
 
 def farthest_along(vit: ViT, images: Tensor, begin: Tensor, end: Tensor, *, eps: float) -> Tensor:
@@ -143,7 +120,8 @@ def adversarial(vit: ViT, images: Tensor, classes: Tensor, *, steps: int = 40) -
     Raises:
         InputError: classes that the head lacks or of another shape, steps below 1, bad images, training mode.
     """
-    _check_attacked(vit, images, classes)
+    check_evaluating(vit)
+    check_labelled(vit, images, classes)
     check_count("steps", steps)
     wanted = one_hot(classes.to(images.device), vit.num_classes).to(images)
 
@@ -163,15 +141,15 @@ def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **optio
     Raises:
         InputError: no such targeted attack, options that it does not take, and as `adversarial`.
     """
-    library = torchattacks()
-    if name not in library.__all__:
-        raise InputError(f"torchattacks has no attack {name!r}.{nearest(name, library.__all__)}")
-    _check_attacked(vit, images, classes)
+    check_evaluating(vit)
+    check_labelled(vit, images, classes)
     try:
-        attack = getattr(library, name)(vit, **options)
+        attack = getattr(torchattacks(), name)(vit, **options)
         attack.set_mode_targeted_by_label(quiet=True)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name} with {options} is no targeted attack: {first_line(error)}.") from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} with {options} is no targeted attack of torchattacks: {first_line(error)}."
+        ) from error
     inside = images.clamp(1e-4, 1 - 1e-4) if name == "CW" else images  # its atanh is infinite at the ends of the box
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -225,12 +203,3 @@ def _within(vit: ViT, images: Tensor, eps: float) -> Feasible:
         raise InputError(f"eps={eps} must lie in (0, 2): it bounds a squared distance between softmax vectors.")
     clean = answers(vit, images)
     return lambda logits: probability_gap(logits, clean) <= eps * (1 - SLACK)
-
-
-def _check_attacked(vit: ViT, images: Tensor, classes: Tensor) -> None:
-    check_evaluating(vit)
-    check_images(images, vit.channels, vit.image_size, vit.name)
-    if classes.shape != images.shape[:1] or classes.is_floating_point():
-        raise InputError(f"classes have shape {tuple(classes.shape)}; pass one whole number for each image.")
-    if not ((classes >= 0) & (classes < vit.num_classes)).all():
-        raise InputError(f"classes must lie in 0 to {vit.num_classes - 1}, the classes of {vit.name}.")

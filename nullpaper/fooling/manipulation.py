@@ -7,38 +7,19 @@ iterates that meet the constraint; where none does, it keeps no noise at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from nullpaper.errors import InputError, check_count
-from nullpaper.fooling.explanations import Attribution, attribute, attribution, check_explained, patch_values
+from nullpaper.fooling.explanations import Attribution, attribution, check_explained, patch_values
 from nullpaper.models.attention import explicit_attention
-from nullpaper.models.predict import probability_gap
+from nullpaper.models.predict import answers, probability_gap
 from nullpaper.models.vit import ViT, per_image
 
-STEPS = 40
 FIRST_STEP = 0.25  # of the radius
 LAST_STEP = 0.1
 PENALTY = 1.0  # on the excess over half of eps, in units of eps
 MARGIN = 0.999  # of eps: the fused kernel, which has the last word, rounds otherwise
-
-
-@dataclass(frozen=True)
-class Manipulation:
-    """Noise (B, C, H, W) and what the model's ordinary forward pass says of it, per image (B,).
-
-    Attributes:
-        correlation: Pearson's, between the noisy image's map and the clean one, over patches.
-        gap: squared L2 distance between the softmax vectors, at most ``eps``.
-        kept: the target is the predicted class still.
-    """
-
-    noise: Tensor
-    correlation: Tensor
-    gap: Tensor
-    kept: Tensor
 
 
 def correlation(first: Tensor, second: Tensor) -> Tensor:
@@ -55,10 +36,10 @@ def manipulate(
     *,
     radius: float = 8 / 255,
     eps: float = 0.01,
-    steps: int = STEPS,
+    steps: int = 40,
     seed: int = 0,
-) -> Manipulation:
-    """Noise that moves the map of method ``name``, summed over each patch, as far as it can from that of the image.
+) -> Tensor:
+    """Noise (B, C, H, W) that moves the map of method ``name``, summed over each patch, as far as it can.
 
     min_v corr(map(x + v), map(x)) subject to |v|_inf <= radius, x + v in [0, 1], |softmax(x + v) - softmax(x)|^2 <= eps
     and the same predicted class, which both maps explain.
@@ -76,15 +57,11 @@ def manipulate(
         raise InputError(f"radius={radius} must lie in (0, 1] and eps={eps} in (0, 2).")
     check_count("steps", steps)
     method = attribution(name)
-    with torch.inference_mode(False):
+    with torch.inference_mode(False):  # with gradients, whatever holds outside
         images, target = check_explained(vit, images)
-        with torch.enable_grad(), explicit_attention(vit):
-            noise = _descend(vit, images, target, method, radius, eps, steps, seed)
-        with torch.no_grad():
-            clean, noisy = vit(images), vit(images + noise)
-        maps = (attribute(vit, x.clamp(0, 1), name, target=target) for x in (images + noise, images))
-        similarity = correlation(*(patch_values(values, vit) for values in maps))
-    return Manipulation(noise, similarity, probability_gap(noisy, clean), noisy.argmax(1) == target)
+        start = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed)).to(images) * 2 - 1
+        with explicit_attention(vit):
+            return _descend(vit, images, target, method, start, radius, eps, steps)
 
 
 def _descend(
@@ -92,31 +69,26 @@ def _descend(
     images: Tensor,
     target: Tensor,
     method: Attribution,
+    start: Tensor,
     radius: float,
     eps: float,
     steps: int,
-    seed: int,
 ) -> Tensor:
-    """The best iterate of each image that meets the constraint, or zero."""
+    """The best iterate of each image that meets the constraint, or zero; ``start`` is in units of the first step."""
     low, high = (images - radius).clamp(0, 1) - images, (images + radius).clamp(0, 1) - images
-    generator = torch.Generator().manual_seed(seed)
     # not from zero, where the correlation is at its maximum and its gradient vanishes
-    noise = (torch.rand(images.shape, generator=generator).to(images) * 2 - 1) * radius * FIRST_STEP
-    noise = noise.clamp(low, high)
-    with torch.no_grad():
-        probabilities = vit(images).softmax(1)
+    noise = (start * radius * FIRST_STEP).clamp(low, high)
+    clean_logits = answers(vit, images)
     clean = patch_values(method.compute(vit, images.clone().requires_grad_(), target, False), vit).detach()
     best, least = torch.zeros_like(images), torch.ones_like(images[:, 0, 0, 0])
     for step in range(steps + 1):
         noise.requires_grad_()
         maps, logits = _map_and_logits(vit, images + noise, target, method)
         similarity = correlation(patch_values(maps, vit), clean)
-        gap = (logits.softmax(1) - probabilities).square().sum(1)
+        gap = probability_gap(logits, clean_logits)
         better = (similarity < least) & (gap <= MARGIN * eps) & (logits.argmax(1) == target)
         best = torch.where(per_image(better), noise.detach(), best)
         least = torch.where(better, similarity.detach(), least)
-        if step == steps:
-            break
         loss = similarity + PENALTY * (gap / eps - 0.5).clamp_min(0)
         (gradient,) = torch.autograd.grad(loss.sum(), noise)
         length = radius * FIRST_STEP * LAST_STEP ** (step / steps)

@@ -20,12 +20,11 @@ from scipy.ndimage import map_coordinates
 from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor
 
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import InputError, check_count
 from nullpaper.models.vit import check_images, patchify, unpatchify
 from nullpaper.nullspace.l1_lp import nearest_l1
 from nullpaper.nullspace.patch import PatchNullspace
 
-NORMS = ("l2", "l1")
 GAP_FLOOR = 1e-6  # as in `nullspace`: a distance below this, per pixel, counts as none
 STEPS = 500  # of the dual ascent; an image without saturated pixels takes one
 TOLERANCE = 3e-4  # of the margin: steps this short end it
@@ -46,15 +45,15 @@ class HiddenMessage:
     gap: Tensor
 
 
-def draw_logo(size: tuple[int, int], channels: int = 3) -> Tensor:
-    """A slashed circle, the empty set, black on white: (C, H, W) in [0, 1]."""
+def draw_logo(size: tuple[int, int]) -> Tensor:
+    """A slashed circle, the empty set, black on white: (3, H, W) in [0, 1]."""
     height, width = (8 * side for side in size)  # drawn large, since Pillow's lines are not smoothed
     sheet = Image.new("L", (width, height), "white")
     pen, line = ImageDraw.Draw(sheet), min(size)
     pen.ellipse((0.14 * width, 0.14 * height, 0.86 * width, 0.86 * height), outline="black", width=line)
     pen.line((0.85 * width, 0.06 * height, 0.15 * width, 0.94 * height), fill="black", width=line)
     small = np.array(sheet.resize(size[::-1], Image.Resampling.BOX), dtype=np.float32) / 255
-    return torch.from_numpy(small).expand(channels, *size).clone()
+    return torch.from_numpy(small).expand(3, *size).clone()
 
 
 def watermark(space: PatchNullspace, images: Tensor, logo: Tensor, *, norm: str = "l2") -> tuple[Tensor, Tensor]:
@@ -72,17 +71,16 @@ def watermark(space: PatchNullspace, images: Tensor, logo: Tensor, *, norm: str 
         InputError: an unknown norm, a logo of another shape or outside [0, 1], an empty nullspace, images as in
             `PatchNullspace.nearest`.
     """
-    if norm not in NORMS:
-        raise InputError(f"norm={norm!r} is unknown; pass one of {NORMS}.{nearest(str(norm).lower(), NORMS)}")
+    if norm not in ("l1", "l2"):
+        raise InputError(f"norm={norm!r} is unknown; pass 'l1' or 'l2'.")
     _check_space(space)
     check_images(images, space.channels, space.image_size, space.name)
     if logo.shape not in (images.shape, images.shape[1:]):
         raise InputError(
-            f"logo has shape {tuple(logo.shape)}, the images {tuple(images.shape)}: pass {tuple(images.shape[1:])}, or "
-            "one for each image."
+            f"logo has shape {tuple(logo.shape)}, the images {tuple(images.shape)}: pass one, or one for each image."
         )
-    if not logo.is_floating_point() or not ((logo >= 0) & (logo <= 1)).all():
-        raise InputError("logo must be floats in [0, 1] without NaN: pass pixels, not normalised values.")
+    if not ((logo >= 0) & (logo <= 1)).all():
+        raise InputError("logo must lie in [0, 1], without NaN: pass pixels, not normalised values.")
     targets = logo.to(images).expand(images.shape)
     if norm == "l2":
         return space.nearest(images, targets)
@@ -90,9 +88,7 @@ def watermark(space: PatchNullspace, images: Tensor, logo: Tensor, *, norm: str 
     return noise, (primal - dual).abs() / primal.clamp_min(GAP_FLOOR * images[0].numel())
 
 
-def official_noise(
-    space: PatchNullspace, patch: Tensor, logo: Tensor, *, norm: str = "l1", gradient: bool = False
-) -> Tensor:
+def official_noise(space: PatchNullspace, patch: Tensor, logo: Tensor, *, norm: str, gradient: bool) -> Tensor:
     """Noise (D,) for one patch (D,) and its part of the logo (D,) by the original's solver, to compare with.
 
     SciPy's SLSQP over the coefficients of the basis, from all ones, at most 5000 iterations, in pixel units. The
@@ -116,7 +112,7 @@ def official_noise(
 def encode_message(
     space: PatchNullspace,
     images: Tensor,
-    message: bytes | str | Tensor,
+    message: Tensor,
     *,
     key: int,
     margin: float = 0.1,
@@ -129,24 +125,22 @@ def encode_message(
     the price `LIMIT` |miss|, so the problem solved minimises |v|^2 / 2 + LIMIT sum_b max(0, margin - m_b <x + v, k_b>).
 
     Args:
-        message: bytes, a string (as UTF-8), or bits (L,) or (B, L); see `message_bits`.
+        message: bits (B, L), bool.
         key: the secret, any integer from 0 to 2^63 - 1; a seed, not cryptography.
         margin: in pixel units, as unit vectors measure them: noise of sd s per pixel moves <x, k_b> by s.
         share: of the nullspace that carries bits, the part that JPEG rounds least; 1 for all of it.
 
     Raises:
-        InputError: a message that is empty, too long, or of another type; a bad key, margin or share; an empty
-            nullspace; images that `check_images` refuses.
+        InputError: a message of another shape or type, a margin out of range, images that `check_images` refuses, and
+            as `message_keys`.
     """
-    if not (isinstance(margin, int | float) and 0 < margin < math.inf):
-        raise InputError(f"margin={margin!r} must be a positive number, in pixel units.")
-    _check_space(space)
+    if not 0 < margin < math.inf:
+        raise InputError(f"margin={margin} must be a positive number, in pixel units.")
     check_images(images, space.channels, space.image_size, space.name)
-    bits = message_bits(message)
-    if bits.ndim == 2 and len(bits) != len(images):
-        raise InputError(f"the message has {len(bits)} rows for {len(images)} images; pass one each, or one for all.")
-    keys = message_keys(space, bits.shape[-1], key=key, share=share).to(images.device).flatten(1)
-    signs = (2.0 * bits.to(images.device) - 1).expand(len(images), -1)
+    if message.ndim != 2 or len(message) != len(images) or message.dtype != torch.bool:
+        raise InputError(f"message has shape {tuple(message.shape)}; pass one row of bools for each image.")
+    keys = message_keys(space, message.shape[1], key=key, share=share).to(images.device).flatten(1)
+    signs = 2.0 * message.to(images.device) - 1
     force = _multipliers(space, images, keys, signs, margin)
     targets = images.double() + ((signs * force) @ keys).view(images.shape)
     noise, _ = space.nearest(images.double(), targets)
@@ -161,37 +155,11 @@ def decode_message(space: PatchNullspace, images: Tensor, *, key: int, length: i
     """Bits (B, length), bool, that images (B, C, H, W) carry under this key: whether <x, k_b> > 0. No original needed.
 
     Raises:
-        InputError: as `encode_message`.
+        InputError: images that `check_images` refuses, and as `message_keys`.
     """
-    _check_space(space)
     check_images(images, space.channels, space.image_size, space.name)
     keys = message_keys(space, length, key=key, share=share).to(images.device)
     return images.double().flatten(1) @ keys.flatten(1).T > 0
-
-
-def message_bits(message: bytes | str | Tensor) -> Tensor:
-    """A message as bits, bool: bytes and strings (UTF-8) from the highest bit of each byte on, tensors of 0 and 1.
-
-    Raises:
-        InputError: another type, an empty message, or a tensor of other values or not of shape (L,) or (B, L).
-    """
-    if isinstance(message, str | bytes):
-        data = message.encode() if isinstance(message, str) else message
-        bits = torch.from_numpy(np.unpackbits(np.frombuffer(data, dtype=np.uint8))).bool()
-    elif isinstance(message, Tensor):
-        if message.ndim not in (1, 2) or not ((message == 0) | (message == 1)).all():
-            raise InputError(f"a message of bits holds 0 and 1, in shape (L,) or (B, L), not {tuple(message.shape)}.")
-        bits = message.bool()
-    else:
-        raise InputError(f"a message is bytes, a string or a tensor of bits, not {type(message).__name__}.")
-    if bits.numel() == 0:
-        raise InputError("the message is empty; give at least one bit.")
-    return bits
-
-
-def capacity(space: PatchNullspace, share: float = 1.0) -> int:
-    """Bits that fit an image: the dimensions of the ``share`` of its nullspace that carries them."""
-    return space.image_dim // max(space.dim, 1) * _carried(space, share)
 
 
 def message_keys(space: PatchNullspace, length: int, *, key: int, share: float = 1.0) -> Tensor:
@@ -201,17 +169,19 @@ def message_keys(space: PatchNullspace, length: int, *, key: int, share: float =
         InputError: a length that does not fit, a bad key or share, an empty nullspace.
     """
     _check_space(space)
-    if isinstance(key, bool) or not isinstance(key, int) or not 0 <= key < 2**63:
-        raise InputError(f"key={key!r} must be an integer from 0 to 2^63 - 1.")
-    bits = capacity(space, share)
-    if isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= bits:
+    check_count("key", key, least=0)
+    if not 0 < share <= 1:
+        raise InputError(f"share={share} must lie in (0, 1].")
+    carriers = _carriers(space, share)
+    bits = space.image_dim // space.dim * carriers.shape[1]
+    if not 1 <= length <= bits:
         raise InputError(
             f"a message of {length} bits does not fit: share {share:g} of the nullspace of {space.name} holds 1 to "
             f"{bits} bits an image."
         )
     draws = torch.randn(bits, length, generator=torch.Generator().manual_seed(key), dtype=torch.float64)
-    weights = torch.linalg.qr(draws).Q.T.reshape(length, -1, _carried(space, share))
-    return unpatchify(weights @ _carriers(space, share).T, space.image_size, space.patch_size)
+    weights = torch.linalg.qr(draws).Q.T.reshape(length, -1, carriers.shape[1])
+    return unpatchify(weights @ carriers.T, space.image_size, space.patch_size)
 
 
 def _multipliers(space: PatchNullspace, images: Tensor, keys: Tensor, signs: Tensor, margin: float) -> Tensor:
@@ -241,21 +211,15 @@ def _multipliers(space: PatchNullspace, images: Tensor, keys: Tensor, signs: Ten
     return result.double()
 
 
-def _carried(space: PatchNullspace, share: float) -> int:
-    if not (isinstance(share, int | float) and 0 < share <= 1):
-        raise InputError(f"share={share!r} must lie in (0, 1].")
-    return max(1, round(share * space.dim))
-
-
 def _carriers(space: PatchNullspace, share: float) -> Tensor:
     """Orthonormal directions (C*p*p, r) of the nullspace, on the CPU: the ``share`` whose JPEG steps are smallest."""
-    basis = space.basis.cpu()
-    step = torch.from_numpy(_jpeg_steps(space.patch_size, space.channels))
-    return basis @ torch.linalg.eigh(basis.T @ step @ basis).eigenvectors[:, : _carried(space, share)]
+    basis, step = space.basis.cpu(), torch.from_numpy(_jpeg_steps(space.patch_size))
+    count = max(1, round(share * space.dim))
+    return basis @ torch.linalg.eigh(basis.T @ step @ basis).eigenvectors[:, :count]
 
 
-def _jpeg_steps(patch_size: tuple[int, int], channels: int) -> np.ndarray:
-    """A quadratic form (C*p*p, C*p*p): squared DCT coefficients, each weighted by its squared step at quality 50.
+def _jpeg_steps(patch_size: tuple[int, int]) -> np.ndarray:
+    """A quadratic form (3*p*p, 3*p*p): squared DCT coefficients, each weighted by its squared step at quality 50.
 
     The DCT is that of a patch, its steps those of JPEG's 8 x 8 tables at the same spatial frequency. Chroma is stored
     at half the resolution, so that it has twice the frequency and is lost beyond the table.
@@ -268,10 +232,8 @@ def _jpeg_steps(patch_size: tuple[int, int], channels: int) -> np.ndarray:
     chroma = map_coordinates(chroma, 2 * frequency, order=1, mode="constant", cval=255).ravel()
     size = math.prod(patch_size)
     dct = dctn(np.eye(size).reshape(size, *patch_size), axes=(1, 2), norm="ortho").reshape(size, size).T
-    colours = LUMA_CHROMA if channels == 3 else np.eye(channels)
-    steps = np.concatenate([luma, *[chroma if channels == 3 else luma] * (channels - 1)])
-    transform = np.kron(colours, dct)
-    return transform.T * steps**2 @ transform
+    transform = np.kron(LUMA_CHROMA, dct)
+    return transform.T * np.concatenate([luma, chroma, chroma]) ** 2 @ transform
 
 
 def _check_space(space: PatchNullspace) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from nullpaper.data.datasets import load_data, to_pixels
 from nullpaper.errors import InputError
-from nullpaper.fooling import explanations as attribution
-from nullpaper.fooling import faithfulness, manipulation
+from nullpaper.fooling import explanations, faithfulness, manipulation
 from nullpaper.fooling.explanations import ATTRIBUTIONS, attribute, patch_values
+from nullpaper.models.predict import probability_gap
 from nullpaper.models.vit import SHIPPED, ViT, load_vit
 from nullpaper.nullspace.patch import patch_nullspace
 
@@ -55,11 +55,14 @@ def relative(first: Tensor, second: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", ATTRIBUTIONS)
-def test_exact_noise_leaves_every_patch_its_value_on_another_image(name: str) -> None:
+def test_exact_noise_leaves_every_patch_its_value_and_other_noise_of_that_norm_does_not(name: str) -> None:
     pixels, noisy = exact()
     assert (noisy - pixels).flatten(1).norm(dim=1).min() > 10
-    clean, moved = maps(name)
-    assert relative(patch_values(moved, model()), patch_values(clean, model())) < 1e-10
+    clean, moved = (patch_values(values, model()) for values in maps(name))
+    assert relative(moved, clean) < 1e-10
+    target = model(torch.float64)(pixels).argmax(1)
+    shuffled = (pixels + (noisy - pixels).flip(3)).clamp(0, 1)
+    assert relative(patch_values(attribute(model(torch.float64), shuffled, name, target=target), model()), clean) > 0.05
 
 
 def test_exact_noise_changes_pixels_of_a_map_by_gradient_times_noise_and_nothing_else() -> None:
@@ -76,45 +79,24 @@ def test_exact_noise_changes_pixels_of_a_map_by_gradient_times_noise_and_nothing
 
 
 @pytest.mark.parametrize("name", ATTRIBUTIONS)
-def test_other_noise_of_that_norm_changes_every_map(name: str) -> None:
-    pixels, noisy = exact()
-    shuffled = (noisy - pixels).flip(3)
-    shown = (pixels + shuffled).clamp(0, 1)
-    moved = attribute(model(torch.float64), shown, name, target=model(torch.float64)(pixels).argmax(1))
-    assert relative(patch_values(moved, model()), patch_values(maps(name)[0], model())) > 0.05
-
-
-@pytest.mark.parametrize("name", ATTRIBUTIONS)
-def test_shapes_default_target_batches_and_no_traces(name: str) -> None:
+def test_shapes_default_target_batches_and_no_traces(name: str, monkeypatch) -> None:
     vit, pixels = load_vit(SHIPPED), images()
     vit.net.blocks[2].attn.fused_attn = False  # a mixed state has to come back as it was
     before = state(vit)
     with torch.inference_mode():
-        found = attribute(vit, pixels, name)
+        values = attribute(vit, pixels, name)
         predicted = vit(pixels).argmax(1)
-    assert found.shape == (4, *(vit.grid_size if ATTRIBUTIONS[name].level == "patch" else vit.image_size))
-    assert not found.requires_grad and found.isfinite().all()
-    assert relative(attribute(vit, pixels, name, target=predicted, batch_size=3), found) < 1e-3
+    assert values.shape == (4, *(vit.grid_size if ATTRIBUTIONS[name].level == "patch" else vit.image_size))
+    assert not values.requires_grad and values.isfinite().all()
+    monkeypatch.setattr(explanations, "BATCH", 3)
+    assert relative(attribute(vit, pixels, name, target=predicted), values) < 1e-3
     if name != "rollout":
-        assert relative(attribute(vit, pixels, name, target=9), found) > 0.01
-    assert state(vit) == before
-
-
-@pytest.mark.parametrize("name", ATTRIBUTIONS)
-def test_a_failing_forward_pass_leaves_no_traces(name: str) -> None:
-    vit = load_vit(SHIPPED)
-    before = state(vit)
+        assert relative(attribute(vit, pixels, name, target=torch.full((4,), 9)), values) > 0.01
     handle = vit.net.blocks[-1].mlp.register_forward_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        ATTRIBUTIONS[name].compute(vit, images().clone().requires_grad_(), torch.zeros(4, dtype=torch.long), False)
+        attribute(vit, pixels, name, target=predicted)
     handle.remove()
     assert state(vit) == before
-
-
-def test_rollout_is_a_share_of_attention_that_starts_at_the_class_token() -> None:
-    found = attribute(model(), images(), "rollout").flatten(1)
-    assert (found >= 0).all() and (found.sum(1) <= 1).all()
-    assert (found.sum(1) < 1 - 2.0 ** -len(model().net.blocks) + 1e-6).all()  # the identity keeps that much at home
 
 
 def test_rollout_of_uniform_attention_is_known_in_closed_form() -> None:
@@ -124,13 +106,6 @@ def test_rollout_of_uniform_attention_is_known_in_closed_form() -> None:
         nn.init.zeros_(block.attn.qkv.bias[:192])
     depth, tokens = len(vit.net.blocks), 37
     assert torch.allclose(attribute(vit, images(), "rollout"), torch.tensor((1 - 2.0**-depth) / tokens))
-
-
-def test_rollout_averages_the_rows_that_an_average_pooling_head_reads() -> None:
-    net = timm.create_model("test_vit", global_pool="avg", num_classes=10, img_size=48, patch_size=16)
-    vit = ViT(net, (0.5,) * 3, (0.5,) * 3).eval()
-    assert attribute(vit, images(), "rollout").shape == (4, 3, 3)
-    assert attribute(vit, images(), "grad_cam").abs().max() > 0
 
 
 class Spliced(nn.Module):
@@ -162,7 +137,7 @@ def test_grad_cam_is_captums_where_the_tokens_lie_on_captums_axes() -> None:
     [
         ("saliency", Saliency, {}),
         ("gradient_x_input", InputXGradient, {}),
-        ("integrated_gradients", IntegratedGradients, {"n_steps": attribution.IG_STEPS}),
+        ("integrated_gradients", IntegratedGradients, {"n_steps": explanations.IG_STEPS}),
     ],
 )
 def test_pixel_maps_are_captums(name: str, reference: type, options: dict) -> None:
@@ -174,22 +149,14 @@ def test_pixel_maps_are_captums(name: str, reference: type, options: dict) -> No
     assert relative(attribute(vit, pixels, name, target=target), theirs) < 1e-6  # the nodes' weights are float32
 
 
-def test_integrated_gradients_do_not_depend_on_how_many_nodes_go_through_the_model_at_once(monkeypatch) -> None:
-    whole = attribute(model(torch.float64), images().double(), "integrated_gradients")
-    monkeypatch.setattr(attribution, "IG_CHUNK", 8)
-    assert relative(attribute(model(torch.float64), images().double(), "integrated_gradients"), whole) < 1e-10
-
-
-def test_integrated_gradients_are_complete_and_take_another_baseline() -> None:
-    vit = model()
-    target = vit(images()).argmax(1)
-    for baseline in (None, torch.zeros(1, 3, 1, 1)):
-        found = attribution.integrated_gradients(
-            vit, images().clone().requires_grad_(), target, baseline=baseline, steps=48
-        )
-        start = (vit.mean if baseline is None else baseline).expand_as(images())
-        rise = (vit(images()) - vit(start)).gather(1, target[:, None]).squeeze(1)
-        assert torch.allclose(found.sum((1, 2)), rise, atol=0.05)
+def test_integrated_gradients_are_complete_however_many_nodes_go_through_the_model_at_once(monkeypatch) -> None:
+    vit, pixels = model(torch.float64), images().double()
+    target = vit(pixels).argmax(1)
+    whole = attribute(vit, pixels, "integrated_gradients")
+    rise = (vit(pixels) - vit(vit.mean.expand_as(pixels))).gather(1, target[:, None]).squeeze(1)
+    assert torch.allclose(whole.sum((1, 2)), rise, atol=0.3)
+    monkeypatch.setattr(explanations, "IG_CHUNK", 8)
+    assert relative(attribute(vit, pixels, "integrated_gradients"), whole) < 1e-10
 
 
 def test_map_metrics_at_their_ends() -> None:
@@ -201,108 +168,87 @@ def test_map_metrics_at_their_ends() -> None:
     assert (faithfulness.top_overlap(first, -first) == 0).all()
 
 
-def test_deletion_and_insertion_end_where_they_must_and_mirror_each_other() -> None:
+def test_deletion_and_insertion_end_where_they_must_mirror_each_other_and_paint_patches() -> None:
     vit, pixels = model(), images()
-    scores = patch_values(attribute(vit, pixels, "grad_cam"), vit)
-    found = faithfulness.deletion_insertion(vit, pixels, scores, block=5)
-    target = vit(pixels).argmax(1)
-    whole = vit(pixels).softmax(1).gather(1, target[:, None]).squeeze(1).double()
-    assert found.share[0] == 0 and found.share[-1] == 1 and found.deletion.shape == (4, 9)
-    assert torch.allclose(found.deletion[:, 0], whole, atol=1e-5)
-    assert torch.allclose(found.insertion[:, -1], whole, atol=1e-5)
-    backwards = faithfulness.deletion_insertion(vit, pixels, -scores, block=4)
-    forwards = faithfulness.deletion_insertion(vit, pixels, scores, block=4)
+    scores, target = patch_values(attribute(vit, pixels, "grad_cam"), vit), vit(pixels).argmax(1)
+    forwards = faithfulness.deletion_insertion(vit, pixels, scores, target=target)
+    whole = vit(pixels).softmax(1)[torch.arange(4), target].double()
+    assert forwards.share[0] == 0 and forwards.share[-1] == 1 and forwards.deletion.shape == (4, 10)
+    assert torch.allclose(forwards.deletion[:, 0], whole, atol=1e-5)
+    assert torch.allclose(forwards.insertion[:, -1], whole, atol=1e-5)
+    backwards = faithfulness.deletion_insertion(vit, pixels, -scores, target=target)
     assert torch.allclose(backwards.deletion, forwards.insertion.flip(1), atol=1e-5)
-    assert torch.allclose(backwards.deletion_area, forwards.insertion_area, atol=1e-5)
-
-
-def test_deleting_a_patch_is_painting_it() -> None:
-    vit, pixels, colour = model(), images(), torch.tensor([0.1, 0.5, 0.9])
-    scores = torch.zeros(4, 36)
-    scores[:, 7] = 1
-    painted = pixels.clone()
-    painted[:, :, 8:16, 8:16] = colour.view(1, 3, 1, 1)
-    target = vit(pixels).argmax(1)
-    found = faithfulness.deletion_insertion(vit, pixels, scores, block=1, colour=colour).deletion[:, 1]
-    assert torch.allclose(found.float(), vit(painted).softmax(1)[torch.arange(4), target], atol=1e-5)
+    assert torch.allclose(backwards.area("deletion"), forwards.area("insertion"), atol=1e-5)
+    painted, scores = pixels.clone(), torch.arange(36.0).flip(0).expand(4, -1)
+    painted[:, :, :8, :32] = vit.mean
+    first = faithfulness.deletion_insertion(vit, pixels, scores, target=target).deletion[:, 1]
+    assert torch.allclose(first.float(), vit(painted).softmax(1)[torch.arange(4), target], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["rollout", "grad_cam", "saliency"])
 def test_optimised_noise_moves_the_map_keeps_the_prediction_and_beats_random_signs(name: str) -> None:
-    vit, pixels = load_vit(SHIPPED), images(6)
+    vit, pixels = load_vit(SHIPPED), images()
     before, radius = state(vit), 8 / 255
-    found = manipulation.manipulate(vit, pixels, name, radius=radius, eps=0.05, steps=10)
+    noise = manipulation.manipulate(vit, pixels, name, radius=radius, eps=0.05, steps=6)
     assert state(vit) == before
-    shown = pixels + found.noise
-    assert found.noise.abs().max() <= radius + 1e-6 and shown.min() >= -1e-6 and shown.max() <= 1 + 1e-6
-    gap = (vit(shown).softmax(1) - vit(pixels).softmax(1)).square().sum(1)
-    assert (gap <= 0.05).all() and torch.allclose(gap, found.gap, atol=1e-5)
-    assert found.kept.all() and (vit(shown).argmax(1) == vit(pixels).argmax(1)).all()
+    shown = pixels + noise
+    assert noise.abs().max() <= radius + 1e-6 and shown.min() >= -1e-6 and shown.max() <= 1 + 1e-6
+    assert (probability_gap(vit(shown), vit(pixels)) <= 0.05).all()
+    target = vit(pixels).argmax(1)
+    assert torch.equal(vit(shown).argmax(1), target)
     signs = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0)).sign()
-    control = attribute(vit, (pixels + radius * signs).clamp(0, 1), name, target=vit(pixels).argmax(1))
-    clean = attribute(vit, pixels, name)
-    unmoved = manipulation.correlation(patch_values(control, vit), patch_values(clean, vit))
-    assert found.correlation.mean() < unmoved.mean() - 0.2
-
-
-def test_optimised_noise_is_the_same_for_the_same_seed_only() -> None:
-    first, again, other = (
-        manipulation.manipulate(model(), images(2), "rollout", steps=3, seed=seed).noise for seed in (0, 0, 1)
+    moved, control, clean = (
+        patch_values(attribute(vit, each.clamp(0, 1), name, target=target), vit)
+        for each in (shown, pixels + radius * signs, pixels)
     )
+    correlation = manipulation.correlation
+    assert correlation(moved, clean).mean() < correlation(control, clean).mean() - 0.15
+
+
+def test_optimised_noise_is_the_same_for_the_same_seed_only_and_zero_where_nothing_keeps_the_prediction() -> None:
+    first, again, other = (manipulation.manipulate(model(), images(2), "rollout", steps=2, seed=i) for i in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
-
-
-def test_a_prediction_that_cannot_be_kept_gets_no_noise() -> None:
-    found = manipulation.manipulate(model(), images(2), "rollout", eps=1e-12, steps=2)
-    assert (found.noise == 0).all() and found.kept.all() and torch.allclose(found.correlation, torch.ones(2))
+    assert (manipulation.manipulate(model(), images(2), "rollout", eps=1e-12, steps=2) == 0).all()
 
 
 @pytest.mark.parametrize(
     ("message", "change"),
     [
         ("unknown. Did you mean 'grad_cam'", dict(name="gradcam")),
-        ("needs a ViT from load_vit, not Linear", dict(vit=nn.Linear(2, 2))),
-        ("training mode", dict(vit="training")),
-        ("leaves the classes 0 to 9", dict(target=10)),
-        ("leaves the classes 0 to 9", dict(target=torch.tensor([0, 1, 2, -1]))),
-        ("pass one class or", dict(target=torch.tensor([1, 2]))),
-        ("pass one class or", dict(target=1.5)),
+        ("labels span 0 to 10, but the classes", dict(target=torch.tensor([0, 1, 2, 10]))),
+        ("labels have shape", dict(target=torch.tensor([1, 2]))),
         ("pixels, but nullpaper_vit_cifar10 takes", dict(images=torch.zeros(4, 3, 32, 32))),
         ("pass pixels, not normalised values", dict(images=torch.full((4, 3, 48, 48), 1.5))),
-        ("no images to explain", dict(images=torch.zeros(0, 3, 48, 48))),
     ],
 )
 def test_bad_requests_are_refused_before_any_work(message: str, change: dict) -> None:
-    request = dict(vit=model(), images=images(), name="saliency", target=None) | change
-    if isinstance(request["vit"], str):
-        request["vit"] = load_vit(SHIPPED).train()
+    request = dict(images=images(), name="saliency", target=None) | change
     with pytest.raises(InputError, match=message):
-        attribute(request["vit"], request["images"], request["name"], target=request["target"])
+        attribute(model(), request["images"], request["name"], target=request["target"])
 
 
 def test_bad_options_are_refused() -> None:
     vit, pixels = model(), images()
-    for share in (0, 1, -0.1, float("nan")):
-        with pytest.raises(InputError, match="must lie in"):
-            faithfulness.top_overlap(torch.rand(2, 9), torch.rand(2, 9), share)
+    with pytest.raises(InputError, match="must lie in"):
+        faithfulness.top_overlap(torch.rand(2, 9), torch.rand(2, 9), 1)
     with pytest.raises(InputError, match="pass two of"):
         faithfulness.rank_correlation(torch.rand(2, 9), torch.rand(2, 8))
     with pytest.raises(InputError, match="maps have shape"):
         patch_values(torch.rand(4, 5, 5), vit)
     with pytest.raises(InputError, match="pass finite ones"):
-        faithfulness.deletion_insertion(vit, pixels, torch.rand(4, 35))
-    with pytest.raises(InputError, match="between 1 and 36"):
-        faithfulness.deletion_insertion(vit, pixels, torch.rand(4, 36), block=37)
-    for bad in (dict(radius=0), dict(radius=2), dict(eps=0), dict(eps=2), dict(steps=0), dict(steps=1.5)):
+        faithfulness.deletion_insertion(vit, pixels, torch.rand(4, 35), target=torch.zeros(4, dtype=torch.long))
+    for bad in (dict(radius=0), dict(radius=2), dict(eps=0), dict(eps=2), dict(steps=0)):
         with pytest.raises(InputError, match="must"):
             manipulation.manipulate(vit, pixels, "rollout", **bad)
+    with pytest.raises(InputError, match="training mode"):
+        attribute(load_vit(SHIPPED).train(), pixels, "saliency")
 
 
 def test_architectures_without_the_parts_are_refused() -> None:
-    pooled = ViT(timm.create_model("test_vit", global_pool="map", img_size=48), (0.5,) * 3, (0.5,) * 3).eval()
+    pooled = ViT(timm.create_model("test_vit", global_pool="avg", img_size=48), (0.5,) * 3, (0.5,) * 3).eval()
     with pytest.raises(InputError, match="rollout needs a head"):
         attribute(pooled, images(), "rollout")
     vit = load_vit(SHIPPED)
     del vit.net.blocks[-1].norm1
     with pytest.raises(InputError, match="no norm in front"):
-        ATTRIBUTIONS["grad_cam"].compute(vit, images(), torch.zeros(4, dtype=torch.long), False)
+        explanations.grad_cam(vit, images(), torch.zeros(4, dtype=torch.long), False)

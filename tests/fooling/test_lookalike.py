@@ -41,7 +41,8 @@ def exact() -> Tensor:
 
 
 @cache
-def near() -> fooling.Lookalike:
+def near() -> Tensor:
+    """Noise of a lookalike."""
     return fooling.lookalike(vit(), *pair(), eps=EPS, steps=25, exact=exact())
 
 
@@ -73,58 +74,42 @@ def test_a_pair_is_of_two_classes_and_the_same_for_the_same_seed() -> None:
     assert not torch.equal(fooling.other_class(many, 0), fooling.other_class(many, 1))
 
 
-def test_a_lookalike_keeps_its_bound_for_every_image() -> None:
+def test_a_lookalike_keeps_its_bound_and_is_nearer_than_exact_noise_and_than_lines() -> None:
     images, targets = pair()
-    noisy = images + near().noise
-    assert is_legal(noisy) and near().noise.shape == images.shape
-    assert (influence(noisy) <= EPS).all() and torch.allclose(influence(noisy), near().influence, atol=1e-5)
-    assert torch.allclose(near().distance, norms(noisy - targets) / norms(images - targets))
-
-
-def test_a_lookalike_is_nearer_than_exact_noise_and_than_lines() -> None:
-    images, targets = pair()
-    start = (images + exact()).clamp(0, 1)
+    noisy, start = images + near(), (images + exact()).clamp(0, 1)
+    assert is_legal(noisy) and near().shape == images.shape and (influence(noisy) <= EPS).all()
     along = fooling.farthest_along(vit(), images, start, targets, eps=EPS)
     assert (influence(along) <= EPS).all()
-    reached, line, first = (norms(end - targets) for end in (images + near().noise, along, start))
+    reached, line, first = (norms(end - targets) for end in (noisy, along, start))
     assert (reached <= line + 1e-5).all() and (line < first).all()
-    assert near().from_start.float().mean() > 0.5
-    assert near().distance.mean() < 0.3 * (first / norms(images - targets)).mean()
+    assert (reached / norms(images - targets)).mean() < 0.3 * (first / norms(images - targets)).mean()
 
 
 def test_a_larger_eps_resumed_from_a_smaller_one_is_no_farther() -> None:
-    start = (pair()[0] + near().noise).clamp(0, 1)
-    resumed = fooling.lookalike(vit(), *pair(), eps=0.5, steps=3, start=start, exact=exact())
-    assert (resumed.distance <= near().distance + 1e-6).all() and (resumed.influence <= 0.5).all()
+    images, targets = pair()
+    start = (images + near()).clamp(0, 1)
+    resumed = images + fooling.lookalike(vit(), images, targets, eps=0.5, steps=3, start=start, exact=exact())
+    assert (norms(resumed - targets) <= norms(images + near() - targets) + 1e-5).all()
+    assert (influence(resumed) <= 0.5).all()
 
 
 def test_where_the_descent_meets_nothing_it_goes_on_from_the_segment() -> None:
     images, targets = pair()
-    found = fooling.lookalike(vit(), images, targets, eps=1e-3, steps=1)
+    near_segment = images + fooling.lookalike(vit(), images, targets, eps=1e-3, steps=1)
     along = fooling.farthest_along(vit(), images, (images + exact()).clamp(0, 1), targets, eps=1e-3)
-    assert not found.from_start.any() and (norms(images + found.noise - targets) <= norms(along - targets) + 1e-4).all()
-    longer = fooling.lookalike(vit(), images, targets, eps=1e-3, steps=6, start=images)
-    assert (longer.distance <= found.distance).all() and longer.distance.mean() < found.distance.mean()
-    assert (found.influence <= 1e-3).all() and (longer.influence <= 1e-3).all()
+    assert (norms(near_segment - targets) <= norms(along - targets) + 1e-4).all()
+    assert (influence(near_segment) <= 1e-3).all()
 
 
-def test_an_image_that_is_its_target_needs_no_noise() -> None:
+def test_an_image_that_is_its_target_needs_no_noise_and_the_model_is_left_alone() -> None:
     images, _ = pair()
-    found = fooling.lookalike(vit(), images, images, eps=EPS, steps=2)
-    assert norms(found.noise).max() < 1e-4 and found.distance.isfinite().all()
+    assert norms(fooling.lookalike(vit(), images, images, eps=EPS, steps=2)).max() < 1e-4
+    assert all(p.requires_grad and p.grad is None for p in vit().parameters()) and not images.requires_grad
 
 
 def test_a_segment_within_the_bound_is_walked_to_its_end() -> None:
     images, targets = pair()
     assert torch.allclose(fooling.farthest_along(vit(), images, images, targets, eps=1.999), targets)
-
-
-def test_the_same_call_gives_the_same_noise_and_leaves_the_model_alone() -> None:
-    images, targets = pair()
-    first, second = (fooling.lookalike(vit(), images, targets, eps=EPS, steps=3) for _ in range(2))
-    assert torch.equal(first.noise, second.noise)
-    parameters = list(vit().parameters())
-    assert all(p.requires_grad and p.grad is None for p in parameters) and not images.requires_grad
 
 
 def test_adversarial_noise_changes_the_answer_and_is_short() -> None:
@@ -189,14 +174,10 @@ def test_controls_are_legal_and_have_the_norm_of_the_noise() -> None:
     [
         ({"eps": 0}, r"eps=0 must lie in \(0, 2\)"),
         ({"eps": 2.0}, r"eps=2.0 must lie in \(0, 2\)"),
-        ({"eps": float("nan")}, "eps=nan must lie"),
         ({"steps": 0}, "steps=0 must be a whole number"),
-        ({"steps": 2.5}, "steps=2.5 must be a whole number"),
-        ({"targets": torch.rand(5, 3, 48, 48)}, r"targets have shape \(5, 3, 48, 48\)"),
         ({"targets": torch.full((6, 3, 48, 48), 2.0)}, r"images span \[2, 2\], not \[0, 1\]"),
         ({"images": torch.rand(6, 3, 32, 32), "targets": torch.rand(6, 3, 32, 32)}, "resize"),
-        ({"start": torch.rand(6, 1, 48, 48)}, "start have shape"),
-        ({"exact": torch.rand(1, 3, 48, 48)}, "exact have shape"),
+        ({"start": torch.rand(6, 1, 48, 48)}, "images have shape"),
         ({"exact": torch.rand(6, 3, 48, 48)}, "exact changes the answer by more than eps=0.05"),
     ],
 )
@@ -206,40 +187,20 @@ def test_bad_lookalikes_are_refused(options: dict, message: str) -> None:
         fooling.lookalike(vit(), **{"images": images, "targets": targets, "eps": EPS, **options})
 
 
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        (torch.full((6,), 10), "classes must lie in 0 to 9"),
-        (torch.full((6,), -1), "classes must lie in 0 to 9"),
-        (torch.zeros(5, dtype=torch.long), r"classes have shape \(5,\)"),
-        (torch.zeros(6), "whole number"),
-    ],
-)
-def test_bad_classes_are_refused(classes: Tensor, message: str) -> None:
-    for call in (fooling.adversarial, lambda *given: fooling.library_attack(*given, "PGD")):
-        with pytest.raises(InputError, match=message):
-            call(vit(), pair()[0], classes)
-
-
 def test_other_bad_requests_are_refused() -> None:
     images, targets = pair()
-    classes = torch.zeros(6, dtype=torch.long)
-    with pytest.raises(InputError, match="no attack 'PDG'"):
-        fooling.library_attack(vit(), images, classes, "PDG")
-    with pytest.raises(InputError, match="GN with {} is no targeted attack"):
-        fooling.library_attack(vit(), images, classes, "GN")
-    with pytest.raises(InputError, match="is no targeted attack"):
-        fooling.library_attack(vit(), images, classes, "PGD", stepz=3)
+    classes, training = torch.zeros(6, dtype=torch.long), load_vit(SHIPPED).train()
+    for name, options in (("PDG", {}), ("GN", {}), ("PGD", {"stepz": 3})):
+        with pytest.raises(InputError, match=f"{name} with .* is no targeted attack"):
+            fooling.library_attack(vit(), images, classes, name, **options)
     with pytest.raises(InputError, match="at least two classes"):
         fooling.other_class(classes)
     with pytest.raises(InputError, match="eps=3 must lie"):
         fooling.farthest_along(vit(), images, images, targets, eps=3)
-    training = load_vit(SHIPPED).train()
-    for call in (
-        lambda: fooling.lookalike(training, images, targets, eps=EPS),
-        lambda: fooling.adversarial(training, images, classes),
-        lambda: fooling.library_attack(training, images, classes, "PGD"),
-        lambda: fooling.farthest_along(training, images, images, targets, eps=EPS),
-    ):
+    for call in (fooling.adversarial, lambda *given: fooling.library_attack(*given, "PGD")):
+        with pytest.raises(InputError, match="labels span 0 to 10, but the classes"):
+            call(vit(), images, torch.tensor([0, 1, 2, 3, 4, 10]))
         with pytest.raises(InputError, match="training mode"):
-            call()
+            call(training, images, classes)
+    with pytest.raises(InputError, match="training mode"):
+        fooling.farthest_along(training, images, images, targets, eps=EPS)
