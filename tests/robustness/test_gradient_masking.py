@@ -34,9 +34,10 @@ def coarse(images: Tensor) -> Tensor:
 
 
 def test_a_sound_model_raises_no_doubts_and_keeps_random_state_and_mode() -> None:
+    model, images_and_labels = vit(), batch()
     state = torch.get_rng_state()
-    assert diagnose(vit(), *batch(), eps=1 / 255, steps=10, queries=40) == []
-    assert torch.equal(state, torch.get_rng_state()) and not any(m.training for m in vit().modules())
+    assert diagnose(model, *images_and_labels, eps=1 / 255, steps=10, queries=40) == []
+    assert torch.equal(state, torch.get_rng_state()) and not any(part.training for part in model.modules())
 
 
 @pytest.mark.parametrize(
