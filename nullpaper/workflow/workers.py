@@ -93,14 +93,16 @@ def local_workers(count: int, gpus: Sequence[str] = ()) -> Iterator[Client]:
         cluster = LocalCluster(n_workers=count, threads_per_worker=1, **addresses, **quiet)
     except RuntimeError as error:  # a worker died before it was up
         raise InputError(f"no Dask cluster starts on this machine ({first_line(error)}): try again") from error
-    with cluster, Client(cluster) as client:
-        client.register_plugin(Place(gpus))
+    with contextlib.ExitStack() as stack:
+        client = Client(stack.enter_context(cluster))
+        stack.enter_context(client).register_plugin(Place(gpus))
         try:
             yield client
         except KeyboardInterrupt:  # an orderly end would wait for the jobs
             for child in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     child.kill()
+            stack.pop_all()
             raise
 
 

@@ -68,7 +68,7 @@ def test_an_interrupt_ends_everything_at_once_and_says_how_to_go_on(tmp_path: Pa
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever http_proxy says
     with direct.open(link[1], timeout=20) as page:
         assert page.status == 200 and b"bokeh" in page.read().lower(), "the dashboard works"
-    while not list(folder.glob(".trivial-*.tmp")):
+    while not list(folder.glob(".trivial-*.running")):
         time.sleep(0.05)
     begun = time.time()
     driver.send_signal(signal.SIGINT)
