@@ -58,7 +58,7 @@ verify: $(READY) ## name figures and tables of the reference that were edited, a
 sweep: $(READY) ## run a grid of jobs: make sweep GRID=sweeps/seeds.yaml ARGS="--workers 2"
 	$(NULLPAPER) sweep $(GRID) $(PROFILE_FLAG) $(ARGS)
 
-report: $(READY) ## one table of a sweep's jobs: make report SWEEP=seeds ARGS="--over seed"
+report: $(READY) ## one table of a sweep's jobs: make report SWEEP=seeds ARGS="--table 12_effect --over seed"
 	$(NULLPAPER) report $(SWEEP) $(ARGS)
 
 run: $(READY) ## run one notebook: make run NOTEBOOK=01_existence ARGS="-p images 500"

@@ -28,7 +28,7 @@
 notebook: str = "notebooks/12_any_model.py"  # what each job runs
 models: list = ["nullpaper_vit_cifar10", "vit_tiny_patch16_224"]  # the first trained, the second at random weights
 seeds: list = [0, 1, 2]  # of images, noises and random weights
-images: int = 16  # test images a job
+images: int = 8  # test images a job
 sweep: str = ""  # read this finished sweep of notebook 12 over models and seeds instead
 
 # %%

@@ -21,6 +21,7 @@ PROFILE = click.option(
 )
 FORCE = click.option("--force", is_flag=True, help="Compute everything anew, stored results too.")
 FILE = click.Path(path_type=Path)
+PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 COUNT = click.IntRange(min=1)
 
 
@@ -178,9 +179,9 @@ def _told(facts: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
 @click.option("--gpus", metavar="0,1", help="GPUs to use; all by default, none with ''.")
 @click.option("--per-gpu", type=COUNT, default=1, show_default=True, help="Jobs at a time on each GPU.")
 @click.option("--scheduler", metavar="ADDRESS", help="Dask's: tcp://host:port, tls://host:port or its file (JSON).")
-@click.option("--tls-ca", type=FILE, help="Certificate of the authority that signed the cluster's (PEM).")
-@click.option("--tls-cert", type=FILE, help="Certificate of this client (PEM).")
-@click.option("--tls-key", type=FILE, help="Its key (PEM).")
+@click.option("--tls-ca", type=PEM, help="Certificate of the authority that signed the cluster's (PEM).")
+@click.option("--tls-cert", type=PEM, help="Certificate of this client (PEM).")
+@click.option("--tls-key", type=PEM, help="Its key (PEM).")
 @click.option("--insecure", is_flag=True, help="Use a scheduler on another machine without TLS.")
 def sweep(grid: Path, profile: str | None, dry_run: bool, folder: Path | None, retries: int, **place: Any) -> None:
     """Run the jobs of a GRID file: papermill runs of one notebook on Dask's workers, here or on a cluster.
@@ -199,13 +200,13 @@ def sweep(grid: Path, profile: str | None, dry_run: bool, folder: Path | None, r
         return click.echo(f"{len(planned.jobs)} jobs, {len(planned.finished)} of them finished", err=True)
     tls = tuple(place[f"tls_{part}"] for part in ("ca", "cert", "key"))
     where = (
-        scheduler_workers(place["scheduler"], tls=tls, insecure=place["insecure"], say=_say)
+        scheduler_workers(place["scheduler"], tls=tls, insecure=place["insecure"])
         if place["scheduler"]
         else local_workers(min(count, len(planned.jobs)), gpus)
     )
     with where as client:
         _say(f"{len(planned.jobs)} jobs at profile {planned.profile}; dashboard: {client.dashboard_link or 'none'}")
-        report = run_sweep(planned, client, retries=retries, say=_say)
+        report = run_sweep(planned, client, retries=retries)
     click.echo(str(report))
     sys.exit(1 if report.failed else 0)
 

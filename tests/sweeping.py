@@ -31,6 +31,8 @@ time.sleep(nap)
 
 # %%
 if broken and not Path("mended").exists():
+    with open("tries", "a") as file:
+        file.write(str(seed))
     raise ValueError(f"broken at seed {seed}")
 before = seed - 1
 log = Path("log")

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from nullpaper.errors import InputError, first_line, nearest
-from nullpaper.files import storable, temporary_sibling
+from nullpaper.errors import InputError, nearest
+from nullpaper.files import write_atomic
 from nullpaper.statistics import over_seeds
 from nullpaper.workflow.provenance import project_root
 from nullpaper.workflow.reference import read_manifest
@@ -31,20 +31,12 @@ def jobs_of(folder: Path) -> dict[str, dict[str, Any]]:
     """The jobs of the sweeps in a folder, as they were started last: the parameters that the grid sets, by job.
 
     Raises:
-        InputError: no sweep was started there, or its record is damaged.
+        InputError: no sweep was started there.
     """
-    jobs: dict[str, dict[str, Any]] = {}
     if not (records := sorted(folder.glob("*.json"))):
         others = sorted(path.name for path in folder.parent.glob("*/"))
         raise InputError(f"no sweep was started in {folder}.{nearest(folder.name, others)} Run nullpaper sweep first")
-    for path in records:
-        try:
-            jobs |= json.loads(path.read_bytes())["jobs"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is damaged ({first_line(error)}): run the sweep again; no job is repeated"
-            ) from error
-    return jobs
+    return {job: given for path in records for job, given in json.loads(path.read_bytes())["jobs"].items()}
 
 
 def collect(folder: Path, table: str | None = None) -> pd.DataFrame:
@@ -64,43 +56,32 @@ def collect(folder: Path, table: str | None = None) -> pd.DataFrame:
         InputError: no such sweep or table, several tables to choose from, or no finished job.
     """
     jobs = jobs_of(folder)
-    entries = {job: next(iter(read_manifest(folder / job).values()), None) for job in jobs}
-    finished = {job: entry for job, entry in entries.items() if entry}
-    names = {Path(file).stem for entry in finished.values() for file in entry["files"] if file.startswith("results/")}
-    table = table or _only([name for name in names if not name.endswith("_verdicts")] or names, folder)
-    varied = list(dict.fromkeys(name for given in jobs.values() for name in given))
-    frames = []
-    for job, entry in finished.items():
-        if (file := f"results/{table}.csv") in entry["files"]:
-            rows = pd.read_csv(folder / job / file, keep_default_na=False, na_values=[""])
-            frames.append((rows, {name: _plain(entry["parameters"].get(name)) for name in varied}, job))
-    if not frames:
-        raise InputError(f"no finished job in {folder} has a table '{table}'.{nearest(table, names)}")
-    clashing = {
-        name for name in varied if any(name in rows and not (rows[name] == own[name]).all() for rows, own, _ in frames)
+    entries = {job: entry for job in jobs for entry in read_manifest(folder / job).values()}
+    names = sorted({Path(file).stem for entry in entries.values() for file in entry["files"] if file.endswith(".csv")})
+    choice = [name for name in names if not name.endswith("_verdicts")] or names
+    table = choice[0] if table is None and len(choice) == 1 else table
+    if table not in names:
+        remedy = f"name one by --table: {', '.join(choice)}" if names else "run the sweep first"
+        asked = f"have no table '{table}'.{nearest(table, names)}" if table else f"have {len(names)} tables:"
+        raise InputError(f"the finished jobs in {folder} {asked} {remedy}")
+    file = f"results/{table}.csv"
+    frames = {
+        job: pd.read_csv(folder / job / file, keep_default_na=False, na_values=[""])
+        for job, entry in entries.items()
+        if file in entry["files"]
     }
-    column = {name: f"param.{name}" if name in clashing else name for name in varied}
-    frame = pd.concat(
-        [rows.assign(**{column[name]: value for name, value in own.items()}, job=job) for rows, own, job in frames],
-        ignore_index=True,
-    )
-    parameters = list(column.values())
-    frame = frame[[*parameters, *(name for name in frame if name not in (*parameters, "job")), "job"]]
-    frame.attrs |= {"table": table, "parameters": parameters, "unfinished": len(jobs) - len(finished)}
+    rows = pd.concat(frames, names=["job"]).reset_index("job").reset_index(drop=True)
+    varied = list(dict.fromkeys(name for given in jobs.values() for name in given))
+    values = pd.DataFrame([entries[job]["parameters"] for job in frames], index=[*frames])[varied]
+    values = values.map(lambda value: str(value) if isinstance(value, list) else value)
+    values = values.loc[rows["job"]].reset_index(drop=True)
+    values.columns = [
+        f"param.{name}" if name in rows and (rows[name] != values[name]).any() else name for name in varied
+    ]
+    rest = rows.drop(columns=[*values, "job"], errors="ignore")
+    frame = pd.concat([values, rest, rows["job"]], axis=1)
+    frame.attrs |= {"table": table, "parameters": [*values], "unfinished": len(jobs) - len(entries)}
     return frame
-
-
-def _only(names: Sequence[str] | set[str], folder: Path) -> str:
-    if not names:
-        raise InputError(f"no job in {folder} has finished with a table: run the sweep first")
-    if len(names) > 1:
-        raise InputError(f"the jobs in {folder} have several tables: choose one by --table: {', '.join(sorted(names))}")
-    return next(iter(names))
-
-
-def _plain(value: Any) -> Any:
-    """A parameter as one cell of a table: a list as its JSON text."""
-    return json.dumps(value) if isinstance(value, (list, dict)) else value
 
 
 def write(frame: pd.DataFrame, path: Path) -> list[Path]:
@@ -109,25 +90,18 @@ def write(frame: pd.DataFrame, path: Path) -> list[Path]:
     Raises:
         InputError: the folder cannot be written.
     """
-    paths = [Path(f"{path}.parquet"), Path(f"{path}.csv")]
-    with storable(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for target, save in zip(paths, (frame.to_parquet, frame.to_csv), strict=True):
-            save(temporary := temporary_sibling(target), index=False)
-            temporary.replace(target)
-    return paths
+    parquet, csv = Path(f"{path}.parquet"), Path(f"{path}.csv")
+    write_atomic(parquet, frame.to_parquet(index=False))
+    write_atomic(csv, frame.to_csv(index=False))
+    return [parquet, csv]
 
 
 def key_columns(frame: pd.DataFrame) -> list[str]:
-    """The leftmost columns that tell the rows of a job apart, words before numbers; bounded estimates are no keys."""
-    estimates = {f"{name}{end}" for name in frame if f"{name}_low" in frame for end in ("", *BOUNDS)}
-    candidates = [name for name in frame if name not in (*frame.attrs["parameters"], *estimates, "job", "n")]
-    words = [name for name in candidates if not pd.api.types.is_numeric_dtype(frame[name])]
+    """The leftmost columns of words that tell rows of a job apart; where they do not, the user says what does."""
+    words = frame.select_dtypes(exclude=["number", "bool"]).columns.drop(frame.attrs["parameters"], errors="ignore")
     keys: list[str] = []
-    for name in [*words, *(name for name in candidates if name not in words)]:
-        if not frame.duplicated(["job", *keys]).any():
-            return keys
-        if len(frame[["job", *keys, name]].drop_duplicates()) > len(frame[["job", *keys]].drop_duplicates()):
+    for name in words.drop("job"):
+        if frame.groupby(["job", *keys], dropna=False)[name].nunique(dropna=False).gt(1).any():
             keys.append(name)
     return keys
 
@@ -158,44 +132,30 @@ def mean_over(frame: pd.DataFrame, over: str, by: Sequence[str] | None = None) -
         raise InputError(
             f"{', '.join([*groups, over])} do not tell the rows of the table apart: name what does by --by"
         )
-    numbers = [name for name in frame.select_dtypes(["number", "bool"]) if name not in (*groups, over, "n")]
-    values = [
-        name for name in numbers if not any(name.endswith(end) and name.removesuffix(end) in frame for end in BOUNDS)
-    ]
+    bounds = {f"{name}{end}" for name in frame for end in BOUNDS}
+    numbers = frame.select_dtypes(["number", "bool"]).columns.drop([*groups, over, "n", *bounds], errors="ignore")
     rows = []
     for place, group in frame.groupby(groups, sort=False, dropna=False) if groups else [((), frame)]:
         row = dict(zip(groups, place, strict=True))
-        for name in values:
+        for name in numbers:
             row |= _interval(group[name].dropna(), name)
         rows.append(row | {"n": len(group)})
     return pd.DataFrame(rows)
 
 
 def _interval(values: pd.Series, name: str) -> dict[str, float]:
-    if values.empty:
-        return dict.fromkeys((name, *(f"{name}{end}" for end in BOUNDS)), float("nan"))
+    low, high = (f"{name}{end}" for end in BOUNDS)
+    if len(values) < 2:
+        return {name: values.mean(), low: float("nan"), high: float("nan")}
     interval = over_seeds(values)
-    bounds = (interval.low, interval.high) if len(values) > 1 else (float("nan"),) * 2
-    return {name: interval.value, f"{name}_low": bounds[0], f"{name}_high": bounds[1]}
+    return {name: interval.value, low: interval.low, high: interval.high}
 
 
-def text(frame: pd.DataFrame, digits: int = 3) -> str:
-    """A table to print, an estimate and its interval in one cell: ``0.931 [0.902, 0.960]``."""
-    cells = {}
+def text(frame: pd.DataFrame) -> str:
+    """A table to print, an estimate and its interval in one cell: ``0.931 [0.902, 0.96]``."""
+    shown = frame.map(lambda value: f"{value:.3g}" if isinstance(value, float) else str(value))
     for name in frame:
-        if any(name.endswith(end) and name.removesuffix(end) in frame for end in BOUNDS):
-            continue
         if f"{name}_low" in frame:
-            bounds = zip(frame[name], frame[f"{name}_low"], frame[f"{name}_high"], strict=True)
-            cells[name] = [_number(value, digits) + _bounds(low, high, digits) for value, low, high in bounds]
-        else:
-            cells[name] = [_number(value, digits) for value in frame[name]]
-    return pd.DataFrame(cells).to_string(index=False)
-
-
-def _number(value: Any, digits: int) -> str:
-    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
-
-
-def _bounds(low: float, high: float, digits: int) -> str:
-    return f" [{_number(low, digits)}, {_number(high, digits)}]" if low == low else ""
+            low, high = (shown.pop(f"{name}{end}") for end in BOUNDS)
+            shown[name] += " [" + low + ", " + high + "]"
+    return shown.to_string(index=False)

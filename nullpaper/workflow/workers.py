@@ -12,35 +12,43 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from logging import CRITICAL
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from nullpaper.errors import InputError, first_line
+from nullpaper.workflow.kernels import end_kernels
 from nullpaper.workflow.parameters import cores, has_gpu
 
 try:
-    import dask
     import psutil
     from distributed import Client, LocalCluster, WorkerPlugin
     from distributed.security import Security
 except ImportError as error:
     raise InputError(f"a sweep needs Dask ({first_line(error)}): pip install 'nullpaper[cluster]'") from error
 
-DEATHS = 3  # of workers, that a job is suspected to have caused before the attempt counts as failed
-STARTS = 3  # attempts at a cluster of this machine
-LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1:0"
 
 Tls = tuple[Path | None, Path | None, Path | None]
 
 
-class Place(WorkerPlugin):
-    """What a worker of this machine is: deaf to Ctrl-C, which is the driver's to hear, and of one GPU if there are any.
+class Kernels(WorkerPlugin):
+    """Ends the kernel of a job that nobody waits for: its driver was interrupted, or it or the scheduler has died."""
 
-    Set anew when a killed worker is started again under its old name.
-    """
+    name, idempotent = "nullpaper", True
+
+    def transition(self, key: Any, start: str, finish: str, **options: Any) -> None:
+        if (start, finish) == ("executing", "released"):
+            end_kernels()
+
+    def teardown(self, worker: Any) -> None:
+        end_kernels()
+
+
+class Place(Kernels):
+    """A worker of this machine: deaf to Ctrl-C, which is the driver's to hear, and of one GPU if there are any."""
 
     def __init__(self, gpus: Sequence[str]) -> None:
         self.gpus = gpus
@@ -79,30 +87,27 @@ def local_workers(count: int, gpus: Sequence[str] = ()) -> Iterator[Client]:
     Raises:
         InputError: they do not start.
     """
-    options = {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0", "worker_dashboard_address": f"{LOOPBACK}:0"}
-    options |= {"n_workers": count, "threads_per_worker": 1, "memory_limit": 0, "silence_logs": CRITICAL}
-    for attempt in range(STARTS):
+    quiet = {"memory_limit": 0, "silence_logs": CRITICAL}
+    addresses = {"dashboard_address": LOOPBACK, "worker_dashboard_address": LOOPBACK}
+    try:
+        cluster = LocalCluster(n_workers=count, threads_per_worker=1, **addresses, **quiet)
+    except RuntimeError as error:  # a worker died before it was up
+        raise InputError(f"no Dask cluster starts on this machine ({first_line(error)}): try again") from error
+    with contextlib.ExitStack() as stack:
+        client = Client(stack.enter_context(cluster))
+        stack.enter_context(client).register_plugin(Place(gpus))
         try:
-            with dask.config.set({"distributed.scheduler.allowed-failures": DEATHS}):
-                cluster = LocalCluster(**options)
-            break
-        except RuntimeError as error:  # a worker died before it was up
-            if attempt + 1 == STARTS:
-                raise InputError(f"no Dask cluster starts on this machine ({first_line(error)})") from error
-    client = Client(cluster, set_as_default=False)
-    with _closed_at_the_end(client, cluster):
-        client.register_plugin(Place(gpus))
-        yield client
+            yield client
+        except KeyboardInterrupt:  # an orderly end would wait for the jobs
+            for child in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+            stack.pop_all()
+            raise
 
 
 @contextlib.contextmanager
-def scheduler_workers(
-    address: str,
-    *,
-    tls: Tls = (None, None, None),
-    insecure: bool = False,
-    say: Callable[[str], object] = lambda sentence: None,
-) -> Iterator[Client]:
+def scheduler_workers(address: str, *, tls: Tls = (None, None, None), insecure: bool = False) -> Iterator[Client]:
     """The workers of a scheduler that runs already.
 
     Args:
@@ -110,40 +115,22 @@ def scheduler_workers(
         tls: PEM files of a mutual TLS: the certificate of the authority that signed those of the scheduler and its
             workers, one's own, and its key.
         insecure: use a scheduler on another machine without TLS.
-        say: called with a sentence if there is no worker yet.
 
     Raises:
         InputError: nobody answers, no TLS to another machine, or bad certificates.
     """
-    target, security = _checked_address(address, tls, insecure), _security(tls)
+    target, (ca, cert, key) = _checked_address(address, tls, insecure), (str(file) for file in tls)
+    security = Security(tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key) if target.startswith("tls") else None
     try:
-        client = Client(target, security=security, set_as_default=False)
+        client = Client(target, security=security)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
         raise InputError(
-            f"no Dask scheduler answers at {address} ({first_line(error)}): check the address and that it runs"
+            f"no Dask scheduler answers at {address} ({first_line(error)}): check the address, the certificates and "
+            "that it runs"
         ) from error
-    with _closed_at_the_end(client):
-        if not client.scheduler_info(n_workers=-1)["workers"]:
-            say(f"the scheduler at {address} has no workers yet: waiting for the first")
+    with client:
+        client.register_plugin(Kernels())
         yield client
-
-
-@contextlib.contextmanager
-def _closed_at_the_end(*parts: Any) -> Iterator[None]:
-    """Close client and cluster, in this order; at an interrupt kill the cluster, whose end would wait for jobs."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        for child in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-        raise
-    except BaseException:
-        for part in parts:
-            part.close()
-        raise
-    for part in parts:
-        part.close()
 
 
 def _checked_address(address: str, tls: Tls, insecure: bool) -> str:
@@ -163,20 +150,10 @@ def _checked_address(address: str, tls: Tls, insecure: bool) -> str:
             f"{address} is another machine without TLS, where anybody in between could run code as you: use tls://, "
             "or --insecure in a network that you trust"
         )
-    return f"{parts.scheme}://{parts.netloc}"
+    return parts.geturl()
 
 
 def _is_loopback(host: str) -> bool:
     with contextlib.suppress(OSError, ValueError):
         return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback
     return False
-
-
-def _security(tls: Tls) -> Security | None:
-    if not any(tls):
-        return None
-    for file in tls:
-        if file is None or not file.is_file():
-            raise InputError(f"TLS needs --tls-ca, --tls-cert and --tls-key, but {file or 'one'} is not there")
-    ca, cert, key = map(str, tls)
-    return Security(tls_ca_file=ca, tls_client_cert=cert, tls_client_key=key, require_encryption=True)

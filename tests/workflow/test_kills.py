@@ -36,7 +36,7 @@ def family(driver: psutil.Process, target: str) -> list[psutil.Process]:
 def test_killed_at_random_moments_every_job_is_done_and_nothing_looks_finished_that_is_not(tmp_path: Path) -> None:
     jobs, draw = max(2, KILLS // 2), random.Random(KILLS)
     root, folder = project(tmp_path), tmp_path / "build" / "sweeps" / "tried"
-    file = grid(root, seed={"from": 1, "to": jobs}, fixed={"nap": 0.3})
+    file = grid(root, seed=[*range(1, jobs + 1)], fixed={"nap": 0.3})
     arguments = command("sweep", file, "--workers", 2, "--retries", 100)
     targets = ["worker", "driver", *draw.sample([*TARGETS] * KILLS, KILLS)][:KILLS]
     killed, drivers = 0, 0
@@ -55,7 +55,7 @@ def test_killed_at_random_moments_every_job_is_done_and_nothing_looks_finished_t
                 results(folder)
             time.sleep(0.02)
         status = driver.wait(timeout=300)
-        assert status in (0, -9), (tmp_path / "said").read_text()
+        assert status in (0, 2, -9), (tmp_path / "said").read_text()  # 2: a worker was killed before it was up
         if status == 0 and killed == KILLS:
             break
         if status == 0:  # all done too soon: the rest of the kills meet them anew

@@ -162,7 +162,9 @@ def test_a_scheduler_that_goes_away_ends_the_sweep_with_a_sentence(tmp_path: Pat
         assert "3 jobs" in driver.stderr.readline()
         stack.close()
         said = driver.communicate(timeout=60)[1]
-    assert driver.returncode == 2 and "start them and run the sweep again; what is finished stays" in said, said
+    assert (
+        driver.returncode == 2 and "start it and its workers and run the sweep again; what is finished stays" in said
+    ), said
 
 
 @pytest.mark.parametrize(
