@@ -3,6 +3,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup lock data paper figures book verify sweep report run checkpoint test test-more lint bench lab clean
 
+# Kills at random moments that make test-more survives.
+KILLS ?= 50
 # The profile that fits the machine unless one is given: smoke, cpu, gpu, imagenet or reference.
 PROFILE ?=
 # An activated conda environment of this name is used as it is; otherwise .venv is built.
@@ -77,8 +79,8 @@ test: $(READY) ## run the tests, and say how long they took
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder \
 		-m "not long" tests/notebooks tests
 
-test-more: $(READY) ## run the long tests: the book in a browser, sweeps on Dask clusters, 50 kills at random moments
-	OMP_NUM_THREADS=1 NULLPAPER_KILLS=50 $(BIN)/python -m pytest -q -rsP -m long tests
+test-more: $(READY) ## run the long tests: the book in a browser, sweeps on Dask clusters, kills at random moments (KILLS=50)
+	OMP_NUM_THREADS=1 NULLPAPER_KILLS=$(KILLS) $(BIN)/python -m pytest -q -rsP -m long tests
 
 lint: $(READY) ## check style
 	$(BIN)/ruff check .

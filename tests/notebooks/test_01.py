@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import timm
 from answers import (  # noqa: F401
     about,
     judge,
@@ -12,6 +14,9 @@ from answers import (  # noqa: F401
     test_intervals_without_end_decide_nothing,
 )
 from notebook_runs import NotebookRun
+
+from nullpaper.models.vit import ViT
+from nullpaper.nullspace.zoo import ZOO
 
 NOTEBOOK = "01_existence"
 
@@ -27,11 +32,53 @@ def test_exact_noise_is_invisible_and_its_controls_are_not(run: NotebookRun) -> 
     assert (table["accuracy_low"] <= table["accuracy"]).all() and (table["n"] == table["n"].iloc[0]).all()
 
 
-def test_the_zoo_is_large_and_b16_has_one_dimension(run: NotebookRun) -> None:
+PUBLISHED = {  # the reference's arithmetic: joint, per channel; and through the encoder
+    "vit_tiny_patch16_224": (576, 192, 577),
+    "deit_tiny_patch16_224": (576, 192, 577),
+    "vit_small_patch16_224": (384, 0, 385),
+    "vit_small_patch32_224": (2688, 1920, 2689),
+    "vit_base_patch16_224": (0, 0, 1),
+    "vit_base_patch32_224": (2304, 768, 2305),
+    "vit_large_patch16_224": (0, 0, 0),
+    "vit_large_patch32_224": (2048, 0, 2049),
+    "vit_base_patch8_224": (0, 0, 0),
+    "vit_huge_patch14_224": (0, 0, 0),
+}
+
+
+def test_the_zoo_is_wide_and_has_the_published_dimensions(run: NotebookRun) -> None:
     table = run.table("01_nullity").set_index("model")
-    assert len(table) >= 40
-    assert table.loc["vit_base_patch16_224", ["dim_embedding", "dim_encoder"]].tolist() == [0, 1]
-    assert table.loc["vit_small_patch16_224", ["dim_embedding", "dim_per_channel"]].tolist() == [384, 0]
+    assert len(table) >= 45 and list(table.index) == [name for name in ZOO if timm.is_model(name)]
+    assert {8, 14, 16, 32} <= set(table["patch"]) and not table.drop(columns="reason").isna().any(axis=None)
+    columns = table.loc[list(PUBLISHED), ["dim_embedding", "dim_per_channel", "dim_encoder"]]
+    assert list(columns.itertuples(index=False, name=None)) == list(PUBLISHED.values())
+
+
+def test_the_encoder_adds_at_most_one_dimension_a_patch(run: NotebookRun) -> None:
+    table = run.table("01_nullity").set_index("model")
+    extra = table["dim_encoder"] - table["dim_embedding"]
+    assert (extra == (table["invariant"] & (table["width"] <= table["patch_dim"]))).all()
+    assert (table["dim_per_channel"] <= table["dim_embedding"]).all()
+    assert (table["share_encoder"] * table["patch_dim"]).round(9).equals(table["dim_encoder"].astype(float))
+    assert (table["image_encoder"] == table["dim_encoder"] * table["tokens"]).all()
+    assert table.loc["vit_base_patch16_224", "image_encoder"] == 196
+
+
+def test_the_fact_fails_exactly_for_post_norm_and_rms_norm(run: NotebookRun) -> None:
+    table = run.table("01_nullity").set_index("model")
+    word = {"Post-norm": "post-norm", "RMSNorm": "RmsNorm"}
+    assert (table["invariant"] == ~table["family"].isin(list(word))).all()
+    failing = table[~table["invariant"]]
+    assert all(word[family] in reason for family, reason in zip(failing["family"], failing["reason"], strict=True))
+
+
+def test_the_table_describes_the_model_that_timm_builds(run: NotebookRun) -> None:
+    row = run.table("01_nullity").set_index("model").loc["deit_small_patch16_224"]
+    net = timm.create_model("deit_small_patch16_224", depth=1)
+    weight = ViT(net, (0.5,) * 3, (0.5,) * 3).patch_matrix.double().numpy()
+    assert weight.shape == (row["width"], row["patch_dim"])
+    assert row["dim_embedding"] == weight.shape[1] - np.linalg.matrix_rank(weight)
+    assert net.patch_embed.num_patches == row["tokens"]
 
 
 def test_it_ends_with_its_answer(run: NotebookRun) -> None:

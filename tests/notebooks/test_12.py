@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from notebook_runs import NotebookRun, run_at_smoke
 
 from nullpaper.models.vit import SHIPPED
@@ -26,16 +25,10 @@ def test_exact_noise_changes_rounding_and_noise_of_its_norm_the_answer(run: Note
     assert table["norm"].max() < 1.05 * table["norm"].min()
 
 
-@pytest.mark.parametrize(
-    ("model", "ignored"),
-    [
-        ("vit_tiny_patch16_224", {"embedding": 576, "encoder": 577}),
-        ("vit_base_patch16_224", {"embedding": 0, "encoder": 1}),
-    ],
-)
-def test_a_model_of_timm_at_random_weights(project: Path, model: str, ignored: dict[str, int]) -> None:
+def test_a_model_of_timm_at_random_weights(project: Path) -> None:
+    model = "vit_tiny_patch16_224"
     result = run_at_smoke(project, NOTEBOOK, label=model, model=model, images=2)
     table = result.table("12_dimensions").set_index("through")
-    assert table["ignored"].to_dict() == ignored and set(table["weights"]) == {"random"}
+    assert table["ignored"].to_dict() == {"embedding": 576, "encoder": 577} and set(table["weights"]) == {"random"}
     exact = result.table("12_effect").set_index("noise").filter(like="exact", axis=0)
-    assert len(exact) == sum(count > 0 for count in ignored.values()) and (exact["unchanged"] == 1).all()
+    assert len(exact) == 2 and (exact["unchanged"] == 1).all()

@@ -22,6 +22,7 @@ from nullpaper.workflow.tables import jobs_of
 PLACE = ("build", "sweeps", "tried")
 
 
+@pytest.mark.long
 def test_a_failed_job_keeps_its_notebook_and_stops_no_other(tmp_path: Path) -> None:
     root, folder = project(tmp_path), tmp_path.joinpath(*PLACE)
     file = root / "tried.yaml"
@@ -56,6 +57,7 @@ def test_a_failed_job_keeps_its_notebook_and_stops_no_other(tmp_path: Path) -> N
     assert "1 done now, 2 found done" in mended.stdout and len(results(folder)) == 3
 
 
+@pytest.mark.long
 def test_an_interrupt_ends_everything_at_once_and_says_how_to_go_on(tmp_path: Path) -> None:
     root, folder = project(tmp_path), tmp_path.joinpath(*PLACE)
     file = grid(root, seed=[1, 2, 3], fixed={"nap": 60})
@@ -112,6 +114,7 @@ def small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 
 
+@pytest.mark.long
 def test_surroundings_that_do_not_serve_are_named_in_one_sentence(tmp_path: Path) -> None:
     root = project(tmp_path)
     file = grid(root, seed=[1])

@@ -151,6 +151,7 @@ save_table(pd.DataFrame({"kind": ["a", "b"], "value": [seed + eps, seed - eps]})
 """
 
 
+@pytest.mark.long
 def test_the_command_reports_a_real_sweep(tmp_path: Path) -> None:
     from sweeping import NOTEBOOK
 
