@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from notebook_runs import NotebookRun, run_at_smoke
 
 from nullpaper.models.vit import SHIPPED
@@ -25,6 +26,7 @@ def test_exact_noise_changes_rounding_and_noise_of_its_norm_the_answer(run: Note
     assert table["norm"].max() < 1.05 * table["norm"].min()
 
 
+@pytest.mark.long
 def test_a_model_of_timm_at_random_weights(project: Path) -> None:
     model = "vit_tiny_patch16_224"
     result = run_at_smoke(project, NOTEBOOK, label=model, model=model, images=2)

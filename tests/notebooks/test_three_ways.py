@@ -49,7 +49,7 @@ def call(*command: str, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("folder", [".", "notebooks"])
+@pytest.mark.parametrize("folder", [pytest.param(".", marks=pytest.mark.long), "notebooks"])
 def test_cell_by_cell_in_jupyter(project: Path, reference: pd.DataFrame, folder: str) -> None:
     """As a reader does it: a kernel started in that folder, and a parameter edited in its cell."""
     table = project / "build" / "interactive" / "results" / "12_effect.csv"
