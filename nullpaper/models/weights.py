@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from nullpaper.errors import InputError, first_line
 
@@ -66,5 +68,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def skeleton(name: str) -> nn.Module:
     """A timm model without weights, on PyTorch's "meta" device: its structure, before anything is downloaded."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Unclamped():
         return timm.create_model(name, pretrained=False)
+
+
+class _Unclamped(TorchFunctionMode):
+    """Leaves ``clamp_`` out: on tensors without values it is most of the time that the initialisation takes."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if function is Tensor.clamp_ else function(*args, **(kwargs or {}))
