@@ -204,7 +204,7 @@ def load_data(name: str, root: str | Path | None = None, *, max_damaged: int = 1
     check_choice("data set", name, (*DATASETS, "imagenet"))
     check_count("max_damaged", max_damaged, least=0)
     if name in ("imagenette", "imagenet"):
-        folder = fetch(name) / "imagenette2-320" if root is None else Path(root).expanduser()
+        folder = fetch(name) / "imagenette2-320" if root is None else Path(root).expanduser().absolute()
         known = DATASETS[name] if name in DATASETS else imagenet()
         found = read_folder(folder, known.wnids, complete=name in DATASETS, max_damaged=max_damaged)
         pool, test = (Split(LazyImages(found.paths[part]), found.labels[part]) for part in ("train", "val"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,12 +17,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from timm.data import create_transform
+from torch import Tensor
 
 from nullpaper.errors import InputError, first_line
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # torchvision's, and GIF
 WHOLE = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}  # how a JPEG and a PNG begin and end
-READERS = 16  # files that are looked at together, since a network's disk is slow to answer
+READERS, QUEUE = 16, 1_000  # files that are looked at together, and that wait for it
 SHOWN = 3  # names in a sentence
 
 
@@ -69,7 +70,7 @@ class LazyImages:
 
 
 @lru_cache(maxsize=8)
-def _transform(size: tuple[int, int], crop_pct: float):
+def _transform(size: tuple[int, int], crop_pct: float) -> Callable[[Image.Image], Tensor]:
     return create_transform((3, *size), interpolation="bicubic", crop_pct=crop_pct, normalize=False)
 
 
@@ -126,37 +127,45 @@ def read_folder(root: Path, wnids: Sequence[str], *, complete: bool, max_damaged
         )
     places = {wnid: place for place, wnid in enumerate(wnids)}
     found = {part: _class_folders(root / part, places) for part in ("train", "val") if (root / part).is_dir()}
-    paths, labels, damaged, digest = {"train": []}, {"train": []}, {}, hashlib.sha256()
-    with ThreadPoolExecutor(READERS) as readers:
-        for part, folders in found.items():
-            paths[part], labels[part] = [], []
-            for folder in folders:
-                files = image_files(folder)
-                for path, (trouble, mark) in zip(files, readers.map(_look_at, files), strict=True):
-                    if trouble is not None:
-                        damaged[path] = trouble
-                        continue
-                    paths[part].append(path)
-                    labels[part].append(places[folder.name])
-                    digest.update(os.fsencode(os.path.relpath(path, root)) + mark)
-    named = _shown(f"{path} ({trouble})" for path, trouble in damaged.items())
-    if len(damaged) > max_damaged:
-        raise InputError(f"{len(damaged)} image files are damaged: {named}. Mend or delete them, or raise max_damaged.")
-    if damaged:
-        warnings.warn(f"{len(damaged)} damaged image files are left out: {named}.", stacklevel=3)
-    expected = set(range(len(wnids))) if complete else {label for part in labels.values() for label in part}
+    listed = [
+        (part, places[folder.name], path)
+        for part, folders in found.items()
+        for folder in folders
+        for path in image_files(folder)
+    ]
+    sound, damaged, digest = {"train": [], "val": []}, {}, hashlib.sha256()
+    for (part, label, path), (trouble, mark) in zip(listed, _looks([path for *_, path in listed]), strict=True):
+        if trouble is None:
+            sound[part].append((path, label))
+            digest.update(os.fsencode(path.removeprefix(str(root))) + mark)
+        else:
+            damaged[path] = trouble
+    _name_damage(damaged, max_damaged)
+    expected = set(places.values()) if complete else {label for pairs in sound.values() for _, label in pairs}
     for part in found:
-        if not paths[part]:
-            raise InputError(f"{root / part} holds no sound image in a folder of a class: add some, or remove {part}.")
-        if missing := sorted(expected - set(labels[part])):
-            absent = _shown(wnids[label] for label in missing)
-            warnings.warn(f"{root / part} has no images of {len(missing)} classes: {absent}.", stacklevel=3)
+        _name_gaps(root / part, expected - {label for _, label in sound[part]}, expected, wnids)
     return Photographs(
-        {part: np.array(files, dtype=object) for part, files in paths.items()},
-        {part: np.array(numbers, dtype=np.int64) for part, numbers in labels.items()},
+        {part: np.array([path for path, _ in pairs], dtype=object) for part, pairs in sound.items()},
+        {part: np.array([label for _, label in pairs], dtype=np.int64) for part, pairs in sound.items()},
         tuple(damaged),
         digest.hexdigest()[:16],
     )
+
+
+def _name_damage(damaged: dict[str, str], limit: int) -> None:
+    named = _shown(f"{path} ({trouble})" for path, trouble in damaged.items())
+    if len(damaged) > limit:
+        raise InputError(f"{len(damaged)} image files are damaged: {named}. Mend or delete them, or raise max_damaged.")
+    if damaged:
+        warnings.warn(f"{len(damaged)} damaged image files are left out: {named}.", stacklevel=4)
+
+
+def _name_gaps(part: Path, missing: set[int], expected: set[int], wnids: Sequence[str]) -> None:
+    if missing == expected:
+        raise InputError(f"{part} holds no sound image in a folder of a class: add some, or remove {part.name}.")
+    if missing:
+        absent = _shown(wnids[label] for label in sorted(missing))
+        warnings.warn(f"{part} has no images of {len(missing)} classes: {absent}.", stacklevel=4)
 
 
 def image_files(folder: Path) -> list[str]:
@@ -190,6 +199,13 @@ def _class_folders(part: Path, places: dict[str, int]) -> list[Path]:
     return [path for path in folders if path.name in places]
 
 
+def _looks(paths: list[str]) -> Iterator[tuple[str | None, bytes]]:
+    """What `_look_at` says of each, several at once since the disk of a network is slow to answer."""
+    with ThreadPoolExecutor(READERS) as readers:
+        for start in range(0, len(paths), QUEUE):
+            yield from readers.map(_look_at, paths[start : start + QUEUE])
+
+
 def _look_at(path: str) -> tuple[str | None, bytes]:
     """Why a file is no sound image, or None; and bytes that stand for it. It is decoded only if its ends look wrong."""
     try:
@@ -207,7 +223,7 @@ def _look_at(path: str) -> tuple[str | None, bytes]:
 
 
 def _reason(error: Exception) -> str:
-    return first_line(error) if not isinstance(error, OSError) or not error.strerror else error.strerror
+    return getattr(error, "strerror", None) or first_line(error)  # the system's reason without the path
 
 
 def _shown(names: Iterable[str]) -> str:

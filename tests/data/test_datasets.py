@@ -91,7 +91,8 @@ def test_imagenette_is_lazy_square_and_split(tmp_path, monkeypatch) -> None:
             for i in range(count):
                 pixels = generator.integers(0, 256, (40 + i, 60, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / part / wnid / f"{i}.jpeg")
-    loaded = data.load_data("imagenette")
+    with pytest.warns(UserWarning, match="has no images of 5 classes: n03394916, n03417042, n03425413 and 2 more"):
+        loaded = data.load_data("imagenette")
     assert (len(loaded.train), len(loaded.dev), len(loaded.test)) == (90, 10, 15)
     assert np.bincount(loaded.dev.labels).tolist() == [2] * 5
     assert isinstance(loaded.train.images, data.LazyImages) and loaded.train.images[0].shape == (224, 224, 3)
@@ -124,7 +125,7 @@ def test_counts_and_sizes_are_whole_and_positive(name: str, call, value: object)
 def test_a_subset_has_as_many_images_as_were_asked_for() -> None:
     with pytest.raises(InputError, match="count=51 exceeds the 50 images of this split"):
         SMALL.subset(51)
-    with pytest.raises(InputError, match="seed=-1 must be a whole number of at least 0"):
+    with pytest.raises(InputError, match="seed=-1 must be a whole number"):
         SMALL.subset(3, seed=-1)
     assert [len(SMALL.subset(count)) for count in (None, 50, np.int64(7))] == [50, 50, 7]
     assert np.array_equal(SMALL.subset(50).images, SMALL.images)

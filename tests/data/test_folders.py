@@ -119,12 +119,16 @@ def test_what_is_no_image_changes_nothing(root: Path) -> None:
     assert quietly("imagenet", root).identity == before.identity
 
 
-def test_identity_is_of_the_files(root: Path) -> None:
+def test_identity_is_of_the_files_wherever_they_lie(root: Path, monkeypatch) -> None:
     before, copy = quietly("imagenet", root).identity, root / "copy"
     copy.mkdir()
     for part in ("train", "val"):
         (root / part).rename(copy / part)
     assert quietly("imagenet", copy).identity == before
+    monkeypatch.chdir(copy)
+    data = quietly("imagenet", ".")
+    monkeypatch.chdir(root)
+    assert data.identity == before and data.test.images[0].shape == (224, 224, 3)
     photograph(copy / "val" / TENCH / f"{TENCH}_0.JPEG", 77)
     assert quietly("imagenet", copy).identity != before
 
