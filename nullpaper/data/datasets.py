@@ -47,6 +47,8 @@ class Split:
         check_count("seed", seed, least=0)
         if count > len(self):
             raise InputError(f"count={count} exceeds the {len(self)} images of this split: ask for no more than those.")
+        if count == len(self):
+            return self
         return self.take(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
 
     def take(self, indices: np.ndarray | Sequence[int] | slice) -> Split:
