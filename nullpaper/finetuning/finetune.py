@@ -97,6 +97,8 @@ def finetune(
 
 
 def _check_data(vit: ViT, data: Data, recipe: FinetuneRecipe) -> None:
+    if not len(data.train) or not len(data.dev):
+        raise InputError(f"{data.name} has no images to train on or to select by: load a folder that has train.")
     classes = max(len(data.classes), *(int(split.labels.max()) + 1 for split in (data.train, data.dev)))
     if classes > vit.num_classes:
         raise InputError(
@@ -130,7 +132,8 @@ class _Run:
         self.criterion = "dev_robust" if self.method.robust else "dev_accuracy"
         shuffled = np.random.default_rng(seed).permutation(len(data.dev))
         self.noise_split = data.dev.take(np.sort(shuffled[: recipe.noise_images]))
-        self.dev = data.dev.take(np.sort(shuffled[recipe.noise_images :])).subset(recipe.dev_images, seed)
+        rest = data.dev.take(np.sort(shuffled[recipe.noise_images :]))
+        self.dev = rest.subset(min(recipe.dev_images, len(rest)), seed)
         described = method, steps, seed, asdict(recipe), fingerprint(vit), data.identity
         path = None if folder is None else state_file(folder, f"finetune-{method}", *described)
         self.best = deepcopy(vit).eval()

@@ -63,7 +63,7 @@ def train(vit: ViT | Classifier, data: Data, recipe: Recipe, *, folder: Path) ->
     device = next(vit.parameters()).device
     images = torch.from_numpy(np.ascontiguousarray(data.train.images)).permute(0, 3, 1, 2).to(device)
     labels = torch.from_numpy(data.train.labels).to(device)
-    seen, length = data.train.subset(SEEN), len(images) // recipe.batch_size
+    seen, length = data.train.subset(min(SEEN, len(images))), len(images) // recipe.batch_size
     trainer = Trainer(vit, recipe, recipe.seed, state_file(folder, "training", asdict(recipe)))
 
     def begin(first: int) -> tuple[Loss, Record]:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from nullpaper.data import datasets as data
 from nullpaper.data import fetch as fetching
+from nullpaper.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +91,59 @@ def test_imagenette_is_lazy_square_and_split(tmp_path, monkeypatch) -> None:
             for i in range(count):
                 pixels = generator.integers(0, 256, (40 + i, 60, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / part / wnid / f"{i}.jpeg")
-    loaded = data.load_data("imagenette")
+    with pytest.warns(UserWarning, match="has no images of 5 classes: n03394916, n03417042, n03425413 and 2 more"):
+        loaded = data.load_data("imagenette")
     assert (len(loaded.train), len(loaded.dev), len(loaded.test)) == (90, 10, 15)
     assert np.bincount(loaded.dev.labels).tolist() == [2] * 5
     assert isinstance(loaded.train.images, data.LazyImages) and loaded.train.images[0].shape == (224, 224, 3)
     images, labels = next(iter(loaded.test.batches(4, image_size=32)))
     assert images.shape == (4, 3, 32, 32) and labels.tolist() == [0, 0, 0, 1]
+
+
+SMALL = data.Split(np.arange(50 * 8 * 8 * 3, dtype=np.uint8).reshape(50, 8, 8, 3), np.arange(50) % 10)
+NO_COUNTS = (-5, 0, 2.5, True, "3", np.float64(2), float("nan"))
+NO_INDICES = ([50], [-51], [1.5], "a", None, np.ones(3, bool), np.zeros((2, 2), int), [[0], [1]])
+
+
+@pytest.mark.parametrize("value", NO_COUNTS, ids=repr)
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("count", SMALL.subset),
+        ("size", SMALL.batches),
+        ("image_size", lambda value: SMALL.batches(4, image_size=value)),
+        ("image_size", lambda value: SMALL.batches(4, image_size=(8, value))),
+        ("image_size", lambda value: data.to_pixels(SMALL.images, value)),
+        ("image_size", lambda value: data.to_pixels(SMALL.images, (value, 8))),
+    ],
+)
+def test_counts_and_sizes_are_whole_and_positive(name: str, call, value: object) -> None:
+    with pytest.raises(InputError, match=f"{name}=.* must be a whole number of at least 1"):
+        call(value)
+
+
+def test_a_subset_has_as_many_images_as_were_asked_for() -> None:
+    with pytest.raises(InputError, match="count=51 exceeds the 50 images of this split"):
+        SMALL.subset(51)
+    with pytest.raises(InputError, match="seed=-1 must be a whole number"):
+        SMALL.subset(3, seed=-1)
+    assert [len(SMALL.subset(count)) for count in (None, 50, np.int64(7))] == [50, 50, 7]
+    assert np.array_equal(SMALL.subset(50).images, SMALL.images)
+
+
+@pytest.mark.parametrize("indices", NO_INDICES, ids=repr)
+def test_indices_that_a_split_lacks_are_refused(indices: object) -> None:
+    with pytest.raises(InputError, match="no indices of a split of 50 images"):
+        SMALL.take(indices)
+
+
+@pytest.mark.parametrize("indices", [[3, 1], (3, 1), np.array([3, 1]), torch.tensor([3, 1]), [3, -49], slice(3, 0, -2)])
+def test_indices_of_every_kind_take_images_with_their_labels(indices: object) -> None:
+    taken = SMALL.take(indices)
+    assert taken.labels.tolist() == [3, 1] and np.array_equal(taken.images, SMALL.images[[3, 1]])
+
+
+def test_a_split_without_images_says_so() -> None:
+    assert len(SMALL.take([])) == 0
+    with pytest.raises(InputError, match="this split has no images"):
+        SMALL.take([]).batches(4)

@@ -146,6 +146,8 @@ def test_bad_input_is_refused_before_any_work() -> None:
     shifted = replace(few(), train=data.Split(few().train.images, few().train.labels + 1))
     refused("has 11 classes, but the head", given=shifted)
     refused("noise_images=100 leaves none of 100 dev images", recipe=replace(QUICK, noise_images=100))
+    for part in ("train", "dev"):  # as of ImageNet's val alone
+        refused("no images to train on or to select by", given=replace(few(), **{part: few().train.take([])}))
     refused("batch_size=500 exceeds the 200 training images", recipe=replace(QUICK, batch_size=500))
 
 

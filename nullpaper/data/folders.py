@@ -1,0 +1,231 @@
+"""Folders of photographs in ImageNet's layout, ``train/WNID/*`` and ``val/WNID/*``: what is sound, and how it is read.
+
+A label is the place of the folder's WordNet id in the data set's own table, never its place among the folders at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+
+from nullpaper.errors import InputError, first_line
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # torchvision's, and GIF
+WHOLE = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}  # how a JPEG and a PNG begin and end
+READERS, QUEUE = 16, 1_000  # files that are looked at together, and that wait for it
+SHOWN = 3  # names in a sentence
+
+
+@dataclass(frozen=True)
+class LazyImages:
+    """Image files read on demand by timm's transform for evaluation: bicubic resize, centre crop to (height, width).
+
+    The crop is the share ``crop_pct`` of the resized image, 0.9 as for most ViTs of timm.
+    """
+
+    paths: np.ndarray
+    size: tuple[int, int] = (224, 224)
+    crop_pct: float = 0.9
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
+        """uint8 (H, W, 3) for an integer, (B, H, W, 3) otherwise.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        paths = self.paths[index]
+        if isinstance(paths, str):
+            return self._read(paths)
+        return np.stack([self._read(path) for path in paths]) if len(paths) else np.zeros((0, *self.size, 3), np.uint8)
+
+    def take(self, indices: np.ndarray) -> LazyImages:
+        return replace(self, paths=self.paths[indices])
+
+    def sized(self, size: tuple[int, int]) -> LazyImages:
+        """The same files, read at another (height, width)."""
+        return replace(self, size=size)
+
+    def _read(self, path: str) -> np.ndarray:
+        try:
+            image = decode(path)
+        except Exception as error:  # Pillow's decoders raise all kinds
+            raise InputError(
+                f"{path} is damaged ({_reason(error)}): mend or delete it and load the data again."
+            ) from error
+        return _transform(self.size, self.crop_pct)(image).permute(1, 2, 0).numpy()
+
+
+@lru_cache(maxsize=8)
+def _transform(size: tuple[int, int], crop_pct: float) -> Callable[[Image.Image], Tensor]:
+    return create_transform((3, *size), interpolation="bicubic", crop_pct=crop_pct, normalize=False)
+
+
+def decode(path: str) -> Image.Image:
+    """An image file in RGB, 8 bits a channel, as timm and torchvision read it, whose published accuracies this serves.
+
+    As there: transparency is dropped, CMYK is converted without a profile, an EXIF rotation is not applied, of an
+    animation the first picture counts. Unlike there, 16 bits of grey are divided by 257 rather than cut off at 255.
+
+    Raises:
+        ValueError: pixels of 32 bits, whose range no file says; Pillow's decoders raise errors of all kinds.
+    """
+    with Image.open(path) as image:
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+            return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
+        if image.mode in ("I", "F"):
+            raise ValueError("its pixels have 32 bits and no known range")
+        image.info.pop("transparency", None)  # Pillow would warn that it is dropped
+        return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """What `read_folder` found: image files (n,) and labels (n,) of each part, and the files that it left out.
+
+    ``digest`` stands for the names, sizes and last bytes of exactly these files.
+    """
+
+    paths: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    damaged: tuple[str, ...]
+    digest: str
+
+
+def read_folder(root: Path, wnids: Sequence[str], *, complete: bool, max_damaged: int) -> Photographs:
+    """The photographs below ``root``, sorted by path; ``train`` may be missing, and is then empty.
+
+    Hidden files and folders (``.ipynb_checkpoints``, ``._a.JPEG``) and other kinds of files are no images. Every image
+    is looked at: one that is empty or truncated is named, counted and left out. Folders that are no class of the table
+    are named and left out, and so are classes without an image. About 0.1 ms a file on a local disk.
+
+    Args:
+        wnids: the table of WordNet ids; a label is an index into it.
+        complete: every class of the table is expected; otherwise those that either part has.
+        max_damaged: of both parts together.
+
+    Raises:
+        InputError: no folder, no ``val``, no image of a class, or more damaged files than ``max_damaged``.
+    """
+    if not (root / "val").is_dir():
+        raise InputError(
+            f"{root} has no folder val: make one, or a link to one, that holds a folder of images for each class, such "
+            f"as val/{wnids[0]}; train/{wnids[0]} may stand beside it."
+        )
+    places = {wnid: place for place, wnid in enumerate(wnids)}
+    found = {part: _class_folders(root / part, places) for part in ("train", "val") if (root / part).is_dir()}
+    listed = [
+        (part, places[folder.name], path)
+        for part, folders in found.items()
+        for folder in folders
+        for path in image_files(folder)
+    ]
+    sound, damaged, digest = {"train": [], "val": []}, {}, hashlib.sha256()
+    for (part, label, path), (trouble, mark) in zip(listed, _looks([path for *_, path in listed]), strict=True):
+        if trouble is None:
+            sound[part].append((path, label))
+            digest.update(os.fsencode(path.removeprefix(str(root))) + mark)
+        else:
+            damaged[path] = trouble
+    _name_damage(damaged, max_damaged)
+    expected = set(places.values()) if complete else {label for pairs in sound.values() for _, label in pairs}
+    for part in found:
+        _name_gaps(root / part, expected - {label for _, label in sound[part]}, expected, wnids)
+    return Photographs(
+        {part: np.array([path for path, _ in pairs], dtype=object) for part, pairs in sound.items()},
+        {part: np.array([label for _, label in pairs], dtype=np.int64) for part, pairs in sound.items()},
+        tuple(damaged),
+        digest.hexdigest()[:16],
+    )
+
+
+def _name_damage(damaged: dict[str, str], limit: int) -> None:
+    named = _shown(f"{path} ({trouble})" for path, trouble in damaged.items())
+    if len(damaged) > limit:
+        raise InputError(f"{len(damaged)} image files are damaged: {named}. Mend or delete them, or raise max_damaged.")
+    if damaged:
+        warnings.warn(f"{len(damaged)} damaged image files are left out: {named}.", stacklevel=4)
+
+
+def _name_gaps(part: Path, missing: set[int], expected: set[int], wnids: Sequence[str]) -> None:
+    if missing == expected:
+        raise InputError(f"{part} holds no sound image in a folder of a class: add some, or remove {part.name}.")
+    if missing:
+        absent = _shown(wnids[label] for label in sorted(missing))
+        warnings.warn(f"{part} has no images of {len(missing)} classes: {absent}.", stacklevel=4)
+
+
+def image_files(folder: Path) -> list[str]:
+    """The image files anywhere below a folder, sorted: by suffix, and not hidden."""
+    files = []
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        images = (name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith("."))
+        files += [os.path.join(parent, name) for name in images]
+    return sorted(files)
+
+
+def _unreadable(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be read ({error.strerror}): make it readable.") from error
+
+
+def _class_folders(part: Path, places: dict[str, int]) -> list[Path]:
+    """The folders of classes in a part, sorted; other folders are named."""
+    folders = sorted(path for path in part.iterdir() if path.is_dir() and not path.name.startswith("."))
+    foreign = [path.name for path in folders if path.name not in places]
+    if len(foreign) == len(folders):
+        held = _shown(path.name for path in sorted(part.iterdir())) or "nothing"
+        raise InputError(
+            f"{part} has no folder that is named after a class, such as {next(iter(places))}; it holds {held}. Sort "
+            "its images into folders named by WordNet id."
+        )
+    if foreign:
+        warnings.warn(
+            f"{part} has {len(foreign)} folders that are no class: {_shown(foreign)}; left out.", stacklevel=4
+        )
+    return [path for path in folders if path.name in places]
+
+
+def _looks(paths: list[str]) -> Iterator[tuple[str | None, bytes]]:
+    """What `_look_at` says of each, several at once since the disk of a network is slow to answer."""
+    with ThreadPoolExecutor(READERS) as readers:
+        for start in range(0, len(paths), QUEUE):
+            yield from readers.map(_look_at, paths[start : start + QUEUE])
+
+
+def _look_at(path: str) -> tuple[str | None, bytes]:
+    """Why a file is no sound image, or None; and bytes that stand for it. It is decoded only if its ends look wrong."""
+    try:
+        with open(path, "rb") as file:
+            head, size = file.read(2), file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 64))
+            tail = file.read()
+        if size == 0:
+            return "empty", b""
+        if head not in WHOLE or not tail.endswith(WHOLE[head]):
+            decode(path)
+    except Exception as error:  # Pillow's decoders raise all kinds
+        return _reason(error), b""
+    return None, b"%d" % size + tail
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or first_line(error)  # the system's reason without the path
+
+
+def _shown(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
