@@ -28,6 +28,8 @@ if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None
 
 PROFILES = ("smoke", "cpu", "gpu", "imagenet", "reference")
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+MARK = re.compile(r"^(?=[ \t]*#[ \t]*%%)", re.MULTILINE)  # before each cell, as jupytext reads them
+PARAMETERS = re.compile(r"\s*#\s*%%.*tags[\"']?\s*[=:].*[\"']parameters[\"']")
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 
 Content = TypeVar("Content")
@@ -91,7 +93,7 @@ def read_notebook(notebook: Path) -> str:
     """The text of a py:percent notebook.
 
     Raises:
-        InputError: no such file, or not valid Python.
+        InputError: no such file, not valid Python, or nothing that begins a cell.
     """
     if notebook.suffix != ".py" or not notebook.is_file():
         names = sorted(path.name for path in notebook.parent.glob("*.py"))
@@ -103,6 +105,8 @@ def read_notebook(notebook: Path) -> str:
         ast.parse(text)
     except (SyntaxError, ValueError) as error:
         raise InputError(f"{notebook} is not valid Python ({error}): correct it first") from error
+    if not MARK.search(text):
+        raise InputError(f"{notebook} has no cells: begin each with a line '# %%', as py:percent notebooks do")
     return text
 
 
@@ -113,8 +117,7 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
     Raises:
         InputError: an unreadable notebook, or a parameter that is no constant of a type that papermill knows.
     """
-    cells = re.split(r"^(?=# %%)", read_notebook(notebook), flags=re.MULTILINE)
-    source = next((cell for cell in cells if re.match(r"# %%.*tags=.*[\"']parameters[\"']", cell)), "")
+    source = next((cell for cell in MARK.split(read_notebook(notebook)) if PARAMETERS.match(cell)), "")
     known = {}
     for node in ast.parse(source).body:
         try:
@@ -140,7 +143,7 @@ def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]
     known = parameters(notebook)
     for name in given:
         if name not in known:
-            names = ", ".join(known) or "none at all"
+            names = ", ".join(known) or "none: they stand in the cell that begins '# %% tags=[\"parameters\"]'"
             raise InputError(f"{notebook.name} has no parameter '{name}'.{nearest(name, known)} It has {names}")
     return {name: _converted(name, known[name], value) for name, value in given.items()}
 
@@ -172,6 +175,7 @@ def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
     Raises:
         InputError: the file names a profile or a parameter that does not exist, or a value of another type.
     """
+    parameters(notebook)  # what is wrong with the notebook itself is not the profile's fault
     file = notebook.with_name("profiles.yaml")
     entry = _profiles(file).get(notebook.stem) or {}
     for name in entry:
