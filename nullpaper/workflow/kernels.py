@@ -123,7 +123,7 @@ def _kernel_manager(plan: Plan, threads: int | None) -> type:
 
         async def start_kernel(self, **options: Any) -> None:
             try:
-                type(self).stderr = tempfile.TemporaryFile()  # in a cell, stderr is part of the notebook
+                type(self).stderr = tempfile.TemporaryFile()  # noqa: SIM115 (until the kernel ends)
                 await super().start_kernel(stderr=self.stderr, **options)
             except OSError as error:
                 raise RuntimeError(str(error)) from error

@@ -6,6 +6,9 @@ defaults are those of the profile ``cpu``. The file ``profiles.yaml`` beside it 
     # %% tags=["parameters"]
     images: int = 1_000  # test images
     weights: str = ""  # a .safetensors file
+
+Whole numbers are counts and seeds: none may be below 1, or below 0 where the default is 0 (only where it is negative,
+any will do). So too the items of a list of them.
 """
 
 from __future__ import annotations
@@ -138,7 +141,8 @@ def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]
     """The given values in the notebook's types; strings, as a command line gives them, are read as Python constants.
 
     Raises:
-        InputError: an unknown name (the nearest and all valid ones are named), or a value of another type.
+        InputError: an unknown name (the nearest and all valid ones are named), a value of another type, or a whole
+            number below the least.
     """
     known = parameters(notebook)
     for name in given:
@@ -156,10 +160,19 @@ def _converted(name: str, parameter: Parameter, given: Any) -> Any:
         if isinstance(given, str) and kind is not str:
             value = ast.literal_eval(given.capitalize() if kind is bool else given)
         value = _typed(kind, value)
-        return [_typed(*items, item) for item in value] if len(items) == 1 else value
+        value = [_typed(*items, item) for item in value] if len(items) == 1 else value
     except (ValueError, SyntaxError, TypeError):
         of = f"[{items.pop().__name__}]" if len(items) == 1 else ""
         raise InputError(f"parameter '{name}' must be {parameter.type}{of}, but {given!r} is not") from None
+    usual = _whole(parameter.default)
+    least = min(1, *usual) if usual else -1
+    if least >= 0 and any(number < least for number in _whole(value)):
+        raise InputError(f"parameter '{name}' must be at least {least}, but {given!r} is not")
+    return value
+
+
+def _whole(value: Any) -> list[int]:
+    return [number for number in (value if isinstance(value, list) else [value]) if type(number) is int]
 
 
 def _typed(kind: type, value: Any) -> Any:

@@ -55,10 +55,10 @@ def run_context() -> RunContext:
 
 
 def project_root() -> Path:
-    """NULLPAPER_ROOT, else the nearest folder with pyproject.toml or notebooks/profiles.yaml, else the working directory.
+    """NULLPAPER_ROOT, else the nearest folder that is a project, else the working directory.
 
-    The working directory goes before those above it if its notebooks/ has numbered ones. A folder that is merely called
-    notebooks makes no project.
+    A project has pyproject.toml or notebooks/profiles.yaml, or is the working directory with numbered notebooks in
+    notebooks/; a folder merely called notebooks makes none.
 
     Raises:
         InputError: NULLPAPER_ROOT is no folder.
