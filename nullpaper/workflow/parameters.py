@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nullpaper.errors import InputError, first_line, nearest
+import yaml
+
+from nullpaper.errors import InputError, nearest
 
 NEEDED = ("ipykernel", "jupytext", "matplotlib", "nbconvert", "papermill", "rich", "seaborn")
 if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
@@ -194,17 +196,51 @@ def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
     for name in entry:
         check_profile(name, f"{file}, {notebook.stem}: profile")
     fallback = entry.get("gpu") if check_profile(profile) == "imagenet" else None
+    values = entry.get(profile, fallback) or {}
+    if not isinstance(values, dict):
+        raise InputError(f"{file}, {notebook.stem}: profile {profile} must map parameters to values, not {values!r}")
     try:
-        return check_parameters(notebook, entry.get(profile, fallback) or {})
+        return check_parameters(notebook, values)
     except InputError as error:
         raise InputError(f"{file}, profile {profile}: {error}") from error
 
 
 @remembered
-def _profiles(file: Path) -> dict[str, Any]:
-    import yaml
+def _profiles(file: Path) -> dict[str, dict[str, Any]]:
+    content = read_yaml(file) if file.is_file() else {}
+    for name, entry in content.items():
+        if not isinstance(entry or {}, dict):
+            raise InputError(f"{file}: {name} must map profiles to parameters, not {entry!r}")
+    return content
 
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that stands twice in one mapping, of which YAML would drop the first, or that is no text."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names: list[str] = []
+        for key in [key for key, _ in node.value if not key.tag.endswith(":merge")]:
+            problem = None if key.tag.endswith(":str") else "a name must be a text: put it in quotes"
+            problem = f"'{key.value}' stands there twice" if key.value in names else problem
+            if problem:
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            names.append(key.value)
+        return node
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, with its anchors and merge keys (``<<: *base``) resolved; an empty file holds none.
+
+    Raises:
+        InputError: the file cannot be read, is not valid YAML, or holds no mapping or one with a name twice.
+    """
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file.is_file() else {}
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): name a YAML file") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{file} is not valid YAML ({first_line(error)}): correct it first") from error
+        raise InputError(f"{file} is not valid YAML ({' '.join(str(error).split())}): correct it first") from error
+    if not isinstance(content or {}, dict):
+        raise InputError(f"{file} must map names to values, but holds {content!r}")
+    return content or {}

@@ -145,6 +145,11 @@ def test_profiles_change_defaults_and_fall_back(tiny: Path) -> None:
         ("00_tiny: {smoke: {cuont: 3}}", "profile smoke: .*no parameter 'cuont'. Did you mean 'count'?"),
         ("00_tiny: {smoke: {count: many}}", "profile smoke: parameter 'count' must be int"),
         ("00_tiny: {smoke: [", "not valid YAML"),
+        ("00_tiny: {smoke: {count: 3}, smoke: {count: 4}}", "'smoke' stands there twice"),
+        ("00_tiny: {smoke: {1: 3}}", "a name must be a text"),
+        ("00_tiny: {smoke: [1]}", "profile smoke must map parameters to values"),
+        ("00_tiny: 3", "00_tiny must map profiles to parameters"),
+        ("- 1", "must map names to values"),
     ],
 )
 def test_bad_profiles_are_refused(tiny: Path, text: str, sentence: str) -> None:
