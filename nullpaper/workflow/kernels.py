@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import shlex
@@ -70,10 +71,9 @@ def execute(
     except RuntimeError as error:  # of nbclient or jupyter_client
         if manager.ended:
             raise KeyboardInterrupt from error
-        if begun:
-            return f"the kernel died, perhaps for want of memory ({error})"
-        remedy = f"mend that; `{shlex.join(LAUNCHER)} --version` must work"
-        return f"the kernel does not start ({manager.last_words() or error}): {remedy}"
+        if not begun and (reason := manager.last_words()):
+            return f"the kernel does not start ({reason}): mend that; `{shlex.join(LAUNCHER)} --version` must work"
+        return f"the kernel died, perhaps for want of memory ({error})"
     return None
 
 
@@ -126,7 +126,8 @@ def _kernel_manager(plan: Plan, threads: int | None) -> type:
                 type(self).stderr = tempfile.TemporaryFile()  # noqa: SIM115 (until the kernel ends)
                 await super().start_kernel(stderr=self.stderr, **options)
             except OSError as error:
-                raise RuntimeError(str(error)) from error
+                type(self).stderr = io.BytesIO(str(error).encode())
+                raise RuntimeError from error
 
         @classmethod
         def last_words(cls) -> str:
