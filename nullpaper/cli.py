@@ -202,7 +202,7 @@ def sweep(grid: Path, profile: str | None, dry_run: bool, folder: Path | None, r
     where = (
         scheduler_workers(place["scheduler"], tls=tls, insecure=place["insecure"])
         if place["scheduler"]
-        else local_workers(min(count, len(planned.jobs)), gpus)
+        else local_workers(min(count, len(planned.jobs)), gpus, deaths=max(3, retries))
     )
     with where as client:
         _say(f"{len(planned.jobs)} jobs at profile {planned.profile}; dashboard: {client.dashboard_link or 'none'}")

@@ -75,8 +75,17 @@ DATASETS = {
 
 
 def cache_home() -> Path:
-    """The folder for data and training states: ``NULLPAPER_HOME``, or the platform's cache folder."""
-    return Path(os.environ.get("NULLPAPER_HOME") or pooch.os_cache("nullpaper"))
+    """The folder for data and training states: ``NULLPAPER_HOME``, or the platform's cache folder.
+
+    Raises:
+        InputError: it is a relative path, which means another folder in every working directory.
+    """
+    home = Path(os.environ.get("NULLPAPER_HOME") or pooch.os_cache("nullpaper")).expanduser()
+    if not home.is_absolute():
+        raise InputError(
+            f"NULLPAPER_HOME={home} is another folder in every working directory: set it to {home.absolute()}"
+        )
+    return home
 
 
 def folder_of(name: str) -> Path:

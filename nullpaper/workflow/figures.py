@@ -55,7 +55,11 @@ STYLE = {
 
 
 def use_style() -> None:
-    """Set seaborn's and matplotlib's defaults to those of the paper: colour-blind palette, small type, open axes."""
+    """Set seaborn's and matplotlib's settings to those of the paper, whatever a matplotlibrc of the user's says.
+
+    Colour-blind palette, small type, open axes; all else as matplotlib ships it.
+    """
+    plt.rcdefaults()
     seaborn.set_theme(context="paper", style="ticks", palette="colorblind", rc=STYLE)
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 

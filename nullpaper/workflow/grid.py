@@ -11,19 +11,20 @@
     zip:                               # side by side
       model: [small, wide]
       weights: [a.safetensors, b.safetensors]
+
+An entry of another name may hold what others take by YAML's anchors: ``base: &base {nap: 9}``, ``fixed: {<<: *base}``.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from nullpaper.errors import InputError, nearest
-from nullpaper.workflow.parameters import check_profile, default_profile
+from nullpaper.workflow.parameters import check_profile, default_profile, read_yaml
 from nullpaper.workflow.plan import notebook_path
 
 ENTRIES = ("notebook", "profile", "fixed", "grid", "zip")
@@ -68,19 +69,13 @@ def read_grid(file: Path, profile: str | None = None) -> Grid:
 
 
 def _content(file: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"the grid file {file} cannot be read ({error.strerror}): name a YAML file") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{file} is not valid YAML ({' '.join(str(error).split())}): correct it first") from error
-    if not isinstance(content, dict) or not isinstance(content.get("notebook"), str):
+    content = read_yaml(file)
+    if not isinstance(content.get("notebook"), str):
         raise InputError(f"{file} names no notebook: add a line such as 'notebook: 01_existence'")
+    anchored = re.findall(r"^([^\s:]+)[ \t]*:[ \t]*&", file.read_text(encoding="utf-8"), re.MULTILINE)
     for entry, value in content.items():
-        if entry not in ENTRIES:
-            raise InputError(
-                f"{file} has an entry '{entry}'.{nearest(str(entry), ENTRIES)} It takes {', '.join(ENTRIES)}"
-            )
+        if entry not in ENTRIES and (entry not in anchored or nearest(entry, ENTRIES)):
+            raise InputError(f"{file} has an entry '{entry}'.{nearest(entry, ENTRIES)} It takes {', '.join(ENTRIES)}")
         if entry in ENTRIES[2:] and not isinstance(value or {}, dict):
             raise InputError(f"{file}: '{entry}' must map parameters to values, not {value!r}")
     return content

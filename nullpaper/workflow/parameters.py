@@ -6,6 +6,9 @@ defaults are those of the profile ``cpu``. The file ``profiles.yaml`` beside it 
     # %% tags=["parameters"]
     images: int = 1_000  # test images
     weights: str = ""  # a .safetensors file
+
+Whole numbers are counts and seeds: none may be below 1, or below 0 where the default is 0 (only where it is negative,
+any will do). So too the items of a list of them.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nullpaper.errors import InputError, first_line, nearest
+import yaml
+
+from nullpaper.errors import InputError, nearest
 
 NEEDED = ("ipykernel", "jupytext", "matplotlib", "nbconvert", "papermill", "rich", "seaborn")
 if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
@@ -28,6 +33,8 @@ if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None
 
 PROFILES = ("smoke", "cpu", "gpu", "imagenet", "reference")
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+MARK = re.compile(r"^(?=[ \t]*#[ \t]*%%)", re.MULTILINE)  # before each cell, as jupytext reads them
+PARAMETERS = re.compile(r"\s*#\s*%%.*tags[\"']?\s*[=:].*[\"']parameters[\"']")
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 
 Content = TypeVar("Content")
@@ -91,7 +98,7 @@ def read_notebook(notebook: Path) -> str:
     """The text of a py:percent notebook.
 
     Raises:
-        InputError: no such file, or not valid Python.
+        InputError: no such file, not valid Python, or nothing that begins a cell.
     """
     if notebook.suffix != ".py" or not notebook.is_file():
         names = sorted(path.name for path in notebook.parent.glob("*.py"))
@@ -103,6 +110,8 @@ def read_notebook(notebook: Path) -> str:
         ast.parse(text)
     except (SyntaxError, ValueError) as error:
         raise InputError(f"{notebook} is not valid Python ({error}): correct it first") from error
+    if not MARK.search(text):
+        raise InputError(f"{notebook} has no cells: begin each with a line '# %%', as py:percent notebooks do")
     return text
 
 
@@ -113,8 +122,7 @@ def parameters(notebook: Path) -> dict[str, Parameter]:
     Raises:
         InputError: an unreadable notebook, or a parameter that is no constant of a type that papermill knows.
     """
-    cells = re.split(r"^(?=# %%)", read_notebook(notebook), flags=re.MULTILINE)
-    source = next((cell for cell in cells if re.match(r"# %%.*tags=.*[\"']parameters[\"']", cell)), "")
+    source = next((cell for cell in MARK.split(read_notebook(notebook)) if PARAMETERS.match(cell)), "")
     known = {}
     for node in ast.parse(source).body:
         try:
@@ -135,12 +143,13 @@ def check_parameters(notebook: Path, given: Mapping[str, Any]) -> dict[str, Any]
     """The given values in the notebook's types; strings, as a command line gives them, are read as Python constants.
 
     Raises:
-        InputError: an unknown name (the nearest and all valid ones are named), or a value of another type.
+        InputError: an unknown name (the nearest and all valid ones are named), a value of another type, or a whole
+            number below the least.
     """
     known = parameters(notebook)
     for name in given:
         if name not in known:
-            names = ", ".join(known) or "none at all"
+            names = ", ".join(known) or "none: they stand in the cell that begins '# %% tags=[\"parameters\"]'"
             raise InputError(f"{notebook.name} has no parameter '{name}'.{nearest(name, known)} It has {names}")
     return {name: _converted(name, known[name], value) for name, value in given.items()}
 
@@ -153,10 +162,19 @@ def _converted(name: str, parameter: Parameter, given: Any) -> Any:
         if isinstance(given, str) and kind is not str:
             value = ast.literal_eval(given.capitalize() if kind is bool else given)
         value = _typed(kind, value)
-        return [_typed(*items, item) for item in value] if len(items) == 1 else value
+        value = [_typed(*items, item) for item in value] if len(items) == 1 else value
     except (ValueError, SyntaxError, TypeError):
         of = f"[{items.pop().__name__}]" if len(items) == 1 else ""
         raise InputError(f"parameter '{name}' must be {parameter.type}{of}, but {given!r} is not") from None
+    usual = _whole(parameter.default)
+    least = min(1, *usual) if usual else -1
+    if least >= 0 and any(number < least for number in _whole(value)):
+        raise InputError(f"parameter '{name}' must be at least {least}, but {given!r} is not")
+    return value
+
+
+def _whole(value: Any) -> list[int]:
+    return [number for number in (value if isinstance(value, list) else [value]) if type(number) is int]
 
 
 def _typed(kind: type, value: Any) -> Any:
@@ -172,22 +190,57 @@ def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
     Raises:
         InputError: the file names a profile or a parameter that does not exist, or a value of another type.
     """
+    parameters(notebook)  # what is wrong with the notebook itself is not the profile's fault
     file = notebook.with_name("profiles.yaml")
     entry = _profiles(file).get(notebook.stem) or {}
     for name in entry:
         check_profile(name, f"{file}, {notebook.stem}: profile")
     fallback = entry.get("gpu") if check_profile(profile) == "imagenet" else None
+    values = entry.get(profile, fallback) or {}
+    if not isinstance(values, dict):
+        raise InputError(f"{file}, {notebook.stem}: profile {profile} must map parameters to values, not {values!r}")
     try:
-        return check_parameters(notebook, entry.get(profile, fallback) or {})
+        return check_parameters(notebook, values)
     except InputError as error:
         raise InputError(f"{file}, profile {profile}: {error}") from error
 
 
 @remembered
-def _profiles(file: Path) -> dict[str, Any]:
-    import yaml
+def _profiles(file: Path) -> dict[str, dict[str, Any]]:
+    content = read_yaml(file) if file.is_file() else {}
+    for name, entry in content.items():
+        if not isinstance(entry or {}, dict):
+            raise InputError(f"{file}: {name} must map profiles to parameters, not {entry!r}")
+    return content
 
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a name that stands twice in one mapping, of which YAML would drop the first, or that is no text."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names: list[str] = []
+        for key in [key for key, _ in node.value if not key.tag.endswith(":merge")]:
+            problem = None if key.tag.endswith(":str") else "a name must be a text: put it in quotes"
+            problem = f"'{key.value}' stands there twice" if key.value in names else problem
+            if problem:
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            names.append(key.value)
+        return node
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, with its anchors and merge keys (``<<: *base``) resolved; an empty file holds none.
+
+    Raises:
+        InputError: the file cannot be read, is not valid YAML, or holds no mapping or one with a name twice.
+    """
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file.is_file() else {}
+        content = yaml.load(file.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): name a YAML file") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"{file} is not valid YAML ({first_line(error)}): correct it first") from error
+        raise InputError(f"{file} is not valid YAML ({' '.join(str(error).split())}): correct it first") from error
+    if not isinstance(content or {}, dict):
+        raise InputError(f"{file} must map names to values, but holds {content!r}")
+    return content or {}

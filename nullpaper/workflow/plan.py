@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nullpaper.data.fetch import DATASETS
+from nullpaper.data.fetch import DATASETS, cache_home
 from nullpaper.errors import InputError
 from nullpaper.files import sha256
 from nullpaper.workflow.code_identity import identity
@@ -88,8 +88,10 @@ def plan_run(
         recompute_before: a Unix time: stored results begun earlier are computed anew.
 
     Raises:
-        InputError: unknown or mistyped parameters, profile or label, or an unreadable notebook.
+        InputError: unknown or mistyped parameters, profile or label, an unreadable notebook, or a relative
+            NULLPAPER_HOME.
     """
+    cache_home()
     root, usual = project_root(), profile_parameters(notebook, profile)
     defaults = {name: parameter.default for name, parameter in parameters(notebook).items()} | usual
     changes = check_parameters(notebook, given or {})

@@ -55,7 +55,10 @@ def run_context() -> RunContext:
 
 
 def project_root() -> Path:
-    """NULLPAPER_ROOT, else the nearest folder at or above the working directory with pyproject.toml or notebooks/.
+    """NULLPAPER_ROOT, else the nearest folder that is a project, else the working directory.
+
+    A project has pyproject.toml or notebooks/profiles.yaml, or is the working directory with numbered notebooks in
+    notebooks/; a folder merely called notebooks makes none.
 
     Raises:
         InputError: NULLPAPER_ROOT is no folder.
@@ -65,8 +68,10 @@ def project_root() -> Path:
             raise InputError(f"{ROOT_VARIABLE} names {given}, which is not a folder: create it or unset the variable")
         return Path(given).resolve()
     here = Path.cwd()
-    above = (here, *here.parents)
-    return next((p for p in above if (p / "pyproject.toml").is_file() or (p / "notebooks").is_dir()), here)
+    if any((here / "notebooks").glob("[0-9]*.py")):
+        return here
+    marks = ("pyproject.toml", "notebooks/profiles.yaml")
+    return next((folder for folder in (here, *here.parents) if any((folder / mark).is_file() for mark in marks)), here)
 
 
 def commit_of(root: Path) -> str | None:

@@ -152,11 +152,11 @@ def run_sweep(sweep: Sweep, client: Any, *, retries: int = 1) -> Report:
             report.found += not computed
         except InputError:
             raise
-        except (OSError, CancelledError) as error:
-            raise InputError(
-                "the scheduler is gone: start it and its workers and run the sweep again; what is finished stays"
-            ) from error
-        except Exception as error:  # of the job, or the death of the workers that were at it
+        except (Exception, CancelledError) as error:  # of the job, or the death of the workers that were at it
+            if future.status != "error":
+                raise InputError(
+                    "the scheduler is gone: start it and its workers and run the sweep again; what is finished stays"
+                ) from error
             report.failed[futures[future]] = first_line(error)
             tqdm.write(f"{futures[future]} failed: {first_line(error)}", file=sys.stderr)
     return report

@@ -30,6 +30,8 @@ except ImportError as error:
     raise InputError(f"a sweep needs Dask ({first_line(error)}): pip install 'nullpaper[cluster]'") from error
 
 LOOPBACK = "127.0.0.1:0"
+STARTS = 5
+"""Attempts at a cluster of this machine: a worker may be killed before it is up."""
 
 Tls = tuple[Path | None, Path | None, Path | None]
 
@@ -81,21 +83,20 @@ def share(workers: int | None, threads: int | None, gpus: Sequence[str], per_gpu
 
 
 @contextlib.contextmanager
-def local_workers(count: int, gpus: Sequence[str] = ()) -> Iterator[Client]:
+def local_workers(count: int, gpus: Sequence[str] = (), *, deaths: int = 3) -> Iterator[Client]:
     """``count`` processes of one thread on this machine, spread over ``gpus``, of which each sees one.
+
+    One that dies is started again, whatever it was at.
+
+    Args:
+        deaths: of workers that a job survives.
 
     Raises:
         InputError: they do not start.
     """
-    quiet = {"memory_limit": 0, "silence_logs": CRITICAL}
-    addresses = {"dashboard_address": LOOPBACK, "worker_dashboard_address": LOOPBACK}
-    try:
-        cluster = LocalCluster(n_workers=count, threads_per_worker=1, **addresses, **quiet)
-    except RuntimeError as error:  # a worker died before it was up
-        raise InputError(f"no Dask cluster starts on this machine ({first_line(error)}): try again") from error
+    client = Client(_local_cluster(count, gpus, deaths))
     with contextlib.ExitStack() as stack:
-        client = Client(stack.enter_context(cluster))
-        stack.enter_context(client).register_plugin(Place(gpus))
+        stack.callback(_end, client)
         try:
             yield client
         except KeyboardInterrupt:  # an orderly end would wait for the jobs
@@ -104,6 +105,32 @@ def local_workers(count: int, gpus: Sequence[str] = ()) -> Iterator[Client]:
                     child.kill()
             stack.pop_all()
             raise
+
+
+def _local_cluster(count: int, gpus: Sequence[str], deaths: int) -> LocalCluster:
+    quiet = {"memory_limit": 0, "silence_logs": CRITICAL}
+    addresses = {"dashboard_address": LOOPBACK, "worker_dashboard_address": LOOPBACK}
+    options = {"plugins": (Place(gpus),), "scheduler_kwargs": {"allowed_failures": deaths}}
+    for _ in range(STARTS):
+        try:
+            return LocalCluster(n_workers=count, threads_per_worker=1, **addresses, **quiet, **options)
+        except RuntimeError as died:  # a worker, before it was up
+            reason = died.__cause__ or died
+    raise InputError(
+        f"{count} workers do not start here ({first_line(reason)}): free some memory, or ask for fewer (--workers)"
+    ) from reason
+
+
+def _end(client: Client) -> None:
+    """Close a cluster, and kill what is left: a worker that dies meanwhile must neither hold the end up nor fail it."""
+    with contextlib.suppress(Exception):
+        client.close()
+        client.cluster.close(timeout=10)
+    for pid in [nanny.pid for nanny in client.cluster.workers.values() if nanny.pid]:
+        with contextlib.suppress(psutil.Error):
+            worker = psutil.Process(pid)
+            for process in (*worker.children(recursive=True), worker):
+                process.kill()
 
 
 @contextlib.contextmanager
@@ -129,7 +156,8 @@ def scheduler_workers(address: str, *, tls: Tls = (None, None, None), insecure: 
             "that it runs"
         ) from error
     with client:
-        client.register_plugin(Kernels())
+        with contextlib.suppress(OSError):  # a worker has died; the scheduler keeps it for those that come
+            client.register_plugin(Kernels())
         yield client
 
 

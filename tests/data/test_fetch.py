@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from nullpaper.data import fetch as fetching
-from nullpaper.data.fetch import Dataset, fetch, folder_of, load_arrays
+from nullpaper.data.datasets import load_data
+from nullpaper.data.fetch import Dataset, cache_home, fetch, folder_of, load_arrays
 from nullpaper.errors import InputError
 
 ARRAYS = [np.random.default_rng(part).integers(0, 256, (20, 3), dtype=np.uint8) for part in range(4)]
@@ -43,6 +44,19 @@ def home(tmp_path, monkeypatch) -> Path:
     for name in ("cifar10", "cifar100"):
         monkeypatch.setitem(fetching.SOURCES, name, (give,))
     return tmp_path / "home"
+
+
+def test_a_relative_cache_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The command and the kernel have other working directories, and would fill two caches."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NULLPAPER_HOME", "cache")
+    for call in (cache_home, lambda: fetch("cifar10"), lambda: load_data("cifar10")):
+        with pytest.raises(InputError, match=f"set it to {tmp_path}/cache"):
+            call()
+    monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path / "cache"))
+    assert cache_home() == tmp_path / "cache"
+    monkeypatch.setenv("NULLPAPER_HOME", "~/cache")
+    assert cache_home() == Path.home() / "cache"
 
 
 def give(name: str, staging: Path) -> None:

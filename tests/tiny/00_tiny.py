@@ -8,8 +8,10 @@ import sys
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from nullpaper.workflow.figures import save_figure, save_table
+from nullpaper.workflow.figures import save_figure, save_table, use_style
 from nullpaper.workflow.store import stored
+
+use_style()
 
 # %% tags=["parameters"]
 count: int = 4  # points drawn

@@ -36,8 +36,27 @@ def test_grids_cross_and_zips_go_side_by_side(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("base: &base {nap: 1, model: a}\nfixed: {<<: *base, model: b}", [{"nap": 1.0, "model": "b"}]),
+        ("base: &base\n  seed: [1, 2]\ngrid: {<<: *base}", [{"seed": 1}, {"seed": 2}]),
+        ("a: &a {nap: 1}\nb: &b {<<: *a, eps: 1}\nfixed: {<<: *b, eps: 2}", [{"nap": 1.0, "eps": 2.0}]),
+        ("two: &two [1, 2]\nzip: {seed: *two, eps: *two}", [{"seed": 1, "eps": 1.0}, {"seed": 2, "eps": 2.0}]),
+    ],
+)
+def test_anchors_and_merge_keys_are_resolved(root: Path, text: str, expected: list[dict[str, Any]]) -> None:
+    assert points(root, text) == expected
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("grid: {seed: [1], seed: [2]}", "'seed' stands there twice"),
+        ("grid: {seed: [1]}\ngrid: {eps: [1]}", "'grid' stands there twice"),
+        ("grid: {1: [1]}", "a name must be a text"),
+        ("fixed: {null: 1}", "a name must be a text"),
+        ("gird: &gird {seed: [1]}", "has an entry 'gird'. Did you mean 'grid'"),
+        ("base: {seed: [1]}", "has an entry 'base'. It takes notebook"),
         ("grid: {sed: [1]}", "no parameter 'sed'. Did you mean 'seed'"),
         ("fixed: {sed: 1}\ngrid: {eps: [1]}", "no parameter 'sed'"),
         ("grid: {seed: [1, x]}", "'seed' must be int, but 'x' is not"),
@@ -63,7 +82,7 @@ def test_what_names_no_notebook_or_profile_is_refused(root: Path) -> None:
     file = root / "tried.yaml"
     for text, message in (
         ("grid: {seed: [1]}", "names no notebook"),
-        ("- 1", "names no notebook"),
+        ("- 1", "must map names to values"),
         ("notebook: trivia\ngrid: {seed: [1]}", "Did you mean 'trivial.py'"),
         ("notebook: trivial\nprofile: smok\ngrid: {seed: [1]}", "'smok' is unknown. Did you mean 'smoke'"),
     ):

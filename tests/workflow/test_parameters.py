@@ -7,8 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jupytext
 import pytest
+from click.testing import CliRunner
 
+from nullpaper.cli import main
 from nullpaper.errors import InputError
 from nullpaper.workflow.parameters import PROFILES, check_parameters, parameters, profile_parameters
 
@@ -52,11 +55,32 @@ def test_values_are_converted() -> None:
         ("names", "[1]", r"'names' must be list\[str\]"),
         ("names", "a", r"'names' must be list\[str\]"),
         ("label", 3, "'label' must be str, but 3 is not"),
+        ("count", "0", "'count' must be at least 1, but '0' is not"),
+        ("count", -5, "'count' must be at least 1, but -5 is not"),
     ],
 )
 def test_bad_values_are_refused(name: str, value: object, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         check_parameters(TINY, {name: value})
+
+
+@pytest.mark.parametrize("notebook", sorted(TINY.parents[2].glob("notebooks/[0-9]*.py")), ids=lambda path: path.stem)
+def test_no_count_of_the_paper_may_be_none_or_negative(notebook: Path) -> None:
+    """And no seed negative; 0 means something where it is the default."""
+    for name, parameter in parameters(notebook).items():
+        single = parameter.type == "int"
+        numbers = [parameter.default] if single else parameter.default if parameter.type == "list" else []
+        if {type(number) for number in numbers} == {int}:
+            least = min(1, *numbers)
+            check_parameters(notebook, {name: least if single else [least]})
+            with pytest.raises(InputError, match=f"'{name}' must be at least {least}"):
+                check_parameters(notebook, {name: least - 1 if single else [7, least - 1]})
+
+
+def test_a_negative_default_takes_any_whole_number(tmp_path: Path) -> None:
+    notebook = tmp_path / "shifted.py"
+    notebook.write_text('# %% tags=["parameters"]\nshift: int = -1\nempty: list = []\n')
+    assert check_parameters(notebook, {"shift": "-7", "empty": [-1]}) == {"shift": -7, "empty": [-1]}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +98,32 @@ def test_bad_notebooks_are_refused(tmp_path: Path, line: str, sentence: str) -> 
     broken.write_text(f'# %% tags=["parameters"]\n{line}\n')
     with pytest.raises(InputError, match=sentence):
         parameters(broken)
+
+
+@pytest.mark.parametrize("text", ["", "# only words\n", "print(1)\n", '# + tags=["parameters"]\nimages: int = 3\n'])
+def test_a_file_without_cells_is_refused_wherever_it_is_named(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    script, grid = tmp_path / "script.py", tmp_path / "grid.yaml"
+    script.write_text(text)
+    grid.write_text(f"notebook: {script}\ngrid: {{images: [1]}}\n")
+    for arguments in (["run", script], ["run", script, "--parameters"], ["sweep", grid, "--dry-run"]):
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert done.exit_code == 2 and done.output.count("\n") == 1
+        assert f"{script} has no cells: begin each with a line '# %%'" in done.output
+    script.write_text(f"# %%\n{text}")
+    assert parameters(script) == {}
+
+
+@pytest.mark.parametrize(
+    "mark", ['#%% tags=["parameters"]', '# %% Size {"tags": ["parameters"]}', "  # %% tags=['parameters']"]
+)
+def test_cells_are_marked_in_any_way_of_jupytext(tmp_path: Path, mark: str) -> None:
+    notebook = tmp_path / "marked.py"
+    notebook.write_text(f"x = 1\n{mark}\nimages: int = 3\n#%%\ny = 2\n")
+    tags = [cell.metadata.get("tags") for cell in jupytext.read(notebook, fmt="py:percent").cells]
+    assert tags == [None, ["parameters"], None] and list(parameters(notebook)) == ["images"]
 
 
 def test_an_absent_notebook_is_refused_with_the_nearest_name() -> None:
@@ -95,6 +145,11 @@ def test_profiles_change_defaults_and_fall_back(tiny: Path) -> None:
         ("00_tiny: {smoke: {cuont: 3}}", "profile smoke: .*no parameter 'cuont'. Did you mean 'count'?"),
         ("00_tiny: {smoke: {count: many}}", "profile smoke: parameter 'count' must be int"),
         ("00_tiny: {smoke: [", "not valid YAML"),
+        ("00_tiny: {smoke: {count: 3}, smoke: {count: 4}}", "'smoke' stands there twice"),
+        ("00_tiny: {smoke: {1: 3}}", "a name must be a text"),
+        ("00_tiny: {smoke: [1]}", "profile smoke must map parameters to values"),
+        ("00_tiny: 3", "00_tiny must map profiles to parameters"),
+        ("- 1", "must map names to values"),
     ],
 )
 def test_bad_profiles_are_refused(tiny: Path, text: str, sentence: str) -> None:

@@ -22,9 +22,19 @@ def test_a_context_reaches_another_process_whole(monkeypatch: pytest.MonkeyPatch
 
 def test_the_project_is_found_from_a_folder_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NULLPAPER_ROOT", raising=False)
-    (tmp_path / "notebooks" / "deep").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "notebooks" / "deep")
+    deep = tmp_path / "notebooks" / "deep"
+    deep.mkdir(parents=True)
+    monkeypatch.chdir(deep)
+    assert project_root() == deep, "a folder called notebooks is not enough"
+    (tmp_path / "notebooks" / "profiles.yaml").touch()
     assert project_root() == tmp_path
+    monkeypatch.chdir(tmp_path)
+    assert project_root() == tmp_path
+    monkeypatch.chdir(deep)
+    (deep / "notebooks").mkdir()
+    assert project_root() == tmp_path
+    (deep / "notebooks" / "00_mine.py").touch()
+    assert project_root() == deep
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path / "absent"))
     with pytest.raises(InputError, match="NULLPAPER_ROOT names .*absent, which is not a folder: create it"):
         project_root()

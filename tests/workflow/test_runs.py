@@ -14,9 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 from processes import heed_interrupts
 
 from nullpaper.files import locked, sha256
+from nullpaper.workflow import kernels
 from nullpaper.workflow.figures import read_stamp
 from nullpaper.workflow.plan import paper_notebooks, plan_run
 from nullpaper.workflow.progress import Progress
@@ -25,22 +27,34 @@ from nullpaper.workflow.runs import RunReport, run_notebooks, up_to_date
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = REPOSITORY / "tests" / "tiny"
+DIES = "raise SystemExit('the start-up file ran')"
+HOSTILE = {
+    "home/profile_default/startup/00_mine.py": DIES,
+    "home/profile_default/ipython_config.py": f"get_config().InteractiveShellApp.exec_lines = [{DIES!r}]",
+    "home/profile_default/ipython_kernel_config.py": "get_config().InlineBackend.figure_formats = ['svg']",
+    "home/jupyter_config.py": f"get_config().InteractiveShellApp.exec_lines = [{DIES!r}]",
+    "home/start.py": DIES,
+    "home/matplotlibrc": "savefig.dpi: 7\n",
+    "matplotlibrc": "savefig.bbox: tight\ntext.usetex: True\n",  # of the folder that the kernel works in
+}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project of two notebooks, one of which fails, for a user with an IPython start-up file and a matplotlibrc."""
+    """A project of two notebooks, one of which fails, for a user whose own settings would end or change every run."""
     root = tmp_path_factory.mktemp("pro ject")
     shutil.copytree(TINY, root / "notebooks", ignore=shutil.ignore_patterns("__pycache__"))
-    startup = root / "home" / "profile_default" / "startup" / "00_mine.py"
-    startup.parent.mkdir(parents=True)
-    startup.write_text("raise SystemExit('the start-up file ran')")
-    (root / "home" / "matplotlibrc").write_text("savefig.dpi: 7\n")
+    (root / "home" / "profile_default" / "startup").mkdir(parents=True)
+    for name, text in HOSTILE.items():
+        (root / name).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NULLPAPER_ROOT", str(root))
         patch.setenv("PYTHONPATH", os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("IPYTHONDIR", str(root / "home"))
         patch.setenv("MATPLOTLIBRC", str(root / "home"))
+        patch.setenv("MPLBACKEND", "module://no.such.backend")
+        patch.setenv("PYTHONSTARTUP", str(root / "home" / "start.py"))
+        patch.setenv("JUPYTER_CONFIG_DIR", str(root / "home"))
         patch.delenv("NULLPAPER_RUN", raising=False)
         yield root
 
@@ -68,6 +82,8 @@ def test_a_run_makes_notebook_page_figures_and_tables(project: Path, reports: li
     assert f"seen: {sys.executable} | plain | reused False" in printed(report)
     page = (out / "00_tiny.html").read_text()
     assert "A tiny notebook" in page and "data:image/png;base64" in page and "require.min.js" not in page
+    with Image.open(out / "figures" / "squares.png") as image:
+        assert image.size == (1260, 567), "no matplotlibrc changes a figure"
     assert read_stamp(report.figures[0])["parameters"] == {
         "count": 3,
         "eps": 0.5,
@@ -99,6 +115,24 @@ def test_a_failed_run_replaces_nothing(project: Path) -> None:
     assert good.error is None and "the kernel died" in bad.error and bad.ipynb.exists()
     assert {path: sha256(path) for path in before} == before
     assert run_notebooks(notebooks, {"fail": False}, **options)[0].reused
+
+
+@pytest.mark.parametrize(
+    ("launcher", "reason"),
+    [
+        (("/nowhere/python",), "No such file or directory: '/nowhere/python'"),
+        ((sys.executable, "-c", "raise ImportError('no zmq here')"), "ImportError: no zmq here"),
+    ],
+)
+def test_a_kernel_that_does_not_start_is_one_sentence_and_stops_nobody(
+    project: Path, launcher: tuple[str], reason: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(kernels, "LAUNCHER", launcher)
+    reports = run_notebooks(paper_notebooks(), profile="smoke", label="unstarted", jobs=1)
+    for report in reports:
+        assert report.error.startswith("the kernel does not start (") and f"{reason}): mend that" in report.error
+        assert report.ipynb.exists()
+    assert len(capfd.readouterr().err.splitlines()) == len(reports) == 2, "a line a notebook, and no traceback"
 
 
 def test_an_equal_run_is_skipped_without_heavy_imports(project: Path, reports: list[RunReport]) -> None:
