@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from nullpaper.errors import InputError, check_count, first_line
+from nullpaper.errors import InputError, check_count, check_seed, first_line
 from nullpaper.fooling.descent import Feasible, bisect_segment, descend
-from nullpaper.models.predict import answers, probability_gap
+from nullpaper.models.predict import answers, check_influence, probability_gap
 from nullpaper.models.vit import ViT, check_evaluating, check_images, norms, per_image
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 from nullpaper.robustness.attacks import check_labelled, torchattacks
@@ -41,10 +41,11 @@ def other_class(labels: Tensor, seed: int = 0) -> Tensor:
     """For each of the labels (B,) the index of a random one that differs from it, (B,) int64.
 
     Raises:
-        InputError: all labels are the same, so that no pair exists.
+        InputError: all labels are the same, so that no pair exists, or a negative seed.
     """
     if labels.ndim != 1 or len(labels.unique()) < 2:
         raise InputError("labels must be one axis with at least two classes; pass more images.")
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(len(labels), len(labels), generator=generator).to(labels.device)
     return scores.masked_fill(labels[:, None] == labels, -1).argmax(1)
@@ -199,7 +200,6 @@ def equal_norm_controls(
 def _within(vit: ViT, images: Tensor, eps: float) -> Feasible:
     """Which logits (B, K) are within influence eps of those of the images."""
     check_evaluating(vit)
-    if not 0 < eps < 2:
-        raise InputError(f"eps={eps} must lie in (0, 2): it bounds a squared distance between softmax vectors.")
+    check_influence(eps)
     clean = answers(vit, images)
     return lambda logits: probability_gap(logits, clean) <= eps * (1 - SLACK)

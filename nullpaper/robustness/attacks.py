@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nullpaper.errors import InputError, check_count, nearest
+from nullpaper.errors import InputError, check_choice, check_count, check_seed
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, check_images, evaluating, norms, per_image
 from nullpaper.robustness.patch_attack import patch_attack
@@ -72,7 +72,7 @@ def attack(
     method, steps = check_attack(vit, name, eps)
     check_labelled(vit, images, labels)
     check_count("batch_size", batch_size)
-    check_count("seed", seed, least=0)
+    check_seed(seed)
     if eps == 0:
         return images.detach().clone()
     result = []
@@ -124,10 +124,9 @@ def split_name(name: str) -> tuple[str, int | None]:
     Raises:
         InputError: there is no such attack.
     """
-    stem, _, number = name.rpartition("-")
+    stem, _, number = str(name).rpartition("-")
     stem, steps = (stem, int(number)) if stem and number.isdecimal() else (name, None)
-    if stem not in ATTACKS:
-        raise InputError(f"attack '{name}' is unknown.{nearest(stem, ATTACKS)} Choose from {', '.join(ATTACKS)}.")
+    check_choice("attack", stem, ATTACKS)
     return stem, steps
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import check_choice, check_count, check_seed
 from nullpaper.models.vit import ViT, norms
 from nullpaper.robustness import distortions
 
@@ -58,7 +58,12 @@ def rounded(images: Tensor) -> Tensor:
 
 
 def jpeg(images: Tensor, quality: int = 90) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] after JPEG at ``quality`` (1 to 95, Pillow's scale, 4:2:0 colour), and back."""
+    """Images (B, 3, H, W) in [0, 1] after JPEG at ``quality`` (1 to 95, Pillow's scale, 4:2:0 colour), and back.
+
+    Raises:
+        InputError: another quality.
+    """
+    check_count("quality", quality, 1, 95)
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     return torch.from_numpy(distortions.jpeg(pixels, quality)).permute(0, 3, 1, 2).to(images)
 
@@ -110,14 +115,20 @@ def degraded(images: Tensor, name: str, seed: int = 0) -> Tensor:
     """Images (B, C, H, W) in [0, 1] after one of `DEGRADATIONS`; the same noise for the same seed and shape.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name or a negative seed.
     """
-    if name not in DEGRADATIONS:
-        raise InputError(f"degradation {name!r} is unknown: one of {list(DEGRADATIONS)}.{nearest(name, DEGRADATIONS)}")
+    check_choice("degradation", name, DEGRADATIONS)
+    check_seed(seed)
     return DEGRADATIONS[name](images, torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()
 def transported_logits(vit: ViT, images: Tensor, transport: str, batch_size: int = 500) -> Tensor:
-    """Logits (B, num_classes) of images (B, C, H, W) after a transport named in `TRANSPORTS`."""
+    """Logits (B, num_classes) of images (B, C, H, W) after a transport named in `TRANSPORTS`.
+
+    Raises:
+        InputError: an unknown transport, or a batch size below 1.
+    """
+    check_choice("transport", transport, TRANSPORTS)
+    check_count("batch_size", batch_size)
     return torch.cat([vit(TRANSPORTS[transport](batch)) for batch in images.split(batch_size)])

@@ -21,7 +21,7 @@ from nullpaper import statistics
 from nullpaper.adapters.files import ADAPTED, save_adapter
 from nullpaper.data.datasets import Data, load_data
 from nullpaper.data.fetch import cache_home
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import InputError, check_choice
 from nullpaper.files import write_atomic
 from nullpaper.finetuning import scratch
 from nullpaper.finetuning.finetune import finetune
@@ -79,8 +79,7 @@ def train_shipped(
     """
     asked = [("classifier", name, RECIPES), *(("augmentation", each, AUGMENTATIONS) for each in augmentations)]
     for kind, value, known in asked:
-        if value not in known:
-            raise InputError(f"{kind} '{value}' is unknown.{nearest(value, known)} Choose from {', '.join(known)}.")
+        check_choice(kind, value, known)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cifar = load_data("cifar10")
     state = cache_home() / f"training-{name}-{device}"

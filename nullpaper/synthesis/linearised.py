@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nullpaper.errors import check_seed
 from nullpaper.models.vit import ViT
 from nullpaper.synthesis.controls import centred
 from nullpaper.synthesis.influence import Batches, Pool, read_pool
@@ -57,8 +58,9 @@ def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0) -> Linearised
         batches: images, or a pool from `influence.read_pool`; more than N (d - 1) of them sample every direction.
 
     Raises:
-        InputError: as `influence.read_pool`.
+        InputError: as `influence.read_pool`, or a negative seed.
     """
+    check_seed(seed)
     pool = read_pool(vit, batches)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.cat([_slopes(vit, part, generator) for part in pool.inputs.split(pool.batch_size)])
