@@ -20,6 +20,7 @@ from nullpaper.models.vit import ViT, check_evaluating, check_images, norms, per
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 from nullpaper.robustness.attacks import check_labelled, torchattacks
 from nullpaper.robustness.perturbation import in_box, permuted_in_patches
+from nullpaper.robustness.pgd import frozen
 
 MARGIN = 1e-3  # of logits, so that rounding in float32 cannot undo a changed answer
 SLACK = 1e-3  # relative, kept from eps for the same reason
@@ -152,7 +153,7 @@ def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **optio
             f"{name} with {options} is no targeted attack of torchattacks: {first_line(error)}."
         ) from error
     inside = images.clamp(1e-4, 1 - 1e-4) if name == "CW" else images  # its atanh is infinite at the ends of the box
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), frozen(vit):  # it calls backward, which would leave gradients in the weights
         torch.manual_seed(0)
         points = attack(inside, classes.to(images.device)).detach().clamp(0, 1)
     success = answers(vit, points).argmax(1) == classes.to(images.device)
