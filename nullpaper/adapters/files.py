@@ -156,7 +156,10 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path.parent} holds no adapter: {path.name} is missing; name a folder of save_adapter.")
     with _readable(path):
-        return dict(json.loads(path.read_text()))
+        config = json.loads(path.read_text())
+        if not isinstance(config, dict) or not config.keys() & {"nullpaper", "peft_type"}:
+            raise TypeError("it describes no adapter")
+        return config
 
 
 def _own_adapter(config: dict[str, Any], folder: Path) -> Adapter:
@@ -179,7 +182,7 @@ def _peft_adapter(config: dict[str, Any], state: Mapping[str, Tensor], folder: P
     PEFT has many forms of LoRA, and more in every version, some of which start from changed weights of the base (PiSSA,
     OLoRA). So every option must be known to leave y = W0 x + b + (alpha / r) B A x, or be off.
     """
-    for option, value in ({"peft_type": None} | config).items():
+    for option, value in config.items():
         if option not in PEFT_FREE and value not in PEFT_KNOWN.get(option, ()) and (value or option in PEFT_KNOWN):
             raise InputError(
                 f"the adapter in {folder} has PEFT's {option}={shown(value)}, which is not known to be a plain LoRA on "
