@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,21 +21,32 @@ from nullpaper.finetuning import costs, scratch
 from nullpaper.finetuning.finetune import finetune
 from nullpaper.finetuning.methods import FinetuneRecipe
 from nullpaper.fooling.explanations import attribute
-from nullpaper.fooling.faithfulness import top_overlap
-from nullpaper.fooling.lookalike import adversarial, farthest_along, lookalike, other_class
+from nullpaper.fooling.faithfulness import Curves, top_overlap
+from nullpaper.fooling.lookalike import adversarial, farthest_along, library_attack, lookalike, other_class
 from nullpaper.fooling.manipulation import manipulate
-from nullpaper.fooling.watermark import decode_message, encode_message, message_keys, watermark
+from nullpaper.fooling.watermark import (
+    decode_message,
+    draw_logo,
+    encode_message,
+    message_keys,
+    official_noise,
+    watermark,
+)
 from nullpaper.models.predict import predictions
 from nullpaper.models.vit import SHIPPED, load_vit
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 from nullpaper.robustness.attacks import attack
 from nullpaper.robustness.comparison import bootstrap
 from nullpaper.robustness.corruptions import corrupt
-from nullpaper.robustness.evaluation import corrupted_splits, evaluate
+from nullpaper.robustness.evaluation import Threat, corrupted_splits, evaluate
 from nullpaper.robustness.gradient_masking import diagnose
-from nullpaper.robustness.perturbation import degraded, jpeg, transported_logits
+from nullpaper.robustness.perturbation import crop_and_resize, degraded, jpeg, noisy, transported_logits, undo_crop
 from nullpaper.robustness.pgd import pgd
-from nullpaper.synthesis.linearised import linearise
+from nullpaper.studies.settings import adversarial_setting, adversarial_trial, nullspace_setting
+from nullpaper.studies.shipped import train_shipped
+from nullpaper.studies.trials import Protocol, Trial, run_trials
+from nullpaper.synthesis.influence import read_pool
+from nullpaper.synthesis.linearised import Linearised, linearise
 from nullpaper.synthesis.noise import encoder_noise, input_noise, rescaled, verified
 
 COUNTS = (0, -1, 2.5, math.nan, True, None, "3")
@@ -47,6 +59,9 @@ NAMES = ("nonsense", 3, None, ["pgd"])
 @cache
 def space() -> PatchNullspace:
     return patch_nullspace(vit())
+
+
+SETTING = dict(images=4, attack_eps=0.1, evaluation_steps=2, seed=0)
 
 
 def split() -> Split:
@@ -208,6 +223,58 @@ CALLS: dict[str, tuple[Callable, dict[str, tuple]]] = {
     "message_keys": (
         lambda **o: message_keys(space(), **{"key": 1, "length": 3} | o),
         {"key": SEEDS, "length": COUNTS, "share": POSITIVE},
+    ),
+    "library_attack": (
+        lambda **o: library_attack(vit(), *batch(), "PGD", **o),
+        {"steps": COUNTS, "eps": RADII},
+    ),
+    "official_noise": (
+        lambda **o: official_noise(space(), torch.ones(192), torch.ones(192), gradient=True, **o),
+        {"norm": NAMES},
+    ),
+    "draw_logo": (draw_logo, {"size": ((0, 3), (3, -1), (2.5, 3))}),
+    "area": (lambda **o: Curves(torch.ones(2), torch.ones(1, 2), torch.ones(1, 2)).area(**o), {"curve": NAMES}),
+    "without": (
+        lambda **o: Linearised(torch.ones(2), torch.eye(3456, 2), 3420).without(noise(), **o),
+        {"count": (*COUNTS[1:], 3)},
+    ),
+    "read_pool": (lambda **o: read_pool(vit(), [pixels()], **o), {"level": NAMES}),
+    "crop_and_resize": (lambda **o: crop_and_resize(pixels(), **o), {"kept": (*COUNTS, 49)}),
+    "undo_crop": (lambda **o: undo_crop(pixels(), **o), {"kept": (*COUNTS, 49)}),
+    "noisy": (lambda **o: noisy(pixels(), generator=torch.Generator(), **o), {"sd": RADII}),
+    "run_trials": (
+        lambda **o: run_trials([Trial("zero", steps=1)], Protocol(4), progress=None, **o),
+        {"workers": COUNTS[1:]},
+    ),
+    "Trial": (
+        lambda **o: run_trials([Trial(**{"method": "zero", "steps": 1} | o)], Protocol(4), progress=None),
+        {"steps": COUNTS, "seed": SEEDS, "method": NAMES[:3]},
+    ),
+    "Protocol": (
+        lambda **o: run_trials([Trial("zero", steps=1)], Protocol(**{"images": 4} | o), progress=None),
+        {
+            "images": COUNTS,
+            "seed": SEEDS,
+            "severities": ((0,), (1, 6)),
+            "threats": ((Threat("pgd-0"),), (Threat("pgd", math.nan),), (Threat("pgdd"),)),
+            "corruptions": (("fogg",), (3,)),
+        },
+    ),
+    "adversarial_setting": (
+        lambda **o: adversarial_setting(**SETTING | {"steps": 2, "rounds": 1, "other_eps": 0.1} | o),
+        {"images": COUNTS, "steps": COUNTS, "rounds": COUNTS, "attack_eps": RADII},
+    ),
+    "nullspace_setting": (
+        lambda **o: nullspace_setting(**SETTING | {"eps": 0.1, "strong_eps": 0.1, "severities": (1,)} | o),
+        {"images": COUNTS, "eps": POSITIVE, "strong_eps": RADII},
+    ),
+    "adversarial_trial": (
+        lambda **o: adversarial_trial("pgd_at", 0, 1, QUICK, adapter="lora", **o),
+        {"rate": (0.0, -1.0, math.nan)},
+    ),
+    "train_shipped": (
+        lambda **o: train_shipped(SHIPPED, Path(), **o),
+        {"epochs": COUNTS[:5], "augmentations": (["x"],)},
     ),
     "predictions": (lambda **o: predictions(vit(), split(), **o), {"batch_size": COUNTS}),
     "statistics.mean": (lambda **o: statistics.mean([1.0, 2.0], **o), {"seed": SEEDS[:5]}),

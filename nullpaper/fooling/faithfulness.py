@@ -14,7 +14,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from nullpaper.errors import InputError, check_number
+from nullpaper.errors import InputError, check_choice, check_number
 from nullpaper.fooling.explanations import check_explained
 from nullpaper.models.vit import ViT
 
@@ -32,6 +32,7 @@ class Curves:
 
     def area(self, curve: str) -> Tensor:
         """Area (B,), in [0, 1], under the "deletion" curves, where smaller is better, or the "insertion" curves."""
+        check_choice("curve", curve, ("deletion", "insertion"))
         return torch.trapezoid(getattr(self, curve), self.share, dim=1)
 
 

@@ -20,7 +20,7 @@ from nullpaper.models.vit import ViT, check_evaluating, check_images, norms, per
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 from nullpaper.robustness.attacks import check_labelled, torchattacks
 from nullpaper.robustness.perturbation import in_box, permuted_in_patches
-from nullpaper.robustness.pgd import frozen
+from nullpaper.robustness.pgd import check_eps, frozen
 
 MARGIN = 1e-3  # of logits, so that rounding in float32 cannot undo a changed answer
 SLACK = 1e-3  # relative, kept from eps for the same reason
@@ -145,6 +145,10 @@ def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **optio
     """
     check_evaluating(vit)
     check_labelled(vit, images, classes)
+    if "steps" in options:
+        check_count("steps", options["steps"])
+    if "eps" in options:
+        check_eps(options["eps"])
     try:
         attack = getattr(torchattacks(), name)(vit, **options)
         attack.set_mode_targeted_by_label(quiet=True)

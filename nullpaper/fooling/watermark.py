@@ -47,6 +47,8 @@ class HiddenMessage:
 
 def draw_logo(size: tuple[int, int]) -> Tensor:
     """A slashed circle, the empty set, black on white: (3, H, W) in [0, 1]."""
+    for side in size:
+        check_count("size", side)
     height, width = (8 * side for side in size)  # drawn large, since Pillow's lines are not smoothed
     sheet = Image.new("L", (width, height), "white")
     pen, line = ImageDraw.Draw(sheet), min(size)
@@ -93,6 +95,7 @@ def official_noise(space: PatchNullspace, patch: Tensor, logo: Tensor, *, norm: 
     SciPy's SLSQP over the coefficients of the basis, from all ones, at most 5000 iterations, in pixel units. The
     original left the gradient to finite differences; ``gradient`` gives SLSQP the exact one (a subgradient for L1).
     """
+    check_choice("norm", norm, ("l1", "l2"))
     basis, x, difference = (value.cpu().double().numpy() for value in (space.basis, patch, logo - patch))
 
     def objective(a: np.ndarray) -> float:

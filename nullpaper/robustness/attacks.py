@@ -122,11 +122,13 @@ def split_name(name: str) -> tuple[str, int | None]:
     """An attack in `ATTACKS` and the steps that its name ends in, as in "pgd-20", or None.
 
     Raises:
-        InputError: there is no such attack.
+        InputError: there is no such attack, or it ends in no steps.
     """
     stem, _, number = str(name).rpartition("-")
     stem, steps = (stem, int(number)) if stem and number.isdecimal() else (name, None)
     check_choice("attack", stem, ATTACKS)
+    if steps is not None:
+        check_count("steps", steps)
     return stem, steps
 
 
@@ -139,7 +141,6 @@ def check_attack(model: nn.Module, name: str, eps: float) -> tuple[Attack, int]:
     stem, steps = split_name(name)
     method = ATTACKS[stem]
     steps = method.steps if steps is None else steps
-    check_count("steps", steps)
     values = getattr(model, "channels", 3) * math.prod(model.image_size)
     check_eps(eps, math.sqrt(values) if method.norm == "L2" else 1.0)
     if method.norm == "patch" and not isinstance(model, ViT):

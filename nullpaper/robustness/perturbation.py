@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from nullpaper.errors import check_choice, check_count, check_seed
+from nullpaper.errors import check_choice, check_count, check_number, check_seed
 from nullpaper.models.vit import ViT, norms
 from nullpaper.robustness import distortions
 
@@ -77,23 +78,34 @@ TRANSPORTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def crop_and_resize(images: Tensor, kept: int) -> Tensor:
-    """The central ``kept`` x ``kept`` pixels of images (B, C, H, W), bicubically back to H x W, in [0, 1]."""
+    """The central ``kept`` x ``kept`` pixels of images (B, C, H, W), bicubically back to H x W, in [0, 1].
+
+    Raises:
+        InputError: more than there are, or none.
+    """
     height, width = images.shape[-2:]
+    check_count("kept", kept, 1, min(height, width))
     top, left = (height - kept) // 2, (width - kept) // 2
     cropped = images[..., top : top + kept, left : left + kept]
     return interpolate(cropped, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def undo_crop(images: Tensor, kept: int) -> Tensor:
-    """Put the content of `crop_and_resize` back where it was; the lost border repeats the nearest pixel."""
+    """Put the content of `crop_and_resize`, which has the same limits, back; the lost border repeats the next pixel."""
     height, width = images.shape[-2:]
+    check_count("kept", kept, 1, min(height, width))
     small = interpolate(images, size=(kept, kept), mode="bicubic", antialias=True).clamp(0, 1)
     top, left = (height - kept) // 2, (width - kept) // 2
     return pad(small, (left, width - kept - left, top, height - kept - top), mode="replicate")
 
 
 def noisy(images: Tensor, sd: float, generator: torch.Generator) -> Tensor:
-    """Images in [0, 1] plus Gaussian noise of standard deviation ``sd``, clipped; the generator is on the CPU."""
+    """Images in [0, 1] plus Gaussian noise of standard deviation ``sd``, clipped; the generator is on the CPU.
+
+    Raises:
+        InputError: ``sd`` is negative or not finite.
+    """
+    check_number("sd", sd, 0, math.inf, "[)")
     noise = torch.randn(images.shape, generator=generator, dtype=images.dtype)
     return (images + sd * noise.to(images.device)).clamp(0, 1)
 

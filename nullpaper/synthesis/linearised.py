@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nullpaper.errors import check_seed
+from nullpaper.errors import check_count, check_seed
 from nullpaper.models.vit import ViT
 from nullpaper.synthesis.controls import centred
 from nullpaper.synthesis.influence import Batches, Pool, read_pool
@@ -41,7 +41,12 @@ class Linearised:
         return turned.view_as(noise) / turned.norm() * noise.norm()
 
     def without(self, noise: Tensor, count: int) -> Tensor:
-        """Noise (1, N, d) without its components along the ``count`` directions that move the logits most."""
+        """Noise (1, N, d) without its components along the ``count`` directions that move the logits most.
+
+        Raises:
+            InputError: a count below 0 or above the number of directions.
+        """
+        check_count("count", count, 0, self.eigenvectors.shape[1])
         seen = self.eigenvectors[:, :count]
         flat = centred(noise).flatten()
         return (flat - seen @ (seen.T @ flat)).view_as(noise)
