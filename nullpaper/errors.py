@@ -37,17 +37,22 @@ def shown(value: object) -> str:
     return " ".join((str(value) if isinstance(value, str | Number) else reprlib.repr(value)).split())
 
 
-def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> None:
-    """Raise an `InputError` unless ``value`` is a whole number of at least ``least``, and of at most ``most``."""
+def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """``value`` as Python's number, since PyTorch does not take NumPy's everywhere.
+
+    Raises:
+        InputError: it is no whole number of at least ``least``, and of at most ``most``.
+    """
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise InputError(f"{name}={_given(value)} must be a whole number {limits}.")
+    return int(value)
 
 
-def check_seed(seed: object, name: str = "seed") -> None:
-    """Raise an `InputError` unless ``seed`` is what every generator takes: a whole number from 0 to 2^63 - 1."""
-    check_count(name, seed, 0, 2**63 - 1)
+def check_seed(seed: object, name: str = "seed") -> int:
+    """``seed`` as Python's number; an `InputError` unless it is one that every generator takes, from 0 to 2^63 - 1."""
+    return check_count(name, seed, 0, 2**63 - 1)
 
 
 def check_number(name: str, value: object, low: float, high: float, ends: str = "()", why: str = "") -> None:
@@ -57,7 +62,8 @@ def check_number(name: str, value: object, low: float, high: float, ends: str = 
         ends: the brackets of the interval: "[" and "]" where the end itself is allowed.
         why: what the number means, for the end of the sentence.
     """
-    real = isinstance(value, Real) and not isinstance(value, bool)
+    scalar = isinstance(value, Real) or getattr(value, "ndim", None) == 0  # a tensor or array of one number too
+    real = scalar and not isinstance(value, bool | str)
     inside = real and low <= value <= high and (value != low or ends[0] == "[") and (value != high or ends[1] == "]")
     if not inside:
         raise InputError(f"{name}={_given(value)} must be a number in {ends[0]}{low}, {high}{ends[1]}{why}.")

@@ -39,7 +39,7 @@ def proportion(mask: ArrayLike) -> Interval:
 
 def mean(values: ArrayLike, seed: int = 0) -> Interval:
     """Mean with a 95 % percentile bootstrap interval; a single or constant value has an interval of no width."""
-    check_seed(seed)
+    seed = check_seed(seed)
     values = _observations(values).astype(float)
     estimate = float(values.mean())
     if np.ptp(values) == 0:

@@ -81,7 +81,7 @@ def finetuned(**options) -> None:
 
 
 def learned(**options) -> None:
-    encoder_noise(vit(), [pixels()], **{"eps": 0.1} | options)
+    encoder_noise(vit(), [pixels()], **{"eps": 0.1, "steps": 2} | options)
 
 
 def attacked(name: str = "fgsm", eps: float = 0.1, **options) -> None:
@@ -109,7 +109,7 @@ CALLS: dict[str, tuple[Callable, dict[str, tuple]]] = {
     "attack": (attacked, {"eps": RADII, "seed": SEEDS, "batch_size": COUNTS, "name": (*NAMES, "pgd-0", "pgd--3")}),
     "pgd": (lambda **o: pgd(vit(), *batch(), **{"eps": 0.1} | o), {"eps": RADII, "steps": COUNTS, "loss": NAMES}),
     "diagnose": (
-        lambda **o: diagnose(vit(), *batch(), **{"eps": 0.1} | o),
+        lambda **o: diagnose(vit(), *batch(), **{"eps": 0.1, "steps": 2, "queries": 2} | o),
         {"eps": POSITIVE, "steps": COUNTS, "queries": COUNTS, "seed": SEEDS},
     ),
     "evaluate": (
@@ -173,7 +173,8 @@ CALLS: dict[str, tuple[Callable, dict[str, tuple]]] = {
     ),
     "step_times": (
         lambda **o: costs.step_times(
-            {"a": start()}, **{"method": "standard", "recipe": QUICK, "images": pixels(), "labels": batch()[1]} | o
+            {"a": start()},
+            **{"method": "standard", "recipe": QUICK, "images": pixels(), "labels": batch()[1], "repeats": 1} | o,
         ),
         {"repeats": COUNTS, "seed": SEEDS, "method": NAMES},
     ),
@@ -186,7 +187,7 @@ CALLS: dict[str, tuple[Callable, dict[str, tuple]]] = {
         {"lam": POSITIVE[:4], "norm": POSITIVE[:4]},
     ),
     "input_noise": (
-        lambda **o: input_noise(vit(), [pixels()], **{"eps": 0.1} | o),
+        lambda **o: input_noise(vit(), [pixels()], **{"eps": 0.1, "steps": 2} | o),
         {"steps": COUNTS[:5], "seed": SEEDS, "lim": POSITIVE},
     ),
     "rescaled": (
@@ -209,7 +210,7 @@ CALLS: dict[str, tuple[Callable, dict[str, tuple]]] = {
     "adversarial": (lambda **o: adversarial(vit(), *batch(), **o), {"steps": COUNTS}),
     "other_class": (lambda **o: other_class(batch()[1], **o), {"seed": SEEDS}),
     "manipulate": (
-        lambda **o: manipulate(vit(), pixels(), **{"name": "saliency"} | o),
+        lambda **o: manipulate(vit(), pixels(), **{"name": "saliency", "steps": 2} | o),
         {"name": NAMES, "radius": POSITIVE, "eps": POSITIVE, "steps": COUNTS, "seed": SEEDS},
     ),
     "attribute": (lambda **o: attribute(vit(), pixels(), **o), {"name": NAMES}),
@@ -295,3 +296,29 @@ def test_values_out_of_range_are_one_sentence_before_any_work(name: str, argumen
     finally:
         handle.remove()
     assert "\n" not in str(caught.value) and str(caught.value).endswith(".") and not calls
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    images, labels = (part[:2] for part in batch())
+    attacked = [
+        attack(vit(), images, labels, "fgsm", eps=eps, seed=seed, batch_size=size)
+        for eps, seed, size in [
+            (0.125, 0, 1),
+            (np.float32(0.125), np.int64(0), np.int8(1)),
+            (torch.tensor(0.125), np.uint64(0), np.int32(1)),
+        ]
+    ]
+    assert torch.equal(attacked[0], attacked[1]) and torch.equal(attacked[0], attacked[2])
+
+
+WHOLE = [
+    (name, argument)
+    for name, (_, bad) in CALLS.items()
+    for argument, values in bad.items()
+    if values[:4] == SEEDS[:4] and name not in ("run_trials", "Protocol", "Trial")
+]
+
+
+@pytest.mark.parametrize(("name", "argument"), WHOLE)
+def test_seeds_of_numpy_are_seeds(name: str, argument: str) -> None:
+    CALLS[name][0](**{argument: np.int64(2)})

@@ -73,6 +73,7 @@ def save_adapter(vit: ViT, folder: str | Path) -> None:
     write_atomic(folder / CONFIG_FILE, json.dumps(_peft_config(vit) | {"nullpaper": record}, indent=2))
 
 
+@torch.inference_mode(False)
 def load_adapter(vit: ViT, folder: str | Path, *, any_base: bool = False) -> ViT:
     """Inject the adapter in ``folder`` into ``vit``, in place, with the weights that it was saved with.
 

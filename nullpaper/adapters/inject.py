@@ -84,6 +84,7 @@ def inject(
     return attach(vit, described(kind, r, alpha, targets, norm), seed)
 
 
+@torch.inference_mode(False)  # or what trains could not ask for gradients later
 def attach(vit: ViT, adapter: Adapter, seed: int = 0) -> ViT:
     """`inject` for an adapter in one piece, whose ``base`` is filled in."""
     if isinstance(vit, AdaptedViT):
@@ -93,6 +94,8 @@ def attach(vit: ViT, adapter: Adapter, seed: int = 0) -> ViT:
         raise InputError(f"{vit.name} is a {kind}, whose layers take no adapter; take a VisionTransformer of timm.")
     if vit.num_classes < 1:
         raise InputError(f"{vit.name} has no head to train: load it with num_classes=... of the data.")
+    if any(parameter.is_inference() for parameter in vit.parameters()):
+        raise InputError(f"{vit.name} was made inside torch.inference_mode and cannot train: load it outside of it.")
     layers = dict(vit.net.named_modules())
     places = _places(vit, adapter.targets)
     for path in places:
@@ -104,7 +107,7 @@ def attach(vit: ViT, adapter: Adapter, seed: int = 0) -> ViT:
             f"r={adapter.r} is above {largest}, the full rank of the layers of {vit.name} that it is for: take an r of "
             f"at most {largest}."
         )
-    check_seed(seed)
+    seed = check_seed(seed)
     adapter = replace(adapter, base=base_fingerprint(vit))
     generator = torch.Generator().manual_seed(seed)
     branches = {path: _branch(layers[path], thirds, adapter, generator) for path, thirds in places.items()}

@@ -117,8 +117,8 @@ def step_times(
     Raises:
         InputError: unknown method, repeats below 1, or a negative seed.
     """
-    check_count("repeats", repeats)
-    check_seed(seed)
+    repeats = check_count("repeats", repeats)
+    seed = check_seed(seed)
     chosen = Method(_careless) if careless else check_method(method)
     steps = [_Step(vit, chosen, recipe, images, labels) for vit in models.values()]
     clock = "cpu" if images.device.type == "cpu" and torch.get_num_threads() == 1 else "wall"

@@ -84,8 +84,8 @@ def finetune(
     """
     recipe = recipe or FinetuneRecipe()
     check_method(method)
-    check_count("steps", steps)
-    check_count("seed", seed, 0, LARGEST_SEED)
+    steps = check_count("steps", steps)
+    seed = check_count("seed", seed, 0, LARGEST_SEED)
     _check_data(vit, data, recipe)
     if METHODS[method].noise and recipe.noise_images < LEAST_IMAGES:
         raise InputError(

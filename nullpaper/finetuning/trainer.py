@@ -219,4 +219,4 @@ def schedule(progress: float, length: float, *, warmup: float = 0.0, final: floa
 
 def seeded(seed: int, index: int, stream: int) -> torch.Generator:
     """A generator of its own for each (seed, index, stream), so that a draw does not depend on the draws before it."""
-    return torch.Generator().manual_seed((seed * 3 + stream) * 10_000_019 + index)
+    return torch.Generator().manual_seed((int(seed) * 3 + stream) * 10_000_019 + index)

@@ -46,7 +46,7 @@ def other_class(labels: Tensor, seed: int = 0) -> Tensor:
     """
     if labels.ndim != 1 or len(labels.unique()) < 2:
         raise InputError("labels must be one axis with at least two classes; pass more images.")
-    check_seed(seed)
+    seed = check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(len(labels), len(labels), generator=generator).to(labels.device)
     return scores.masked_fill(labels[:, None] == labels, -1).argmax(1)
@@ -82,7 +82,7 @@ def lookalike(
     start = targets if start is None else start
     for batch in (images, targets, start):
         check_images(batch, vit.channels, vit.image_size, vit.name)
-    check_count("steps", steps)
+    steps = check_count("steps", steps)
     feasible, clean = _within(vit, images, eps), answers(vit, images).softmax(1)
     exact = patch_nullspace(vit).nearest(images, targets)[0] if exact is None else exact
     inside = (images + exact).clamp(0, 1)
@@ -124,7 +124,7 @@ def adversarial(vit: ViT, images: Tensor, classes: Tensor, *, steps: int = 40) -
     """
     check_evaluating(vit)
     check_labelled(vit, images, classes)
-    check_count("steps", steps)
+    steps = check_count("steps", steps)
     wanted = one_hot(classes.to(images.device), vit.num_classes).to(images)
 
     def feasible(logits: Tensor) -> Tensor:

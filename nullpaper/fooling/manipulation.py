@@ -55,8 +55,8 @@ def manipulate(
     """
     check_number("radius", radius, 0, 1, "(]", ", in pixel units")
     check_influence(eps)
-    check_count("steps", steps)
-    check_seed(seed)
+    steps = check_count("steps", steps)
+    seed = check_seed(seed)
     method = attribution(name)
     with torch.inference_mode(False):  # with gradients, whatever holds outside
         images, target = check_explained(vit, images)

@@ -170,9 +170,9 @@ def message_keys(space: PatchNullspace, length: int, *, key: int, share: float =
         InputError: a length that does not fit, a bad key or share, an empty nullspace.
     """
     _check_space(space)
-    check_seed(key, "key")
+    key = check_seed(key, "key")
     check_number("share", share, 0, 1, "(]")
-    check_count("length", length)
+    length = check_count("length", length)
     carriers = _carriers(space, share)
     bits = space.image_dim // space.dim * carriers.shape[1]
     if length > bits:

@@ -19,7 +19,7 @@ def answers(model: nn.Module, images: Tensor) -> Tensor:
 @torch.inference_mode()
 def predictions(vit: Classifier, split: Split, batch_size: int = 500) -> Tensor:
     """Logits (n, num_classes) on the CPU, in the order of the split; the model must be in evaluation mode."""
-    check_count("batch_size", batch_size)
+    batch_size = check_count("batch_size", batch_size)
     device = next(vit.parameters()).device
     batches = split.batches(batch_size, image_size=vit.image_size, device=device)
     return torch.cat([vit(images).cpu() for images, _ in batches])

@@ -130,7 +130,7 @@ class PatchNullspace:
             InputError: images outside [0, 1], another shape, NaN, or negative ``steps``.
         """
         check_images(images, self.channels, self.image_size, self.name)
-        check_count("steps", steps, least=0)
+        steps = check_count("steps", steps, least=0)
         corner = (images < 0.5).double()
         (noise,) = self.over_patches(lambda patches: (largest_noise(patches, steps),), images, corner)
         return noise

@@ -71,8 +71,8 @@ def attack(
     """
     method, steps = check_attack(vit, name, eps)
     check_labelled(vit, images, labels)
-    check_count("batch_size", batch_size)
-    check_seed(seed)
+    batch_size = check_count("batch_size", batch_size)
+    seed = check_seed(seed)
     if eps == 0:
         return images.detach().clone()
     result = []
@@ -128,7 +128,7 @@ def split_name(name: str) -> tuple[str, int | None]:
     stem, steps = (stem, int(number)) if stem and number.isdecimal() else (name, None)
     check_choice("attack", stem, ATTACKS)
     if steps is not None:
-        check_count("steps", steps)
+        steps = check_count("steps", steps)
     return stem, steps
 
 

@@ -54,7 +54,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> pd.Data
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> list[Interval]:
     """The means (K,) of values (n, K), each with its percentile bootstrap interval; rows are images."""
-    check_seed(seed)
+    seed = check_seed(seed)
     count, rng = len(values), np.random.default_rng(seed)
     means = []
     for _ in range(RESAMPLES // BATCH):

@@ -75,7 +75,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
         InputError: unknown name or severity, a negative seed, or images of another size or type.
     """
     check_corruption(name, severity)
-    check_seed(seed)
+    seed = check_seed(seed)
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
         raise InputError(
             f"corruptions are defined for uint8 images (n, 32, 32, 3), not {images.dtype} {images.shape}: apply them "

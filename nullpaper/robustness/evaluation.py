@@ -110,9 +110,9 @@ def evaluate(
         InputError: an unknown attack or corruption, a severity or eps out of range, an empty split, labels that the
             head lacks, prepared corruptions of another split.
     """
-    check_count("batch_size", batch_size)
+    batch_size = check_count("batch_size", batch_size)
     check_count("len(split)", len(split))
-    check_seed(seed)
+    seed = check_seed(seed)
     check_classes(vit, int(split.labels.min()), int(split.labels.max()))
     threats = _threats(vit, attacks)
     if not isinstance(corruptions, Mapping):
@@ -143,7 +143,7 @@ def corrupted_splits(
         check_corruption(name, severity=1)
     for severity in severities:
         check_severity(severity)
-    check_seed(seed)
+    seed = check_seed(seed)
     levels = [Corrupted(name, severity) for name in names for severity in severities]
     images = split.images[:] if levels else None  # lazy images are read once
     return {one: Split(corrupt(images, one.name, one.severity, seed), split.labels) for one in levels}

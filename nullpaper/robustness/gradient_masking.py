@@ -40,7 +40,7 @@ def diagnose(
     """
     for name, value in (("steps", steps), ("queries", queries)):
         check_count(name, value)
-    check_seed(seed)
+    seed = check_seed(seed)
     check_attack(vit, f"square-{queries}", eps)
     check_labelled(vit, images, labels)
     if eps == 0:

@@ -64,7 +64,7 @@ def jpeg(images: Tensor, quality: int = 90) -> Tensor:
     Raises:
         InputError: another quality.
     """
-    check_count("quality", quality, 1, 95)
+    quality = check_count("quality", quality, 1, 95)
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     return torch.from_numpy(distortions.jpeg(pixels, quality)).permute(0, 3, 1, 2).to(images)
 
@@ -84,7 +84,7 @@ def crop_and_resize(images: Tensor, kept: int) -> Tensor:
         InputError: more than there are, or none.
     """
     height, width = images.shape[-2:]
-    check_count("kept", kept, 1, min(height, width))
+    kept = check_count("kept", kept, 1, min(height, width))
     top, left = (height - kept) // 2, (width - kept) // 2
     cropped = images[..., top : top + kept, left : left + kept]
     return interpolate(cropped, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
@@ -93,7 +93,7 @@ def crop_and_resize(images: Tensor, kept: int) -> Tensor:
 def undo_crop(images: Tensor, kept: int) -> Tensor:
     """Put the content of `crop_and_resize`, which has the same limits, back; the lost border repeats the next pixel."""
     height, width = images.shape[-2:]
-    check_count("kept", kept, 1, min(height, width))
+    kept = check_count("kept", kept, 1, min(height, width))
     small = interpolate(images, size=(kept, kept), mode="bicubic", antialias=True).clamp(0, 1)
     top, left = (height - kept) // 2, (width - kept) // 2
     return pad(small, (left, width - kept - left, top, height - kept - top), mode="replicate")
@@ -130,7 +130,7 @@ def degraded(images: Tensor, name: str, seed: int = 0) -> Tensor:
         InputError: an unknown name or a negative seed.
     """
     check_choice("degradation", name, DEGRADATIONS)
-    check_seed(seed)
+    seed = check_seed(seed)
     return DEGRADATIONS[name](images, torch.Generator().manual_seed(seed))
 
 
@@ -142,5 +142,5 @@ def transported_logits(vit: ViT, images: Tensor, transport: str, batch_size: int
         InputError: an unknown transport, or a batch size below 1.
     """
     check_choice("transport", transport, TRANSPORTS)
-    check_count("batch_size", batch_size)
+    batch_size = check_count("batch_size", batch_size)
     return torch.cat([vit(TRANSPORTS[transport](batch)) for batch in images.split(batch_size)])

@@ -72,7 +72,7 @@ def pgd(
         InputError: unknown loss, eps out of range, steps below 1.
     """
     check_eps(eps)
-    check_count("steps", steps)
+    steps = check_count("steps", steps)
     check_choice("loss", loss, LOSSES)
     if eps == 0 or len(images) == 0:
         return images.detach().clone()

@@ -81,6 +81,11 @@ class Trial:
     new_head: bool = False  # drawn from the seed, as it must be where the classes are others
     data: str = "cifar10"
 
+    def __post_init__(self) -> None:
+        """Raise an `InputError` for a negative seed or negative steps."""
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        object.__setattr__(self, "steps", check_count("steps", self.steps, least=0))
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -131,7 +136,6 @@ def run_trials(
         if trial.method != "start":
             check_method(trial.method)
             check_count("steps", trial.steps)
-        check_seed(trial.seed)
     check_count("workers", workers, least=0)
     jobs = [(trial, protocol, REGISTRIES) for trial in dict.fromkeys(trials)]
     results = each(_run, jobs, workers=(workers or None) if _importable() else 1, progress=progress if jobs else None)

@@ -46,7 +46,7 @@ class Linearised:
         Raises:
             InputError: a count below 0 or above the number of directions.
         """
-        check_count("count", count, 0, self.eigenvectors.shape[1])
+        count = check_count("count", count, 0, self.eigenvectors.shape[1])
         seen = self.eigenvectors[:, :count]
         flat = centred(noise).flatten()
         return (flat - seen @ (seen.T @ flat)).view_as(noise)
@@ -65,7 +65,7 @@ def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0) -> Linearised
     Raises:
         InputError: as `influence.read_pool`, or a negative seed.
     """
-    check_seed(seed)
+    seed = check_seed(seed)
     pool = read_pool(vit, batches)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.cat([_slopes(vit, part, generator) for part in pool.inputs.split(pool.batch_size)])

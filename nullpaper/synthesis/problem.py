@@ -80,7 +80,7 @@ def pose(
     for name, value in (("lam", lam), ("norm", norm)):
         if value is not None:
             check_number(name, value, 0, math.inf)
-    check_seed(seed)
+    seed = check_seed(seed)
     if level == "input" and (form.get("official") or form.get("spread")):
         raise InputError("official and spread are forms of noise on tokens; leave them out for noise at the pixels.")
     pool = read_pool(model, batches, level=level)
