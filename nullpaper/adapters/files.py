@@ -78,8 +78,8 @@ def load_adapter(vit: ViT, folder: str | Path, *, any_base: bool = False) -> ViT
     """Inject the adapter in ``folder`` into ``vit``, in place, with the weights that it was saved with.
 
     Args:
-        folder: as `save_adapter` wrote it, or the PEFT package after training a plain LoRA on ``vit.net``.
         vit: the base that the adapter was trained on; its head is replaced if the files hold one.
+        folder: as `save_adapter` wrote it, or the PEFT package after training a plain LoRA on ``vit.net``.
         any_base: take files that do not say which weights they were trained on, as those of PEFT do not.
 
     Raises:

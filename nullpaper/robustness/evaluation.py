@@ -118,7 +118,7 @@ def evaluate(
     if not isinstance(corruptions, Mapping):
         corruptions = corrupted_splits(split, corruptions, severities, seed)
     if not all(isinstance(level, Corrupted) and isinstance(made, Split) for level, made in corruptions.items()):
-        raise InputError("corruptions must be names, or what corrupted_splits made; give severities as severities=....")
+        raise InputError("corruptions must be names, or what corrupted_splits made; severities are their own argument.")
     if not all(np.array_equal(corrupted.labels, split.labels) for corrupted in corruptions.values()):
         raise InputError("the corruptions were prepared from another split: its labels differ; prepare them anew.")
     with evaluating(vit):
