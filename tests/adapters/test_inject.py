@@ -195,7 +195,7 @@ def test_bad_arguments_are_refused_and_change_nothing() -> None:
     refused("norm='rms' stands in front of 'lnlora' only, not of 'lora'", norm="rms")
     refused("r=0 must be a whole number of at least 1", r=0)
     refused("r=1.5 must be a whole number of at least 1", r=1.5)
-    refused("alpha=-1 must be a positive number", alpha=-1)
+    refused("alpha=-1 must be a number in .0, inf.", alpha=-1)
 
 
 def test_an_adapter_by_name_or_options_is_injected_into_a_copy() -> None:
