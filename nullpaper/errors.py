@@ -1,10 +1,12 @@
-"""The one exception that a user is meant to read: a sentence that names the bad input and the remedy."""
+"""The one exception that a user is meant to read, a sentence that names the bad input and the remedy, and the checks of
+single values that raise it: names, counts, seeds, numbers."""
 
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Collection, Iterable
-from numbers import Integral
+from numbers import Integral, Number, Real
 
 
 class InputError(ValueError):
@@ -18,9 +20,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def check_choice(what: str, value: object, known: Collection[str]) -> None:
-    """Raise an `InputError` unless ``value`` is one of ``known``; ``what`` is the noun for the sentence."""
-    if value not in known:
-        raise InputError(f"{what} '{value}' is unknown.{nearest(str(value), known)} Choose from {', '.join(known)}.")
+    """Raise an `InputError` unless ``value`` is one of the names ``known``; ``what`` is the noun for the sentence."""
+    if not isinstance(value, str) or value not in known:
+        raise InputError(
+            f"{what} '{shown(value)}' is unknown.{nearest(str(value), known)} Choose from {', '.join(known)}."
+        )
 
 
 def first_line(error: Exception) -> str:
@@ -28,7 +32,43 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
-def check_count(name: str, value: int, least: int = 1) -> None:
-    """Raise an `InputError` unless ``value`` is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise InputError(f"{name}={value} must be a whole number of at least {least}.")
+def shown(value: object) -> str:
+    """A value in few words on one line, to quote inside a sentence."""
+    return " ".join((str(value) if isinstance(value, str | Number) else reprlib.repr(value)).split())
+
+
+def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """``value`` as Python's number, since PyTorch does not take NumPy's everywhere.
+
+    Raises:
+        InputError: it is no whole number of at least ``least``, and of at most ``most``.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name}={_given(value)} must be a whole number {limits}.")
+    return int(value)
+
+
+def check_seed(seed: object, name: str = "seed") -> int:
+    """``seed`` as Python's number; an `InputError` unless it is one that every generator takes, from 0 to 2^63 - 1."""
+    return check_count(name, seed, 0, 2**63 - 1)
+
+
+def check_number(name: str, value: object, low: float, high: float, ends: str = "()", why: str = "") -> None:
+    """Raise an `InputError` unless ``value`` is a real number between ``low`` and ``high``.
+
+    Args:
+        ends: the brackets of the interval: "[" and "]" where the end itself is allowed.
+        why: what the number means, for the end of the sentence.
+    """
+    scalar = isinstance(value, Real) or getattr(value, "ndim", None) == 0  # a tensor or array of one number too
+    real = scalar and not isinstance(value, bool | str)
+    inside = real and low <= value <= high and (value != low or ends[0] == "[") and (value != high or ends[1] == "]")
+    if not inside:
+        raise InputError(f"{name}={_given(value)} must be a number in {ends[0]}{low}, {high}{ends[1]}{why}.")
+
+
+def _given(value: object) -> str:
+    """A value as in a call: text with its quotes."""
+    return repr(value) if isinstance(value, str) else shown(value)

@@ -36,6 +36,19 @@ def storable(
         raise InputError(f"cannot write to {folder} ({reason}): {remedy}") from error
 
 
+def check_writable(folder: Path) -> None:
+    """Make ``folder``, and try that a file can be written there, before the work whose result it is for.
+
+    Raises:
+        InputError: it cannot.
+    """
+    with storable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = temporary_sibling(folder / "probe")
+        probe.touch()
+        probe.unlink()
+
+
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Write ``content`` (UTF-8 if text) under a temporary name and rename it to ``path``, whose folder is created.
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_seed
 
 RESAMPLES = 2_000
 
@@ -39,6 +39,7 @@ def proportion(mask: ArrayLike) -> Interval:
 
 def mean(values: ArrayLike, seed: int = 0) -> Interval:
     """Mean with a 95 % percentile bootstrap interval; a single or constant value has an interval of no width."""
+    seed = check_seed(seed)
     values = _observations(values).astype(float)
     estimate = float(values.mean())
     if np.ptp(values) == 0:

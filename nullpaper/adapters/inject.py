@@ -19,7 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from nullpaper.adapters.layers import ADAPTED_LAYERS, NORMS, THIRDS, Adapter, Branch, ThirdsBranch, merged_weight
-from nullpaper.errors import InputError, check_choice, check_count
+from nullpaper.errors import InputError, check_choice, check_count, check_number, check_seed
 from nullpaper.models.vit import ViT, fingerprint
 
 LORA = ("lora", "lnlora")
@@ -77,12 +77,14 @@ def inject(
         seed: of A.
 
     Raises:
-        InputError: an unknown kind, target or norm, r below 1, a model that carries an adapter already, that has no
-            head, or whose layers are not those of timm's VisionTransformer. The model is then as it was.
+        InputError: an unknown kind, target or norm, r below 1 or above the full rank of the layers, a model that
+            carries an adapter already, that has no head, or whose layers are not those of timm's VisionTransformer. The
+            model is then as it was.
     """
-    return attach(vit, _described(kind, r, alpha, targets, norm), seed)
+    return attach(vit, described(kind, r, alpha, targets, norm), seed)
 
 
+@torch.inference_mode(False)  # or what trains could not ask for gradients later
 def attach(vit: ViT, adapter: Adapter, seed: int = 0) -> ViT:
     """`inject` for an adapter in one piece, whose ``base`` is filled in."""
     if isinstance(vit, AdaptedViT):
@@ -92,20 +94,26 @@ def attach(vit: ViT, adapter: Adapter, seed: int = 0) -> ViT:
         raise InputError(f"{vit.name} is a {kind}, whose layers take no adapter; take a VisionTransformer of timm.")
     if vit.num_classes < 1:
         raise InputError(f"{vit.name} has no head to train: load it with num_classes=... of the data.")
+    if any(parameter.is_inference() for parameter in vit.parameters()):
+        raise InputError(f"{vit.name} was made inside torch.inference_mode and cannot train: load it outside of it.")
     layers = dict(vit.net.named_modules())
     places = _places(vit, adapter.targets)
     for path in places:
         if type(layers.get(path)) not in ADAPTED_LAYERS:
             raise InputError(f"{vit.name} has no plain layer '{path}' for an adapter; choose other targets.")
+    largest = max((min(layers[path].weight.flatten(1).shape) for path in places), default=0)
+    if adapter.r > largest:
+        raise InputError(
+            f"r={adapter.r} is above {largest}, the full rank of the layers of {vit.name} that it is for: take an r of "
+            f"at most {largest}."
+        )
+    seed = check_seed(seed)
     adapter = replace(adapter, base=base_fingerprint(vit))
     generator = torch.Generator().manual_seed(seed)
-    vit.requires_grad_(False)
-    for path, thirds in places.items():
+    branches = {path: _branch(layers[path], thirds, adapter, generator) for path, thirds in places.items()}
+    vit.requires_grad_(False)  # from here on nothing can fail
+    for path, branch in branches.items():
         layer = layers[path]
-        if thirds:
-            branch = ThirdsBranch(layer, thirds, adapter, generator)
-        else:
-            branch = Branch(layer, layer.weight[0].numel(), len(layer.weight), adapter, generator)
         layer.__class__ = ADAPTED_LAYERS[type(layer)]  # keeps timm's parameter names, which a wrapper would change
         layer.adapter = branch.train(layer.training)
     vit.__class__ = AdaptedViT
@@ -121,7 +129,7 @@ def adapted_copy(vit: ViT, adapter: str | Mapping[str, Any], seed: int = 0) -> V
     Raises:
         InputError: as `inject`, or a mapping with other names.
     """
-    options = {"kind": adapter} if isinstance(adapter, str) else {"kind": None, **adapter}
+    options = {"kind": None, **adapter} if isinstance(adapter, Mapping) else {"kind": adapter}
     for name in options:
         check_choice("adapter option", name, OPTIONS)
     return inject(deepcopy(vit), **options, seed=seed)
@@ -142,8 +150,10 @@ def merge(vit: ViT) -> ViT:
             f"LNLoRA cannot be merged into {vit.name}: its norm depends on the token, so B A norm(x) is no fixed "
             "matrix; keep the adapter, or train plain 'lora'."
         )
-    for layer in _adapted_layers(vit):
-        layer.weight.detach().copy_(merged_weight(layer))
+    layers = _adapted_layers(vit)
+    merged = [merged_weight(layer).to(layer.weight) for layer in layers]  # all of them before any is replaced
+    for layer, weight in zip(layers, merged, strict=True):
+        layer.weight.detach().copy_(weight)
     return remove(vit)
 
 
@@ -187,7 +197,7 @@ def expected_parameters(
     Besides the head, and the biases or norms of the base, a branch of rank r from d_in to d_out has r (d_in + d_out) +
     g d_in parameters, g = 2 for LayerNorm, 1 for RMSNorm, 0 without weights.
     """
-    adapter = _described(kind, r, 1.0, targets, norm)
+    adapter = described(kind, r, 1.0, targets, norm)
     total = sum(parameter.numel() for parameter in trained_parameters(vit, kind).values())
     for path, thirds in _places(vit, adapter.targets).items():
         weight = vit.net.get_submodule(path).weight
@@ -206,20 +216,25 @@ def base_fingerprint(vit: ViT) -> str:
     return vit.adapter.base if isinstance(vit, AdaptedViT) else fingerprint(vit, without=HEADS)
 
 
-def _described(kind: str, r: int, alpha: float, targets: str | Iterable[str] | None, norm: str) -> Adapter:
-    """The adapter in one form, without its base; targets without repeats, in the order of `TARGETS`."""
+def described(kind: str, r: int, alpha: float, targets: str | Iterable[str] | None, norm: str) -> Adapter:
+    """The adapter in one form, without its base; targets without repeats, in the order of `TARGETS`.
+
+    Raises:
+        InputError: as `inject`, for these arguments.
+    """
     check_choice("adapter", kind, KINDS)
     check_choice("norm", norm, NORMS)
     check_count("r", r)
-    if not 0 < alpha < math.inf:
-        raise InputError(f"alpha={alpha} must be a positive number.")
+    check_number("alpha", alpha, 0, math.inf)
     if kind != "lnlora" and norm not in ("affine", "none"):
         raise InputError(f"norm='{norm}' stands in front of 'lnlora' only, not of '{kind}': leave it out.")
     if kind not in LORA:
         if targets is not None:
             raise InputError(f"targets are of {' and '.join(LORA)}, not of '{kind}': leave them out.")
         return Adapter(kind, 0, 0, (), "none", "")
-    asked = DEFAULT_TARGETS if targets is None else (targets,) if isinstance(targets, str) else tuple(targets)
+    if targets is None:
+        targets = DEFAULT_TARGETS
+    asked = (targets,) if isinstance(targets, str) or not isinstance(targets, Iterable) else tuple(targets)
     for target in asked:
         check_choice("target", target, TARGETS)
     if not asked:
@@ -228,6 +243,13 @@ def _described(kind: str, r: int, alpha: float, targets: str | Iterable[str] | N
         raise InputError("targets name 'qkv' beside q, k or v, which are its thirds: choose one form.")
     ordered = tuple(target for target in TARGETS if target in asked)
     return Adapter(kind, int(r), float(alpha), ordered, norm if kind == "lnlora" else "none", "")
+
+
+def _branch(layer: nn.Module, thirds: list[str], adapter: Adapter, generator: torch.Generator) -> nn.Module:
+    """What stands beside a layer: one branch, or one for each of some thirds of its outputs."""
+    if thirds:
+        return ThirdsBranch(layer, thirds, adapter, generator)
+    return Branch(layer, layer.weight[0].numel(), len(layer.weight), adapter, generator)
 
 
 def _adapted_layers(vit: AdaptedViT) -> list[nn.Module]:

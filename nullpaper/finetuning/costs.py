@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 
 from nullpaper.adapters.files import save_adapter
 from nullpaper.adapters.inject import AdaptedViT, remove, trainable
+from nullpaper.errors import check_count, check_seed
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, Method, check_method, loss_of
 from nullpaper.finetuning.trainer import adamw, descend
 from nullpaper.models.vit import ViT, evaluating, save_vit
@@ -114,8 +115,10 @@ def step_times(
         ``ratio_high``, ``n`` rounds; up to 5 of them it spans all), and ``clock``, "cpu" or "wall".
 
     Raises:
-        InputError: unknown method.
+        InputError: unknown method, repeats below 1, or a negative seed.
     """
+    repeats = check_count("repeats", repeats)
+    seed = check_seed(seed)
     chosen = Method(_careless) if careless else check_method(method)
     steps = [_Step(vit, chosen, recipe, images, labels) for vit in models.values()]
     clock = "cpu" if images.device.type == "cpu" and torch.get_num_threads() == 1 else "wall"

@@ -21,11 +21,12 @@ from torch import Tensor
 from nullpaper.adapters.inject import adapted_copy
 from nullpaper.data.datasets import Data, Split, augmented
 from nullpaper.errors import InputError, check_count
-from nullpaper.finetuning.methods import Batch, FinetuneRecipe, check_method, loss_of, make_noise
-from nullpaper.finetuning.trainer import Loss, Record, Trainer, schedule, seeded, state_file
+from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, check_method, loss_of, make_noise
+from nullpaper.finetuning.trainer import LARGEST_SEED, Loss, Record, Trainer, schedule, seeded, state_file
 from nullpaper.models.predict import accuracy
 from nullpaper.models.vit import ViT, fingerprint
 from nullpaper.robustness.pgd import pgd
+from nullpaper.synthesis.problem import LEAST_IMAGES
 
 ORDER, AUGMENTATION, ATTACK = 1, 2, 0  # streams of random draws
 
@@ -58,7 +59,7 @@ def finetune(
     steps: int = 800,
     seed: int = 0,
     recipe: FinetuneRecipe | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     measure: Measure | None = None,
     progress: bool = True,
 ) -> FinetuneResult:
@@ -77,13 +78,19 @@ def finetune(
         progress: show a bar with loss, dev accuracy and the time that is left.
 
     Raises:
-        InputError: unknown method, steps below 1, labels that are no classes of the head, a loss that is not finite
-            (the last good round stays on disk), or a state of another model in ``folder``.
+        InputError: unknown method, steps below 1, seed out of range, labels that are no classes of the head, no
+            parameter that trains, a loss that is not finite (the last good round stays on disk), a state of another
+            model in ``folder``, or nothing can be written there.
     """
     recipe = recipe or FinetuneRecipe()
     check_method(method)
-    check_count("steps", steps)
+    steps = check_count("steps", steps)
+    seed = check_count("seed", seed, 0, LARGEST_SEED)
     _check_data(vit, data, recipe)
+    if METHODS[method].noise and recipe.noise_images < LEAST_IMAGES:
+        raise InputError(
+            f"noise_images={recipe.noise_images} are too few to make a noise: take {LEAST_IMAGES} or more."
+        )
     if adapter is not None:
         vit = adapted_copy(vit, adapter, seed)
     run = _Run(vit, data, method, steps, seed, recipe, folder, measure)
@@ -124,7 +131,7 @@ class _Run:
         steps: int,
         seed: int,
         recipe: FinetuneRecipe,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
         measure: Measure | None = None,
     ) -> None:
         self.train, self.method, self.measure = data.train, check_method(method), measure

@@ -7,6 +7,7 @@ differs from it in v alone. Losses over two branches are means, so that clipping
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from nullpaper.data.datasets import Split
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import check_choice, check_count, check_number
+from nullpaper.finetuning.trainer import check_training
 from nullpaper.models.vit import ViT, evaluating
 from nullpaper.robustness.pgd import pgd
 from nullpaper.synthesis.controls import gaussian, permuted
@@ -53,6 +55,18 @@ class FinetuneRecipe:
     attack_eps: float = 8 / 255
     attack_steps: int = 10
     beta: float = 6.0  # TRADES' weight, Zhang et al. 2019
+
+    def __post_init__(self) -> None:
+        """Raise an `InputError` for a value out of range."""
+        check_training(self)
+        for name in ("steps_per_noise", "dev_images", "noise_steps", "attack_steps"):
+            check_count(name, getattr(self, name))
+        check_count("noise_images", self.noise_images, least=0)
+        check_number("final_share", self.final_share, 0, 1, "[]")
+        check_number("noise_eps", self.noise_eps, 0, 2)
+        check_number("noise_lim", self.noise_lim, 0, math.inf)
+        check_number("attack_eps", self.attack_eps, 0, 1, "[]", ", in pixel units")
+        check_number("beta", self.beta, 0, math.inf, "[)")
 
 
 @dataclass(frozen=True)
@@ -138,8 +152,7 @@ def check_method(name: str) -> Method:
     Raises:
         InputError: there is none; the nearest name is suggested.
     """
-    if name not in METHODS:
-        raise InputError(f"method '{name}' is unknown.{nearest(name, METHODS)} Choose from {', '.join(METHODS)}.")
+    check_choice("method", name, METHODS)
     return METHODS[name]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +15,17 @@ from torch.nn.functional import cross_entropy, one_hot
 from torchvision.transforms import v2
 
 from nullpaper.data.datasets import Data, augmented
-from nullpaper.finetuning.trainer import Loss, Record, Trainer, schedule, seeded, state_file
+from nullpaper.errors import check_count, check_number
+from nullpaper.finetuning.trainer import (
+    LARGEST_SEED,
+    Loss,
+    Record,
+    Trainer,
+    check_training,
+    schedule,
+    seeded,
+    state_file,
+)
 from nullpaper.models.checkpoints import Classifier
 from nullpaper.models.predict import accuracy
 from nullpaper.models.vit import ViT
@@ -46,20 +58,36 @@ class Recipe:
     patch_drop_until: float = 0.85  # share of the run
     ema: float = 0.999  # decay per step; 0: off
 
+    def __post_init__(self) -> None:
+        """Raise an `InputError` for a value out of range."""
+        check_training(self)
+        check_count("epochs", self.epochs)
+        check_count("seed", self.seed, 0, LARGEST_SEED)
+        check_count("randaugment_operations", self.randaugment_operations, least=0)
+        check_count("randaugment_magnitude", self.randaugment_magnitude, 0, 30)
+        for name in ("warmup_epochs", "mixup", "cutmix"):
+            check_number(name, getattr(self, name), 0, math.inf, "[)")
+        check_number("patch_drop", self.patch_drop, 0, 1, "[)")
+        check_number("patch_drop_until", self.patch_drop_until, 0, 1, "[]")
 
-def train(vit: ViT | Classifier, data: Data, recipe: Recipe, *, folder: Path) -> tuple[ViT | Classifier, list[Record]]:
-    """Train ``vit`` on ``data.train``, where its parameters live; a killed run continues from its last epoch.
+
+def train(
+    vit: ViT | Classifier, data: Data, recipe: Recipe, *, folder: str | Path
+) -> tuple[ViT | Classifier, list[Record]]:
+    """Train a copy of ``vit`` on ``data.train``, where its parameters live; a killed run continues from its last epoch.
 
     Args:
-        vit: its present weights are the start.
+        vit: its present weights are the start; it is not changed.
         folder: holds the state of this run, in a file named after the recipe.
 
     Returns:
         The model with its averaged weights, and one record an epoch.
 
     Raises:
-        InputError: the loss is not finite (the last good epoch stays on disk), or the state fits another model.
+        InputError: the loss is not finite (the last good epoch stays on disk), or the state fits another model, nothing
+            of ``vit`` asks for gradients, or ``folder`` cannot be written.
     """
+    vit = deepcopy(vit)
     device = next(vit.parameters()).device
     images = torch.from_numpy(np.ascontiguousarray(data.train.images)).permute(0, 3, 1, 2).to(device)
     labels = torch.from_numpy(data.train.labels).to(device)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nullpaper.errors import InputError
-from nullpaper.files import write_atomic
+from nullpaper.errors import InputError, check_count, check_number, shown
+from nullpaper.files import check_writable, write_atomic
 
 LOOK = 10  # steps between two looks at the loss: each waits for the device
+LARGEST_SEED = 2**32 - 1  # what is drawn from is a multiple of it that has to stay below 2^63
 
 Record = dict[str, float]
 Loss = Callable[[int], Tensor]  # of a step
@@ -40,7 +41,7 @@ class Trainer:
         others: further models that belong to the state, by name.
 
     Raises:
-        InputError: the state at ``path`` is damaged or of another model.
+        InputError: the state at ``path`` is damaged or of another model, or nothing of ``model`` asks for gradients.
     """
 
     def __init__(self, model: nn.Module, recipe: Any, seed: int, path: Path | None, **others: nn.Module) -> None:
@@ -149,19 +150,52 @@ class Trainer:
         self.history = history
 
 
-def state_file(folder: Path, name: str, *described: Any) -> Path:
-    """Where the state of exactly the run that ``described`` (JSON data) names is kept."""
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
-    return folder / f"{name}-{digest}.safetensors"
+def state_file(folder: str | Path, name: str, *described: Any) -> Path:
+    """Where the state of exactly the run that ``described`` (JSON data, numbers of NumPy too) names is kept.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    text = json.dumps(described, sort_keys=True, default=lambda number: number.item())
+    path = Path(folder) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+    check_writable(path.parent)
+    return path
+
+
+def check_training(recipe: Any) -> None:
+    """Refuse what `Trainer` and `adamw` read of a recipe where it is out of range.
+
+    Raises:
+        InputError: it is; the value is named.
+    """
+    check_count("batch_size", recipe.batch_size)
+    for name in ("learning_rate", "clip_norm"):
+        check_number(name, getattr(recipe, name), 0, math.inf)
+    for name in ("label_smoothing", "ema"):
+        check_number(name, getattr(recipe, name), 0, 1, "[]")
+    check_number("weight_decay", recipe.weight_decay, 0, math.inf, "[)")
+    if not isinstance(recipe.betas, Sequence) or len(recipe.betas) != 2:
+        raise InputError(f"betas={shown(recipe.betas)} must be two numbers, the decays of AdamW's moments.")
+    for beta in recipe.betas:
+        check_number("betas", beta, 0, 1, "[)")
 
 
 def adamw(model: nn.Module, recipe: Any, learning_rate: float) -> torch.optim.AdamW:
-    """AdamW on what trains; decay for matrices alone: not for biases, norms, tokens and positions."""
+    """AdamW on what trains; decay for matrices alone: not for biases, norms, tokens and positions.
+
+    Raises:
+        InputError: no parameter asks for gradients.
+    """
 
     def decays(name: str, parameter: nn.Parameter) -> bool:
         return parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))
 
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not trained:
+        raise InputError(
+            "no parameter of the model asks for gradients, so there is nothing to train: call requires_grad_(True) on "
+            "the model, or on the part that is to train."
+        )
     matrices, others = ([p for name, p in trained if decays(name, p) is kind] for kind in (True, False))
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=recipe.betas, fused=True)
@@ -185,4 +219,4 @@ def schedule(progress: float, length: float, *, warmup: float = 0.0, final: floa
 
 def seeded(seed: int, index: int, stream: int) -> torch.Generator:
     """A generator of its own for each (seed, index, stream), so that a draw does not depend on the draws before it."""
-    return torch.Generator().manual_seed((seed * 3 + stream) * 10_000_019 + index)
+    return torch.Generator().manual_seed((int(seed) * 3 + stream) * 10_000_019 + index)

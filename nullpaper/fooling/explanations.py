@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import InputError, check_choice
 from nullpaper.models.attention import attention_weights
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, check_evaluating, check_images, patchify
@@ -147,10 +147,7 @@ ATTRIBUTIONS: dict[str, Attribution] = {
 
 def attribution(name: str) -> Attribution:
     """The method of this name, or an `InputError`."""
-    if name not in ATTRIBUTIONS:
-        raise InputError(
-            f"attribution method '{name}' is unknown.{nearest(name, ATTRIBUTIONS)} Choose from {[*ATTRIBUTIONS]}."
-        )
+    check_choice("attribution method", name, ATTRIBUTIONS)
     return ATTRIBUTIONS[name]
 
 

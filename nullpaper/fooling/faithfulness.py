@@ -14,7 +14,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_choice, check_number
 from nullpaper.fooling.explanations import check_explained
 from nullpaper.models.vit import ViT
 
@@ -32,6 +32,7 @@ class Curves:
 
     def area(self, curve: str) -> Tensor:
         """Area (B,), in [0, 1], under the "deletion" curves, where smaller is better, or the "insertion" curves."""
+        check_choice("curve", curve, ("deletion", "insertion"))
         return torch.trapezoid(getattr(self, curve), self.share, dim=1)
 
 
@@ -54,8 +55,7 @@ def top_overlap(first: Tensor, second: Tensor, share: float = 0.25) -> Tensor:
     Raises:
         InputError: the maps differ in shape, or ``share`` is outside (0, 1).
     """
-    if not 0 < share < 1:
-        raise InputError(f"share={share} must lie in (0, 1): it is the part of a map that counts as its top.")
+    check_number("share", share, 0, 1, why=": it is the part of a map that counts as its top")
     first, second = _flat_pair(first, second)
     count = max(1, round(share * first.shape[1]))
     marks = [torch.zeros_like(maps).scatter_(1, maps.topk(count, dim=1).indices, 1) for maps in (first, second)]

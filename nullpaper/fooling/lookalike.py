@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from nullpaper.errors import InputError, check_count, first_line
+from nullpaper.errors import InputError, check_count, check_seed, first_line
 from nullpaper.fooling.descent import Feasible, bisect_segment, descend
-from nullpaper.models.predict import answers, probability_gap
+from nullpaper.models.predict import answers, check_influence, probability_gap
 from nullpaper.models.vit import ViT, check_evaluating, check_images, norms, per_image
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 from nullpaper.robustness.attacks import check_labelled, torchattacks
 from nullpaper.robustness.perturbation import in_box, permuted_in_patches
+from nullpaper.robustness.pgd import check_eps, frozen
 
 MARGIN = 1e-3  # of logits, so that rounding in float32 cannot undo a changed answer
 SLACK = 1e-3  # relative, kept from eps for the same reason
@@ -41,10 +42,11 @@ def other_class(labels: Tensor, seed: int = 0) -> Tensor:
     """For each of the labels (B,) the index of a random one that differs from it, (B,) int64.
 
     Raises:
-        InputError: all labels are the same, so that no pair exists.
+        InputError: all labels are the same, so that no pair exists, or a negative seed.
     """
     if labels.ndim != 1 or len(labels.unique()) < 2:
         raise InputError("labels must be one axis with at least two classes; pass more images.")
+    seed = check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(len(labels), len(labels), generator=generator).to(labels.device)
     return scores.masked_fill(labels[:, None] == labels, -1).argmax(1)
@@ -80,7 +82,7 @@ def lookalike(
     start = targets if start is None else start
     for batch in (images, targets, start):
         check_images(batch, vit.channels, vit.image_size, vit.name)
-    check_count("steps", steps)
+    steps = check_count("steps", steps)
     feasible, clean = _within(vit, images, eps), answers(vit, images).softmax(1)
     exact = patch_nullspace(vit).nearest(images, targets)[0] if exact is None else exact
     inside = (images + exact).clamp(0, 1)
@@ -122,7 +124,7 @@ def adversarial(vit: ViT, images: Tensor, classes: Tensor, *, steps: int = 40) -
     """
     check_evaluating(vit)
     check_labelled(vit, images, classes)
-    check_count("steps", steps)
+    steps = check_count("steps", steps)
     wanted = one_hot(classes.to(images.device), vit.num_classes).to(images)
 
     def feasible(logits: Tensor) -> Tensor:
@@ -143,6 +145,10 @@ def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **optio
     """
     check_evaluating(vit)
     check_labelled(vit, images, classes)
+    if "steps" in options:
+        check_count("steps", options["steps"])
+    if "eps" in options:
+        check_eps(options["eps"])
     try:
         attack = getattr(torchattacks(), name)(vit, **options)
         attack.set_mode_targeted_by_label(quiet=True)
@@ -151,7 +157,7 @@ def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **optio
             f"{name} with {options} is no targeted attack of torchattacks: {first_line(error)}."
         ) from error
     inside = images.clamp(1e-4, 1 - 1e-4) if name == "CW" else images  # its atanh is infinite at the ends of the box
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), frozen(vit):  # it calls backward, which would leave gradients in the weights
         torch.manual_seed(0)
         points = attack(inside, classes.to(images.device)).detach().clamp(0, 1)
     success = answers(vit, points).argmax(1) == classes.to(images.device)
@@ -199,7 +205,6 @@ def equal_norm_controls(
 def _within(vit: ViT, images: Tensor, eps: float) -> Feasible:
     """Which logits (B, K) are within influence eps of those of the images."""
     check_evaluating(vit)
-    if not 0 < eps < 2:
-        raise InputError(f"eps={eps} must lie in (0, 2): it bounds a squared distance between softmax vectors.")
+    check_influence(eps)
     clean = answers(vit, images)
     return lambda logits: probability_gap(logits, clean) <= eps * (1 - SLACK)

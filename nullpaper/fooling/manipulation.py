@@ -10,10 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nullpaper.errors import InputError, check_count
+from nullpaper.errors import check_count, check_number, check_seed
 from nullpaper.fooling.explanations import Attribution, attribution, check_explained, patch_values
 from nullpaper.models.attention import explicit_attention
-from nullpaper.models.predict import answers, probability_gap
+from nullpaper.models.predict import answers, check_influence, probability_gap
 from nullpaper.models.vit import ViT, per_image
 
 FIRST_STEP = 0.25  # of the radius
@@ -51,11 +51,12 @@ def manipulate(
         eps: in (0, 2), bounds the squared L2 distance between softmax vectors, for each image.
 
     Raises:
-        InputError: as `attribute`, or radius, eps or steps out of range.
+        InputError: as `attribute`, or radius, eps, steps or seed out of range.
     """
-    if not 0 < radius <= 1 or not 0 < eps < 2:
-        raise InputError(f"radius={radius} must lie in (0, 1] and eps={eps} in (0, 2).")
-    check_count("steps", steps)
+    check_number("radius", radius, 0, 1, "(]", ", in pixel units")
+    check_influence(eps)
+    steps = check_count("steps", steps)
+    seed = check_seed(seed)
     method = attribution(name)
     with torch.inference_mode(False):  # with gradients, whatever holds outside
         images, target = check_explained(vit, images)

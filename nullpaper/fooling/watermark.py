@@ -20,7 +20,7 @@ from scipy.ndimage import map_coordinates
 from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor
 
-from nullpaper.errors import InputError, check_count
+from nullpaper.errors import InputError, check_choice, check_count, check_number, check_seed
 from nullpaper.models.vit import check_images, patchify, unpatchify
 from nullpaper.nullspace.l1_lp import nearest_l1
 from nullpaper.nullspace.patch import PatchNullspace
@@ -47,6 +47,8 @@ class HiddenMessage:
 
 def draw_logo(size: tuple[int, int]) -> Tensor:
     """A slashed circle, the empty set, black on white: (3, H, W) in [0, 1]."""
+    for side in size:
+        check_count("size", side)
     height, width = (8 * side for side in size)  # drawn large, since Pillow's lines are not smoothed
     sheet = Image.new("L", (width, height), "white")
     pen, line = ImageDraw.Draw(sheet), min(size)
@@ -71,8 +73,7 @@ def watermark(space: PatchNullspace, images: Tensor, logo: Tensor, *, norm: str 
         InputError: an unknown norm, a logo of another shape or outside [0, 1], an empty nullspace, images as in
             `PatchNullspace.nearest`.
     """
-    if norm not in ("l1", "l2"):
-        raise InputError(f"norm={norm!r} is unknown; pass 'l1' or 'l2'.")
+    check_choice("norm", norm, ("l1", "l2"))
     _check_space(space)
     check_images(images, space.channels, space.image_size, space.name)
     if logo.shape not in (images.shape, images.shape[1:]):
@@ -94,6 +95,7 @@ def official_noise(space: PatchNullspace, patch: Tensor, logo: Tensor, *, norm: 
     SciPy's SLSQP over the coefficients of the basis, from all ones, at most 5000 iterations, in pixel units. The
     original left the gradient to finite differences; ``gradient`` gives SLSQP the exact one (a subgradient for L1).
     """
+    check_choice("norm", norm, ("l1", "l2"))
     basis, x, difference = (value.cpu().double().numpy() for value in (space.basis, patch, logo - patch))
 
     def objective(a: np.ndarray) -> float:
@@ -134,8 +136,7 @@ def encode_message(
         InputError: a message of another shape or type, a margin out of range, images that `check_images` refuses, and
             as `message_keys`.
     """
-    if not 0 < margin < math.inf:
-        raise InputError(f"margin={margin} must be a positive number, in pixel units.")
+    check_number("margin", margin, 0, math.inf, why=", in pixel units")
     check_images(images, space.channels, space.image_size, space.name)
     if message.ndim != 2 or len(message) != len(images) or message.dtype != torch.bool:
         raise InputError(f"message has shape {tuple(message.shape)}; pass one row of bools for each image.")
@@ -169,12 +170,12 @@ def message_keys(space: PatchNullspace, length: int, *, key: int, share: float =
         InputError: a length that does not fit, a bad key or share, an empty nullspace.
     """
     _check_space(space)
-    check_count("key", key, least=0)
-    if not 0 < share <= 1:
-        raise InputError(f"share={share} must lie in (0, 1].")
+    key = check_seed(key, "key")
+    check_number("share", share, 0, 1, "(]")
+    length = check_count("length", length)
     carriers = _carriers(space, share)
     bits = space.image_dim // space.dim * carriers.shape[1]
-    if not 1 <= length <= bits:
+    if length > bits:
         raise InputError(
             f"a message of {length} bits does not fit: share {share:g} of the nullspace of {space.name} holds 1 to "
             f"{bits} bits an image."

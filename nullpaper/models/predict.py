@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from nullpaper.data.datasets import Split
+from nullpaper.errors import check_count, check_number
 from nullpaper.models.vit import Classifier, evaluating
 
 
@@ -18,6 +19,7 @@ def answers(model: nn.Module, images: Tensor) -> Tensor:
 @torch.inference_mode()
 def predictions(vit: Classifier, split: Split, batch_size: int = 500) -> Tensor:
     """Logits (n, num_classes) on the CPU, in the order of the split; the model must be in evaluation mode."""
+    batch_size = check_count("batch_size", batch_size)
     device = next(vit.parameters()).device
     batches = split.batches(batch_size, image_size=vit.image_size, device=device)
     return torch.cat([vit(images).cpu() for images, _ in batches])
@@ -33,6 +35,15 @@ def correct(vit: Classifier, split: Split) -> Tensor:
 def accuracy(vit: Classifier, split: Split) -> float:
     """Share of the split that the model classifies correctly."""
     return correct(vit, split).float().mean().item()
+
+
+def check_influence(eps: float) -> None:
+    """Refuse a bound on `probability_gap` that is not between 0 and 2, its largest value.
+
+    Raises:
+        InputError: it is not.
+    """
+    check_number("eps", eps, 0, 2, why=": it bounds a squared distance between softmax vectors")
 
 
 def probability_gap(noisy: Tensor, clean: Tensor) -> Tensor:

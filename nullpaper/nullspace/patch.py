@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nullpaper.errors import InputError, check_count, nearest
+from nullpaper.errors import InputError, check_choice, check_count, check_number
 from nullpaper.models.vit import ViT, check_images, patchify, unpatchify
 from nullpaper.nullspace.box_qp import Patches, largest_noise, norm_bounds, project, row_chunks
 from nullpaper.nullspace.layernorm import shift_invariance
@@ -82,6 +82,8 @@ class PatchNullspace:
             InputError: another shape, an empty nullspace, a norm that is negative or not finite.
         """
         self._check_shape(images_shape, "images_shape")
+        if not isinstance(norm, Tensor):
+            check_number("norm", norm, 0, math.inf, "[)")
         norm = torch.as_tensor(norm, dtype=torch.float64)
         if norm.shape not in ((), (images_shape[0],)) or not (norm.isfinite() & (norm >= 0)).all():
             raise InputError("norm must be finite and not negative, one number or one for each image.")
@@ -128,7 +130,7 @@ class PatchNullspace:
             InputError: images outside [0, 1], another shape, NaN, or negative ``steps``.
         """
         check_images(images, self.channels, self.image_size, self.name)
-        check_count("steps", steps, least=0)
+        steps = check_count("steps", steps, least=0)
         corner = (images < 0.5).double()
         (noise,) = self.over_patches(lambda patches: (largest_noise(patches, steps),), images, corner)
         return noise
@@ -186,10 +188,9 @@ def patch_nullspace(vit: ViT, *, through: str = "embedding", rtol: float | None 
     Raises:
         InputError: unknown ``through``, an ``rtol`` outside [0, 1), or an encoder that does not ignore the shift.
     """
-    if through not in THROUGH:
-        raise InputError(f"through={through!r} is unknown; pass one of {THROUGH}.{nearest(str(through), THROUGH)}")
-    if rtol is not None and not 0 <= rtol < 1:
-        raise InputError(f"rtol={rtol} must lie in [0, 1).")
+    check_choice("through", through, THROUGH)
+    if rtol is not None:
+        check_number("rtol", rtol, 0, 1, "[)")
     matrix = vit.patch_matrix
     if through == "encoder":
         invariance = shift_invariance(vit)

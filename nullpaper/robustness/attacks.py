@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nullpaper.errors import InputError, check_count, nearest
+from nullpaper.errors import InputError, check_choice, check_count, check_seed
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, check_images, evaluating, norms, per_image
 from nullpaper.robustness.patch_attack import patch_attack
@@ -71,8 +71,8 @@ def attack(
     """
     method, steps = check_attack(vit, name, eps)
     check_labelled(vit, images, labels)
-    check_count("batch_size", batch_size)
-    check_count("seed", seed, least=0)
+    batch_size = check_count("batch_size", batch_size)
+    seed = check_seed(seed)
     if eps == 0:
         return images.detach().clone()
     result = []
@@ -122,12 +122,13 @@ def split_name(name: str) -> tuple[str, int | None]:
     """An attack in `ATTACKS` and the steps that its name ends in, as in "pgd-20", or None.
 
     Raises:
-        InputError: there is no such attack.
+        InputError: there is no such attack, or it ends in no steps.
     """
-    stem, _, number = name.rpartition("-")
+    stem, _, number = str(name).rpartition("-")
     stem, steps = (stem, int(number)) if stem and number.isdecimal() else (name, None)
-    if stem not in ATTACKS:
-        raise InputError(f"attack '{name}' is unknown.{nearest(stem, ATTACKS)} Choose from {', '.join(ATTACKS)}.")
+    check_choice("attack", stem, ATTACKS)
+    if steps is not None:
+        steps = check_count("steps", steps)
     return stem, steps
 
 
@@ -140,7 +141,6 @@ def check_attack(model: nn.Module, name: str, eps: float) -> tuple[Attack, int]:
     stem, steps = split_name(name)
     method = ATTACKS[stem]
     steps = method.steps if steps is None else steps
-    check_count("steps", steps)
     values = getattr(model, "channels", 3) * math.prod(model.image_size)
     check_eps(eps, math.sqrt(values) if method.norm == "L2" else 1.0)
     if method.norm == "patch" and not isinstance(model, ViT):

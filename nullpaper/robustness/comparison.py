@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_seed
 from nullpaper.statistics import RESAMPLES, Interval
 
 BATCH = 100  # resamples at a time, which bounds the memory
@@ -54,6 +54,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> pd.Data
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> list[Interval]:
     """The means (K,) of values (n, K), each with its percentile bootstrap interval; rows are images."""
+    seed = check_seed(seed)
     count, rng = len(values), np.random.default_rng(seed)
     means = []
     for _ in range(RESAMPLES // BATCH):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import InputError, check_choice, check_count, check_seed
 from nullpaper.robustness import distortions
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -72,9 +72,10 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     depends on those that come before it.
 
     Raises:
-        InputError: unknown name or severity, or images of another size or type.
+        InputError: unknown name or severity, a negative seed, or images of another size or type.
     """
     check_corruption(name, severity)
+    seed = check_seed(seed)
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
         raise InputError(
             f"corruptions are defined for uint8 images (n, 32, 32, 3), not {images.dtype} {images.shape}: apply them "
@@ -95,9 +96,14 @@ def check_corruption(name: str, severity: int) -> None:
     Raises:
         InputError: it is one of those.
     """
-    if name not in CORRUPTIONS:
-        raise InputError(
-            f"there is no corruption {name!r}; known are {', '.join(CORRUPTIONS)}.{nearest(name, CORRUPTIONS)}"
-        )
-    if severity not in SEVERITIES:
-        raise InputError(f"severity={severity!r} must be a whole number from 1 to 5.")
+    check_choice("corruption", name, CORRUPTIONS)
+    check_severity(severity)
+
+
+def check_severity(severity: int) -> None:
+    """Refuse a severity that is not 1, 2, 3, 4 or 5.
+
+    Raises:
+        InputError: it is not.
+    """
+    check_count("severity", severity, SEVERITIES[0], SEVERITIES[-1])

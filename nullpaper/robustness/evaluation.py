@@ -6,7 +6,7 @@ has what several such tables say together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,12 @@ import pandas as pd
 import torch
 
 from nullpaper.data.datasets import Split
-from nullpaper.errors import InputError, check_count
+from nullpaper.errors import InputError, check_count, check_seed, shown
 from nullpaper.models.checkpoints import Classifier
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, evaluating
 from nullpaper.robustness.attacks import ATTACKS, attack, check_attack, check_classes, split_name
-from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, check_severity, corrupt
 from nullpaper.statistics import proportion
 
 EPS = 8 / 255
@@ -63,6 +63,7 @@ class Corrupted:
 
 
 Condition = Clean | Threat | Corrupted
+Attacks = str | tuple[str, float] | Threat | Iterable[str | tuple[str, float] | Threat] | Mapping[str, float]
 
 
 class Evaluation(pd.DataFrame):
@@ -82,9 +83,9 @@ def evaluate(
     vit: ViT | Classifier,
     split: Split,
     *,
-    attacks: Iterable[str | tuple[str, float] | Threat] = (),
-    corruptions: Iterable[str] | Mapping[Corrupted, Split] = (),
-    severities: Sequence[int] = SEVERITIES,
+    attacks: Attacks = (),
+    corruptions: str | Iterable[str] | Mapping[Corrupted, Split] = (),
+    severities: int | Iterable[int] = SEVERITIES,
     seed: int = 0,
     batch_size: int = 250,
 ) -> Evaluation:
@@ -94,9 +95,10 @@ def evaluate(
 
     Args:
         split: images (n, H, W, C) uint8 of the data set's own size, where corruptions act; attacks act at the model's.
-        attacks: names, at 8/255, or (name, eps) with eps in pixel units, or `Threat`.
-        corruptions: names, or what `corrupted_splits` made of this split, to be shared by several models.
-        severities: of the corruptions given by name.
+        attacks: names, at 8/255, or (name, eps) with eps in pixel units, or `Threat`; one of these alone; or a mapping
+            from names to eps.
+        corruptions: names, or one, or what `corrupted_splits` made of this split, to be shared by several models.
+        severities: of the corruptions given by name; one, or several.
         seed: of the attacks' and corruptions' draws.
 
     Returns:
@@ -108,12 +110,15 @@ def evaluate(
         InputError: an unknown attack or corruption, a severity or eps out of range, an empty split, labels that the
             head lacks, prepared corruptions of another split.
     """
-    check_count("batch_size", batch_size)
+    batch_size = check_count("batch_size", batch_size)
     check_count("len(split)", len(split))
+    seed = check_seed(seed)
     check_classes(vit, int(split.labels.min()), int(split.labels.max()))
     threats = _threats(vit, attacks)
     if not isinstance(corruptions, Mapping):
         corruptions = corrupted_splits(split, corruptions, severities, seed)
+    if not all(isinstance(level, Corrupted) and isinstance(made, Split) for level, made in corruptions.items()):
+        raise InputError("corruptions must be names, or what corrupted_splits made; severities are their own argument.")
     if not all(np.array_equal(corrupted.labels, split.labels) for corrupted in corruptions.values()):
         raise InputError("the corruptions were prepared from another split: its labels differ; prepare them anew.")
     with evaluating(vit):
@@ -124,16 +129,22 @@ def evaluate(
 
 
 def corrupted_splits(
-    split: Split, corruptions: Iterable[str], severities: Sequence[int] = SEVERITIES, seed: int = 0
+    split: Split, corruptions: str | Iterable[str], severities: int | Iterable[int] = SEVERITIES, seed: int = 0
 ) -> dict[Corrupted, Split]:
     """The split under each (corruption, severity); 0.23 MB an image for all 75.
 
     They do not depend on a model: make them once and pass them to `evaluate` for each.
 
     Raises:
-        InputError: an unknown corruption or severity, or images other than 32 x 32 RGB.
+        InputError: an unknown corruption or severity, a negative seed, or images other than 32 x 32 RGB.
     """
-    levels = [Corrupted(name, severity) for name in corruptions for severity in severities]
+    names, severities = _several(corruptions), _several(severities)
+    for name in names:
+        check_corruption(name, severity=1)
+    for severity in severities:
+        check_severity(severity)
+    seed = check_seed(seed)
+    levels = [Corrupted(name, severity) for name in names for severity in severities]
     images = split.images[:] if levels else None  # lazy images are read once
     return {one: Split(corrupt(images, one.name, one.severity, seed), split.labels) for one in levels}
 
@@ -169,10 +180,33 @@ def _mask(
     return torch.cat(right).numpy()
 
 
-def _threats(vit: ViT | Classifier, attacks: Iterable[str | tuple[str, float] | Threat]) -> list[Threat]:
+def _threats(vit: ViT | Classifier, attacks: Attacks) -> list[Threat]:
     """The attacks, each once: in the order of their table, fewer steps first, then smaller radii."""
-    threats = [t if isinstance(t, Threat) else Threat(t) if isinstance(t, str) else Threat(*t) for t in attacks]
+    if isinstance(attacks, Mapping):
+        attacks = list(attacks.items())
+    threats = [_threat(one) for one in ([attacks] if _is_pair(attacks) else _several(attacks))]
     for threat in threats:
         check_attack(vit, threat.name, threat.eps)
     places = {name: place for place, name in enumerate(ATTACKS)}
     return sorted(set(threats), key=lambda t: (places[split_name(t.name)[0]], len(t.name), t.name, t.eps))
+
+
+def _threat(given: str | tuple[str, float] | Threat) -> Threat:
+    if isinstance(given, str):
+        return Threat(given)
+    if _is_pair(given):
+        return Threat(*given)
+    if not isinstance(given, Threat):
+        raise InputError(f"{shown(given)} is no attack: give a name, (name, eps), or a mapping from names to eps.")
+    return given
+
+
+def _is_pair(given: object) -> bool:
+    """Whether this is one (name, eps), not two attacks."""
+    two = isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], str)
+    return two and not isinstance(given[1], str | tuple | list | Threat)
+
+
+def _several(given: Any) -> list[Any]:
+    """One value or several as a list."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_count, check_seed
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import evaluating
 from nullpaper.robustness.attacks import attack, check_attack, check_labelled
@@ -36,8 +36,11 @@ def diagnose(
         eps: above 0, in pixel units, L-infinity.
 
     Raises:
-        InputError: as `attack`, and eps = 0.
+        InputError: as `attack`, eps = 0, steps or queries below 1.
     """
+    for name, value in (("steps", steps), ("queries", queries)):
+        check_count(name, value)
+    seed = check_seed(seed)
     check_attack(vit, f"square-{queries}", eps)
     check_labelled(vit, images, labels)
     if eps == 0:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import check_choice, check_count, check_number, check_seed
 from nullpaper.models.vit import ViT, norms
 from nullpaper.robustness import distortions
 
@@ -58,7 +59,12 @@ def rounded(images: Tensor) -> Tensor:
 
 
 def jpeg(images: Tensor, quality: int = 90) -> Tensor:
-    """Images (B, 3, H, W) in [0, 1] after JPEG at ``quality`` (1 to 95, Pillow's scale, 4:2:0 colour), and back."""
+    """Images (B, 3, H, W) in [0, 1] after JPEG at ``quality`` (1 to 95, Pillow's scale, 4:2:0 colour), and back.
+
+    Raises:
+        InputError: another quality.
+    """
+    quality = check_count("quality", quality, 1, 95)
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     return torch.from_numpy(distortions.jpeg(pixels, quality)).permute(0, 3, 1, 2).to(images)
 
@@ -72,23 +78,34 @@ TRANSPORTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def crop_and_resize(images: Tensor, kept: int) -> Tensor:
-    """The central ``kept`` x ``kept`` pixels of images (B, C, H, W), bicubically back to H x W, in [0, 1]."""
+    """The central ``kept`` x ``kept`` pixels of images (B, C, H, W), bicubically back to H x W, in [0, 1].
+
+    Raises:
+        InputError: more than there are, or none.
+    """
     height, width = images.shape[-2:]
+    kept = check_count("kept", kept, 1, min(height, width))
     top, left = (height - kept) // 2, (width - kept) // 2
     cropped = images[..., top : top + kept, left : left + kept]
     return interpolate(cropped, size=(height, width), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def undo_crop(images: Tensor, kept: int) -> Tensor:
-    """Put the content of `crop_and_resize` back where it was; the lost border repeats the nearest pixel."""
+    """Put the content of `crop_and_resize`, which has the same limits, back; the lost border repeats the next pixel."""
     height, width = images.shape[-2:]
+    kept = check_count("kept", kept, 1, min(height, width))
     small = interpolate(images, size=(kept, kept), mode="bicubic", antialias=True).clamp(0, 1)
     top, left = (height - kept) // 2, (width - kept) // 2
     return pad(small, (left, width - kept - left, top, height - kept - top), mode="replicate")
 
 
 def noisy(images: Tensor, sd: float, generator: torch.Generator) -> Tensor:
-    """Images in [0, 1] plus Gaussian noise of standard deviation ``sd``, clipped; the generator is on the CPU."""
+    """Images in [0, 1] plus Gaussian noise of standard deviation ``sd``, clipped; the generator is on the CPU.
+
+    Raises:
+        InputError: ``sd`` is negative or not finite.
+    """
+    check_number("sd", sd, 0, math.inf, "[)")
     noise = torch.randn(images.shape, generator=generator, dtype=images.dtype)
     return (images + sd * noise.to(images.device)).clamp(0, 1)
 
@@ -110,14 +127,20 @@ def degraded(images: Tensor, name: str, seed: int = 0) -> Tensor:
     """Images (B, C, H, W) in [0, 1] after one of `DEGRADATIONS`; the same noise for the same seed and shape.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name or a negative seed.
     """
-    if name not in DEGRADATIONS:
-        raise InputError(f"degradation {name!r} is unknown: one of {list(DEGRADATIONS)}.{nearest(name, DEGRADATIONS)}")
+    check_choice("degradation", name, DEGRADATIONS)
+    seed = check_seed(seed)
     return DEGRADATIONS[name](images, torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()
 def transported_logits(vit: ViT, images: Tensor, transport: str, batch_size: int = 500) -> Tensor:
-    """Logits (B, num_classes) of images (B, C, H, W) after a transport named in `TRANSPORTS`."""
+    """Logits (B, num_classes) of images (B, C, H, W) after a transport named in `TRANSPORTS`.
+
+    Raises:
+        InputError: an unknown transport, or a batch size below 1.
+    """
+    check_choice("transport", transport, TRANSPORTS)
+    batch_size = check_count("batch_size", batch_size)
     return torch.cat([vit(TRANSPORTS[transport](batch)) for batch in images.split(batch_size)])

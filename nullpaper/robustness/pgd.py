@@ -10,13 +10,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from numbers import Real
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from nullpaper.errors import InputError, check_count, nearest
+from nullpaper.errors import InputError, check_choice, check_count, check_number
 
 REACH = 2.5  # Madry et al. 2018: steps that could cross the ball this many radii in all
 TRADES_START = 1e-3  # standard deviation of the start, Zhang et al. 2019
@@ -73,9 +72,8 @@ def pgd(
         InputError: unknown loss, eps out of range, steps below 1.
     """
     check_eps(eps)
-    check_count("steps", steps)
-    if loss not in LOSSES:
-        raise InputError(f"loss {loss!r} is unknown.{nearest(str(loss), LOSSES)} Choose from {[*LOSSES]}.")
+    steps = check_count("steps", steps)
+    check_choice("loss", loss, LOSSES)
     if eps == 0 or len(images) == 0:
         return images.detach().clone()
     generator = generator or torch.Generator().manual_seed(0)
@@ -120,8 +118,7 @@ def check_eps(eps: float, largest: float = 1.0) -> None:
     Raises:
         InputError: eps is not finite, negative, or above ``largest``.
     """
-    if isinstance(eps, bool) or not isinstance(eps, Real) or not math.isfinite(eps) or eps < 0:
-        raise InputError(f"eps={eps} must be a finite number of at least 0, in pixel units.")
+    check_number("eps", eps, 0, math.inf, "[)", ", in pixel units")
     if eps > largest:
         raise InputError(
             f"eps={eps} is above {largest:.4g}, the whole box [0, 1], so probably in 0-255 units; divide by 255."

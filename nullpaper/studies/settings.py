@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from nullpaper.errors import check_count
 from nullpaper.finetuning.methods import FinetuneRecipe
 from nullpaper.models.vit import SHIPPED
 from nullpaper.robustness.corruptions import CORRUPTIONS
@@ -54,7 +55,11 @@ def nullspace_setting(
         attack_eps, strong_eps: radii in pixel units: of the table's attacks, and of adversarial training.
         evaluation_steps: of PGD and CW at the end; the patch attack takes twice as many.
         training: further fields of `FinetuneRecipe`.
+
+    Raises:
+        InputError: a number out of range.
     """
+    check_count("images", images)
     dev_images = min(1_000, 4 * images)
     recipe = FinetuneRecipe(dev_images=dev_images, noise_eps=eps, attack_eps=strong_eps, **training)
     n = evaluation_steps
@@ -88,7 +93,12 @@ def adversarial_setting(
         attack_eps: radius of the attacks in training and at the end, in pixel units.
         other_eps: a second radius at the end.
         training: further fields of `FinetuneRecipe`.
+
+    Raises:
+        InputError: a number out of range.
     """
+    for name, value in (("images", images), ("steps", steps), ("rounds", rounds)):
+        check_count(name, value)
     sizes = {"steps_per_noise": -(-steps // rounds), "dev_images": min(1_000, 2 * images)}
     recipe = FinetuneRecipe(**sizes, ema=0.95, attack_eps=attack_eps, **training)  # over 20 steps, since runs are short
     n = evaluation_steps
@@ -112,5 +122,5 @@ def adversarial_trial(
         options: further fields of `Trial`.
     """
     spec = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
-    rate = rate or RATES["full" if spec is None else spec.kind]
+    rate = RATES["full" if spec is None else spec.kind] if rate is None else rate
     return Trial(method, seed, steps, replace(recipe, learning_rate=rate), adapter=spec, **options)

@@ -21,7 +21,7 @@ from nullpaper import statistics
 from nullpaper.adapters.files import ADAPTED, save_adapter
 from nullpaper.data.datasets import Data, load_data
 from nullpaper.data.fetch import cache_home
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import InputError, check_choice, check_count
 from nullpaper.files import write_atomic
 from nullpaper.finetuning import scratch
 from nullpaper.finetuning.finetune import finetune
@@ -75,12 +75,13 @@ def train_shipped(
         The record beside the weights: recipe, data, device, seconds, accuracies, and the history by epoch or round.
 
     Raises:
-        InputError: an unknown name or augmentation.
+        InputError: an unknown name or augmentation, or epochs below 1.
     """
     asked = [("classifier", name, RECIPES), *(("augmentation", each, AUGMENTATIONS) for each in augmentations)]
     for kind, value, known in asked:
-        if value not in known:
-            raise InputError(f"{kind} '{value}' is unknown.{nearest(value, known)} Choose from {', '.join(known)}.")
+        check_choice(kind, value, known)
+    if epochs is not None:
+        check_count("epochs", epochs)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     cifar = load_data("cifar10")
     state = cache_home() / f"training-{name}-{device}"
@@ -117,7 +118,7 @@ def _from_scratch(
     runs, recipes = {}, {}
     for augmentation in augmentations:
         recipe = replace(RECIPES[name], **AUGMENTATIONS[augmentation])
-        recipe = recipes[augmentation] = replace(recipe, epochs=epochs or recipe.epochs)
+        recipe = recipes[augmentation] = replace(recipe, epochs=recipe.epochs if epochs is None else epochs)
         torch.manual_seed(recipe.seed)
         runs[augmentation] = scratch.train(
             load_classifier(name, pretrained=False, device=device), data, recipe, folder=state

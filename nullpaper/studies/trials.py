@@ -7,6 +7,7 @@ corruption) is part of the identity of what it computes, and reaches the process
 
 from __future__ import annotations
 
+import math
 import pickle
 import shutil
 from collections.abc import Sequence
@@ -20,14 +21,15 @@ import torch
 from nullpaper.adapters.files import ADAPTED, load_adapted
 from nullpaper.adapters.inject import AdaptedViT, adapted_copy, remove
 from nullpaper.data.datasets import Data, Split, load_data
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_count, check_seed
 from nullpaper.finetuning.finetune import finetune
 from nullpaper.finetuning.methods import METHODS, FinetuneRecipe, check_method
 from nullpaper.models import checkpoints
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 from nullpaper.robustness.attacks import ATTACKS, split_name
-from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruption
+from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, check_severity
 from nullpaper.robustness.evaluation import Corrupted, Threat, corrupted_splits, evaluate, packed, unpacked
+from nullpaper.robustness.pgd import check_eps
 from nullpaper.synthesis.influence import read_pool
 from nullpaper.synthesis.linearised import linearise
 from nullpaper.synthesis.noise import encoder_noise, rescaled
@@ -79,6 +81,11 @@ class Trial:
     new_head: bool = False  # drawn from the seed, as it must be where the classes are others
     data: str = "cifar10"
 
+    def __post_init__(self) -> None:
+        """Raise an `InputError` for a negative seed or negative steps."""
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        object.__setattr__(self, "steps", check_count("steps", self.steps, least=0))
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -116,13 +123,20 @@ def run_trials(
     Raises:
         InputError: as `finetune` and `evaluate`.
     """
+    check_count("images", protocol.images)
+    check_seed(protocol.seed)
     for threat in protocol.threats:
         split_name(threat.name)
+        check_eps(threat.eps, math.inf)  # how large depends on the norm and the model
     for name in protocol.corruptions:
         check_corruption(name, severity=1)
+    for severity in protocol.severities:
+        check_severity(severity)
     for trial in trials:
         if trial.method != "start":
             check_method(trial.method)
+            check_count("steps", trial.steps)
+    check_count("workers", workers, least=0)
     jobs = [(trial, protocol, REGISTRIES) for trial in dict.fromkeys(trials)]
     results = each(_run, jobs, workers=(workers or None) if _importable() else 1, progress=progress if jobs else None)
     by_trial = {result.trial: result for result in results}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_choice
 from nullpaper.models.predict import probability_gap
 from nullpaper.models.vit import ViT, check_evaluating, check_images
 from nullpaper.statistics import Interval, mean, proportion
@@ -93,6 +93,7 @@ def read_pool(model: nn.Module, batches: Batches | Pool, *, level: str = "encode
     Raises:
         InputError: training mode, no images, images the model would misread, or a pool of other weights or level.
     """
+    check_choice("level", level, ("encoder", "input"))
     if level == "encoder" and not isinstance(model, ViT):
         raise InputError(f"encoder noise needs a ViT from load_vit, not {type(model).__name__}; input noise takes any.")
     check_evaluating(model)

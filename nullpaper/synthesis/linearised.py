@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nullpaper.errors import check_count, check_seed
 from nullpaper.models.vit import ViT
 from nullpaper.synthesis.controls import centred
 from nullpaper.synthesis.influence import Batches, Pool, read_pool
@@ -40,7 +41,12 @@ class Linearised:
         return turned.view_as(noise) / turned.norm() * noise.norm()
 
     def without(self, noise: Tensor, count: int) -> Tensor:
-        """Noise (1, N, d) without its components along the ``count`` directions that move the logits most."""
+        """Noise (1, N, d) without its components along the ``count`` directions that move the logits most.
+
+        Raises:
+            InputError: a count below 0 or above the number of directions.
+        """
+        count = check_count("count", count, 0, self.eigenvectors.shape[1])
         seen = self.eigenvectors[:, :count]
         flat = centred(noise).flatten()
         return (flat - seen @ (seen.T @ flat)).view_as(noise)
@@ -57,8 +63,9 @@ def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0) -> Linearised
         batches: images, or a pool from `influence.read_pool`; more than N (d - 1) of them sample every direction.
 
     Raises:
-        InputError: as `influence.read_pool`.
+        InputError: as `influence.read_pool`, or a negative seed.
     """
+    seed = check_seed(seed)
     pool = read_pool(vit, batches)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.cat([_slopes(vit, part, generator) for part in pool.inputs.split(pool.batch_size)])

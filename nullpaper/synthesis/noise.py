@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from nullpaper.errors import InputError, check_count
+from nullpaper.errors import InputError, check_count, check_number
 from nullpaper.models.predict import probability_gap
 from nullpaper.models.vit import ViT
 from nullpaper.synthesis.controls import of_norm
@@ -81,14 +81,15 @@ def encoder_noise(
         the same, with ``reached`` False.
 
     Raises:
-        InputError: eps, lam, lim or steps out of range, bad images, a model in training mode.
+        InputError: eps, lam, lim, steps or seed out of range, bad images, a model in training mode.
         FloatingPointError: the loss left the finite numbers.
     """
+    _check_start(lim, steps)
     if official and eps is None:
         raise InputError("official=True is the published procedure for eps; pass eps and nothing else.")
     form = {"eps": eps, "lam": lam, "norm": norm, "official": official, "spread": spread, "margin": margin}
     problem = pose(vit, batches, level="encoder", held_out=held_out, seed=seed, **form)
-    start = _start(problem, lim, steps)
+    start = _start(problem, lim)
     if official:
         return problem.verified(*published(problem, start, steps, early_stop=early_stop))
     if linear is None:
@@ -104,8 +105,9 @@ def input_noise(
     ``model`` is a ViT, a CNN or any other, in evaluation mode; ``lim`` is in pixel units. ``options`` are ``held_out``,
     ``seed`` and exactly one of ``eps``, ``lam`` and ``norm``: these, and what is raised, are as in `encoder_noise`.
     """
+    _check_start(lim, steps)
     problem = pose(model, batches, level="input", **options)
-    return _solved(problem, _start(problem, lim, steps), steps, TURN_RATE)
+    return _solved(problem, _start(problem, lim), steps, TURN_RATE)
 
 
 def rescaled(
@@ -189,12 +191,14 @@ def published(
     return problem.shaped(noise.detach()), history
 
 
-def _start(problem: Problem, lim: float, steps: int | None) -> Tensor:
-    """The papers' start, uniform in (-lim, lim); drawn on the CPU, so that every device starts alike."""
-    if not (lim > 0 and math.isfinite(lim)):
-        raise InputError(f"lim={lim} must be positive and finite.")
+def _check_start(lim: float, steps: int | None) -> None:
+    check_number("lim", lim, 0, math.inf)
     if steps is not None:
         check_count("steps", steps)
+
+
+def _start(problem: Problem, lim: float) -> Tensor:
+    """The papers' start, uniform in (-lim, lim); drawn on the CPU, so that every device starts alike."""
     noise = torch.rand(problem.fit.noise_shape, generator=problem.generator) * 2 - 1
     return problem.shaped((lim * noise).to(problem.fit.inputs))
 

@@ -11,12 +11,14 @@ from scipy.optimize import brentq
 from scipy.stats import norm as normal
 from torch import Tensor, nn
 
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_number, check_seed
+from nullpaper.models.predict import check_influence
 from nullpaper.statistics import mean
 from nullpaper.synthesis.controls import centred, spread
 from nullpaper.synthesis.influence import Batches, EncoderNoise, InputNoise, Noise, Pool, influence_of, read_pool
 
 SHARES = (0.5, 0.25)  # of the images: for the direction, and for the scale; the rest is held out
+LEAST_IMAGES = 8  # that give every part its share
 LARGEST_FACTOR = 2.0**20  # where the search for the boundary gives up: the model ignores this direction
 
 Record = dict[str, float]
@@ -73,11 +75,12 @@ def pose(
     eps, lam, norm = (form.get(name) for name in ("eps", "lam", "norm"))
     if sum(value is not None for value in (eps, lam, norm)) != 1:
         raise InputError("pass exactly one of eps (largest noise within eps), lam (exploratory loss) and norm.")
-    if eps is not None and not 0 < eps < 2:
-        raise InputError(f"eps={eps} must lie in (0, 2): it bounds a squared distance between softmax vectors.")
+    if eps is not None:
+        check_influence(eps)
     for name, value in (("lam", lam), ("norm", norm)):
-        if value is not None and not 0 < value < math.inf:
-            raise InputError(f"{name}={value} must be positive and finite.")
+        if value is not None:
+            check_number(name, value, 0, math.inf)
+    seed = check_seed(seed)
     if level == "input" and (form.get("official") or form.get("spread")):
         raise InputError("official and spread are forms of noise on tokens; leave them out for noise at the pixels.")
     pool = read_pool(model, batches, level=level)
@@ -89,7 +92,9 @@ def pose(
         first, second = int((1 - SHARES[1]) * len(pool)), len(pool)
         verification = read_pool(model, held_out, level=level)
     if first < 1 or second - first < 2:
-        raise InputError(f"{len(pool)} images are too few to learn, scale and verify a noise; pass at least 8.")
+        raise InputError(
+            f"{len(pool)} images are too few to learn, scale and verify a noise; pass {LEAST_IMAGES} or more."
+        )
     if eps is None or form.get("official"):
         first = second  # nothing is scaled
     parts = pool.take(order[:first]), pool.take(order[first:second]), verification

@@ -10,6 +10,7 @@ import torch
 from adapted import SEPARATE, VARIANTS, adapted, base, images, named
 from quick import QUICK, few
 
+from nullpaper.adapters.files import load_adapter, save_adapter
 from nullpaper.adapters.inject import (
     AdaptedViT,
     adapted_copy,
@@ -43,6 +44,20 @@ def test_nothing_changes_at_injection_and_the_count_is_the_closed_formula(option
     assert share == count / sum(parameter.numel() for parameter in plain.parameters())
     twin = deepcopy(vit)
     assert type(twin) is AdaptedViT and fingerprint(twin) == fingerprint(vit) and trainable(twin) == trainable(vit)
+
+
+def test_what_is_injected_in_inference_mode_trains_outside_of_it(tmp_path) -> None:
+    save_adapter(adapted(0.1, kind="lora"), tmp_path)
+    models = base(), base(), base()
+    with torch.inference_mode():
+        inject(models[0], "lora")
+        load_adapter(models[1], tmp_path)
+        merge(load_adapter(models[2], tmp_path))
+        with pytest.raises(InputError, match="was made inside torch.inference_mode .*: load it outside"):
+            inject(base(), "lora")
+    for vit in models:
+        vit(images()).sum().backward()
+        assert all((p.grad is not None) is p.requires_grad for p in vit.parameters())
 
 
 def test_every_branch_computes_its_equation() -> None:
@@ -180,7 +195,7 @@ def test_bad_arguments_are_refused_and_change_nothing() -> None:
     refused("norm='rms' stands in front of 'lnlora' only, not of 'lora'", norm="rms")
     refused("r=0 must be a whole number of at least 1", r=0)
     refused("r=1.5 must be a whole number of at least 1", r=1.5)
-    refused("alpha=-1 must be a positive number", alpha=-1)
+    refused("alpha=-1 must be a number in .0, inf.", alpha=-1)
 
 
 def test_an_adapter_by_name_or_options_is_injected_into_a_copy() -> None:

@@ -145,10 +145,39 @@ def test_bad_input_is_refused_before_any_work() -> None:
     )
     shifted = replace(few(), train=data.Split(few().train.images, few().train.labels + 1))
     refused("has 11 classes, but the head", given=shifted)
+    refused("noise_images=7 are too few to make a noise: take 8 or more", recipe=replace(QUICK, noise_images=7))
     refused("noise_images=100 leaves none of 100 dev images", recipe=replace(QUICK, noise_images=100))
     for part in ("train", "dev"):  # as of ImageNet's val alone
         refused("no images to train on or to select by", given=replace(few(), **{part: few().train.take([])}))
     refused("batch_size=500 exceeds the 200 training images", recipe=replace(QUICK, batch_size=500))
+
+
+def test_a_folder_in_text_and_numbers_of_numpy_name_the_same_run(tmp_path) -> None:
+    options = dict(method="zero", recipe=QUICK, progress=False)
+    finetune(start(), few(), steps=2, seed=1, folder=tmp_path, **options)
+    numpy = {"steps": np.int64(2), "seed": np.int32(1), "recipe": replace(QUICK, noise_steps=np.int64(2))}
+    again = finetune(start(), few(), folder=str(tmp_path), measure=lambda vit: pytest.fail(), **options | numpy)
+    assert len(list(tmp_path.iterdir())) == 1 and again.best_step == 2
+
+
+def test_a_model_without_a_part_that_trains_is_refused_before_any_work() -> None:
+    vit = load_vit(SHIPPED).requires_grad_(False)
+    vit.register_forward_hook(lambda *_: pytest.fail())
+    options = dict(method="zero", steps=1, recipe=QUICK, progress=False)
+    with pytest.raises(InputError, match=r"no parameter of the model asks for gradients.*requires_grad_\(True\)"):
+        finetune(vit, few(), **options)
+    vit = load_vit(SHIPPED).requires_grad_(False)
+    assert fingerprint(finetune(vit, few(), adapter="linear", **options).vit) != fingerprint(vit)
+    vit.net.norm.requires_grad_(True)
+    assert fingerprint(finetune(vit, few(), **options).vit) != fingerprint(vit)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write to .*file"):
+        finetune(
+            start(), few(), method="zero", recipe=QUICK, folder=tmp_path / "file", measure=lambda vit: pytest.fail()
+        )
 
 
 def test_a_state_of_another_model_or_damaged_is_refused_and_kept(tmp_path) -> None:

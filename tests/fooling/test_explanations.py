@@ -229,7 +229,7 @@ def test_bad_requests_are_refused_before_any_work(message: str, change: dict) ->
 
 def test_bad_options_are_refused() -> None:
     vit, pixels = model(), images()
-    with pytest.raises(InputError, match="must lie in"):
+    with pytest.raises(InputError, match="must be a number in"):
         faithfulness.top_overlap(torch.rand(2, 9), torch.rand(2, 9), 1)
     with pytest.raises(InputError, match="pass two of"):
         faithfulness.rank_correlation(torch.rand(2, 9), torch.rand(2, 8))

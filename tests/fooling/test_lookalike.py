@@ -172,8 +172,8 @@ def test_controls_are_legal_and_have_the_norm_of_the_noise() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"eps": 0}, r"eps=0 must lie in \(0, 2\)"),
-        ({"eps": 2.0}, r"eps=2.0 must lie in \(0, 2\)"),
+        ({"eps": 0}, r"eps=0 must be a number in \(0, 2\)"),
+        ({"eps": 2.0}, r"eps=2.0 must be a number in \(0, 2\)"),
         ({"steps": 0}, "steps=0 must be a whole number"),
         ({"targets": torch.full((6, 3, 48, 48), 2.0)}, r"images span \[2, 2\], not \[0, 1\]"),
         ({"images": torch.rand(6, 3, 32, 32), "targets": torch.rand(6, 3, 32, 32)}, "resize"),
@@ -195,7 +195,7 @@ def test_other_bad_requests_are_refused() -> None:
             fooling.library_attack(vit(), images, classes, name, **options)
     with pytest.raises(InputError, match="at least two classes"):
         fooling.other_class(classes)
-    with pytest.raises(InputError, match="eps=3 must lie"):
+    with pytest.raises(InputError, match="eps=3 must be"):
         fooling.farthest_along(vit(), images, images, targets, eps=3)
     for call in (fooling.adversarial, lambda *given: fooling.library_attack(*given, "PGD")):
         with pytest.raises(InputError, match="labels span 0 to 10, but the classes"):

@@ -49,6 +49,38 @@ def table() -> pd.DataFrame:
     return evaluate(vit(), split(), attacks=threats, corruptions=["gaussian_noise", "fog"], severities=(1, 5))
 
 
+@pytest.mark.parametrize(
+    ("attacks", "conditions"),
+    [
+        ({"pgd-2": 2 / 255}, [f"pgd-2@{2 / 255!r}"]),
+        ({"pgd-2": 2 / 255, "fgsm": 0.0}, ["fgsm@0.0", f"pgd-2@{2 / 255!r}"]),
+        (("pgd-2", 2 / 255), [f"pgd-2@{2 / 255!r}"]),
+        (["pgd-2", np.float64(2 / 255)], [f"pgd-2@{2 / 255!r}"]),
+        ([["pgd-2", 2 / 255]], [f"pgd-2@{2 / 255!r}"]),
+        (("pgd-2", "fgsm"), [f"fgsm@{EPS!r}", f"pgd-2@{EPS!r}"]),
+        (("fgsm", ("fgsm", 0)), ["fgsm@0.0", f"fgsm@{EPS!r}"]),
+        ("fgsm", [f"fgsm@{EPS!r}"]),
+        (Threat("fgsm", 0.0), ["fgsm@0.0"]),
+        ((Threat("fgsm", 0.0),), ["fgsm@0.0"]),
+        ((one for one in ["fgsm"]), [f"fgsm@{EPS!r}"]),
+        ({}, []),
+    ],
+)
+def test_attacks_in_any_form_keep_their_radius(attacks: object, conditions: list[str]) -> None:
+    found = evaluate(vit(), split().take(np.arange(4)), attacks=attacks)
+    assert found["condition"].tolist() == ["clean", *conditions]
+    assert found["eps"].tolist() == [0.0, *(float(name.partition("@")[2]) for name in conditions)]
+
+
+def test_one_corruption_and_one_severity_need_no_list() -> None:
+    few = split().take(np.arange(4))
+    for severities in (3, np.int64(3), [3], range(3, 4)):
+        assert evaluate(vit(), few, corruptions="fog", severities=severities)["condition"].tolist() == [
+            "clean",
+            "fog@3",
+        ]
+
+
 def masks(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     """The masks by condition."""
     return dict(zip(frame["condition"], frame["correct"], strict=True))
