@@ -20,7 +20,7 @@ from nullpaper.adapters.inject import HEADS, AdaptedViT, attach, base_fingerprin
 from nullpaper.adapters.layers import THIRDS, Adapter
 from nullpaper.errors import InputError, check_choice, first_line
 from nullpaper.files import sha256, write_atomic
-from nullpaper.models.vit import SHIPPED, ViT, load_vit, shipped_weights
+from nullpaper.models.vit import SHIPPED, ViT, check_vit, load_vit, shipped_weights
 from nullpaper.models.weights import check_fit, read_weights
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -39,6 +39,7 @@ def save_adapter(vit: ViT, folder: str | Path) -> None:
     Raises:
         InputError: nothing was injected, or the folder cannot be written.
     """
+    check_vit(vit)
     if not isinstance(vit, AdaptedViT):
         raise InputError(f"{vit.name} carries no adapter to save: inject one, or use save_vit for the whole model.")
     folder = Path(folder)
@@ -59,6 +60,7 @@ def load_adapter(vit: ViT, folder: str | Path) -> ViT:
         InputError: files absent, damaged or of two adapters, another base, a head of other classes, a model that
             carries an adapter already. The model is then as it was.
     """
+    check_vit(vit)
     folder = Path(folder)
     adapter, digest = _read_config(folder / CONFIG_FILE)
     state = read_weights(folder / WEIGHTS_FILE)

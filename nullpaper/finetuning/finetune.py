@@ -24,7 +24,7 @@ from nullpaper.errors import InputError, check_count
 from nullpaper.finetuning.methods import Batch, FinetuneRecipe, check_method, loss_of, make_noise
 from nullpaper.finetuning.trainer import Loss, Record, Trainer, schedule, seeded, state_file
 from nullpaper.models.predict import accuracy
-from nullpaper.models.vit import ViT, fingerprint
+from nullpaper.models.vit import ViT, check_vit, fingerprint
 from nullpaper.robustness.pgd import pgd
 
 ORDER, AUGMENTATION, ATTACK = 1, 2, 0  # streams of random draws
@@ -97,6 +97,7 @@ def finetune(
 
 
 def _check_data(vit: ViT, data: Data, recipe: FinetuneRecipe) -> None:
+    check_vit(vit)
     classes = max(len(data.classes), *(int(split.labels.max()) + 1 for split in (data.train, data.dev)))
     if classes > vit.num_classes:
         raise InputError(

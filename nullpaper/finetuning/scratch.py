@@ -14,9 +14,8 @@ from torchvision.transforms import v2
 
 from nullpaper.data.datasets import Data, augmented
 from nullpaper.finetuning.trainer import Loss, Record, Trainer, schedule, seeded, state_file
-from nullpaper.models.checkpoints import Classifier
 from nullpaper.models.predict import accuracy
-from nullpaper.models.vit import ViT
+from nullpaper.models.vit import Classifier, ViT, check_vit
 
 SEEN = 2_000  # unaugmented training images that show how far dev accuracy lags behind
 RANDAUGMENT_GROUPS = 8  # torchvision draws one operation a call: so many draws a batch
@@ -60,6 +59,7 @@ def train(vit: ViT | Classifier, data: Data, recipe: Recipe, *, folder: Path) ->
     Raises:
         InputError: the loss is not finite (the last good epoch stays on disk), or the state fits another model.
     """
+    check_vit(vit, Classifier)
     device = next(vit.parameters()).device
     images = torch.from_numpy(np.ascontiguousarray(data.train.images)).permute(0, 3, 1, 2).to(device)
     labels = torch.from_numpy(data.train.labels).to(device)

@@ -167,7 +167,7 @@ def known_statistics(
         raise InputError(f"{silent}: pass those that it was trained with as mean=... and std=....")
     if guess:
         warnings.warn(
-            f"{silent}; {own['mean']} and {own['std']}, which timm has for {title}, are a guess: pass those that it was "
+            f"{silent}; {own['mean']} and {own['std']}, as usual for {title}, are a guess: pass those that it was "
             "trained with as mean=... and std=....",
             stacklevel=4,
         )

@@ -214,7 +214,8 @@ def _foreign(model: object) -> str:
 
 
 def check_evaluating(model: nn.Module) -> None:
-    """Raise an `InputError` if any part of the model is in training mode."""
+    """Raise an `InputError` if any part of the model is in training mode, or as `check_pixels`."""
+    check_pixels(model)
     if any(module.training for module in model.modules()):
         raise InputError("the model is in training mode, so its answers may be random; call model.eval() first.")
 
@@ -293,6 +294,7 @@ def fingerprint(vit: Classifier, without: Collection[str] = ()) -> str:
 
     Modules of timm's model that are named in ``without`` do not count.
     """
+    check_vit(vit, Classifier)
     digest = hashlib.sha256()
     for key, value in {**vit.net.state_dict(), "mean": vit.mean, "std": vit.std}.items():
         if key.partition(".")[0] not in without:

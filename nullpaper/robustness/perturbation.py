@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from nullpaper.errors import InputError, nearest
-from nullpaper.models.vit import ViT, norms
+from nullpaper.models.vit import ViT, check_pixels, norms
 from nullpaper.robustness import distortions
 
 DOUBLINGS, BISECTIONS = 40, 24  # float32 has 24 bits
@@ -120,4 +120,5 @@ def degraded(images: Tensor, name: str, seed: int = 0) -> Tensor:
 @torch.inference_mode()
 def transported_logits(vit: ViT, images: Tensor, transport: str, batch_size: int = 500) -> Tensor:
     """Logits (B, num_classes) of images (B, C, H, W) after a transport named in `TRANSPORTS`."""
+    check_pixels(vit)
     return torch.cat([vit(TRANSPORTS[transport](batch)) for batch in images.split(batch_size)])

@@ -63,6 +63,7 @@ def pose(
     level: str,
     held_out: Batches | Pool | None = None,
     seed: int = 0,
+    measure: str = "probabilities",
     **form: float | bool | None,
 ) -> Problem:
     """Check the request, read the images, and split them; ``form`` are the fields of `Problem` from ``eps`` on.
@@ -73,21 +74,21 @@ def pose(
     eps, lam, norm = (form.get(name) for name in ("eps", "lam", "norm"))
     if sum(value is not None for value in (eps, lam, norm)) != 1:
         raise InputError("pass exactly one of eps (largest noise within eps), lam (exploratory loss) and norm.")
-    if eps is not None and not 0 < eps < 2:
+    if eps is not None and measure == "probabilities" and not 0 < eps < 2:
         raise InputError(f"eps={eps} must lie in (0, 2): it bounds a squared distance between softmax vectors.")
-    for name, value in (("lam", lam), ("norm", norm)):
+    for name, value in (("eps", eps), ("lam", lam), ("norm", norm)):
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name}={value} must be positive and finite.")
     if level == "input" and (form.get("official") or form.get("spread")):
         raise InputError("official and spread are forms of noise on tokens; leave them out for noise at the pixels.")
-    pool = read_pool(model, batches, level=level)
+    pool = read_pool(model, batches, level=level, measure=measure)
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     if held_out is None:
         first, second = (int(share * len(pool)) for share in (SHARES[0], sum(SHARES)))
         verification = pool.take(order[second:])
     else:
         first, second = int((1 - SHARES[1]) * len(pool)), len(pool)
-        verification = read_pool(model, held_out, level=level)
+        verification = read_pool(model, held_out, level=level, measure=measure)
     if first < 1 or second - first < 2:
         raise InputError(f"{len(pool)} images are too few to learn, scale and verify a noise; pass at least 8.")
     if eps is None or form.get("official"):
