@@ -67,7 +67,8 @@ def attack(
 
     Raises:
         InputError: a model of another kind, unknown attack, eps that is no radius in pixel units, labels or images that
-            do not fit the model, steps or batch size below 1, a negative seed, or an attack that the model does not admit.
+            do not fit the model, steps or batch size below 1, a negative seed, or an attack that the model does not
+            admit.
     """
     method, steps = check_attack(vit, name, eps)
     check_labelled(vit, images, labels)

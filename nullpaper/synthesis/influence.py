@@ -110,8 +110,8 @@ def read_pool(
     if measure == "probabilities" and getattr(model, "num_classes", 2) < 2:
         remedy = "pass measure='features'" if isinstance(model, ViT) else "take a model with a head"
         raise InputError(
-            f"{getattr(model, 'name', 'the model')} has {model.num_classes} classes, so that there are no probabilities "
-            f"to compare; {remedy}."
+            f"{getattr(model, 'name', 'the model')} has {model.num_classes} classes, so that no probabilities can be "
+            f"compared; {remedy}."
         )
     if isinstance(batches, Pool):
         return _same_pool(model, batches, level, measure)
