@@ -170,7 +170,7 @@ def check_vit(model: object, kind: type[Classifier] | None = None) -> None:
     """
     kind = kind or ViT
     if not isinstance(model, kind):
-        raise InputError(f"this needs a {kind.__name__}, but got {_foreign(model)}")
+        raise InputError(f"a {kind.__name__} is needed, but this is {_foreign(model, kind.__name__)}")
 
 
 def check_pixels(model: object) -> None:
@@ -181,7 +181,7 @@ def check_pixels(model: object) -> None:
     """
     inner = unwrapped(model) if isinstance(model, nn.Module) else None
     if inner is None or type(inner).__module__.startswith(("timm.", "torchvision.")):
-        raise InputError(f"this needs a classifier of images in [0, 1], but got {_foreign(model)}")
+        raise InputError(f"a classifier of images in [0, 1] is needed, but this is {_foreign(model)}")
 
 
 def check_classifier(model: object) -> None:
@@ -192,7 +192,7 @@ def check_classifier(model: object) -> None:
     """
     check_pixels(model)
     if not hasattr(model, "image_size") or not hasattr(model, "num_classes"):
-        raise InputError(f"this needs a model with image_size and num_classes, but got {_foreign(model)}")
+        raise InputError(f"a model with image_size and num_classes is needed, but this is {_foreign(model)}")
     if model.num_classes < 2:
         name = getattr(model, "name", type(model).__name__)
         raise InputError(
@@ -201,16 +201,18 @@ def check_classifier(model: object) -> None:
         )
 
 
-def _foreign(model: object) -> str:
+def _foreign(model: object, kind: str = "") -> str:
     """What a model that is not of this package is, and how to get one that is."""
     if not isinstance(model, nn.Module):
         return f"{model!r:.80}: pass load_vit(name)."
-    kind, inner = type(model).__name__, unwrapped(model)
-    if inner is not model:
-        return f"a {kind} around a model: pass the {type(inner).__name__} inside."
-    if hasattr(model, "patch_embed"):
-        return f"a bare {kind}, which has no normalisation: pass load_vit(model, mean=..., std=...)."
-    return f"a {kind}: wrap it in nullpaper.models.vit.Classifier(model, mean, std) and set its image_size."
+    inner = unwrapped(model)
+    if inner is not model and isinstance(inner, Classifier):
+        return f"{type(model).__name__} around one: pass the {type(inner).__name__} inside."
+    if hasattr(inner, "patch_embed"):
+        return f"a bare {type(inner).__name__} without normalisation: pass load_vit(model, mean=..., std=...)."
+    if kind == "ViT":
+        return f"{type(inner).__name__}: pass one of load_vit."
+    return f"{type(inner).__name__}: wrap it in models.vit.Classifier(model, mean, std) and set its image_size."
 
 
 def check_evaluating(model: nn.Module) -> None:
