@@ -70,9 +70,9 @@ CLASSIFYING: dict[str, Callable[[nn.Module], object]] = {  # what needs classes
     "deletion_insertion": lambda model: deletion_insertion(model, IMAGES, torch.rand(16, 36), target=LABELS),
     "manipulate": lambda model: manipulate(model, IMAGES, "saliency"),
     "lookalike": lambda model: lookalike(model, IMAGES, IMAGES, **EPS),
-    "attack": lambda model: attack(model, IMAGES, LABELS, "pgd", **EPS),
+    "attack": lambda model: attack(model, IMAGES, LABELS, "pgd-1", **EPS),
     "attack at 0": lambda model: attack(model, IMAGES, LABELS, "pgd", eps=0),
-    "evaluate": lambda model: evaluate(model, few().dev),
+    "evaluate": lambda model: evaluate(model, few().dev.subset(8)),
     "evaluate with attacks": lambda model: evaluate(model, few().dev, attacks=["pgd"]),
     "diagnose": lambda model: diagnose(model, IMAGES, LABELS, **EPS),
     "accuracy": lambda model: accuracy(model, few().dev),
@@ -111,6 +111,24 @@ def test_a_wrapped_model_of_ours_and_a_name_are_refused_with_the_remedy(name: st
 @pytest.mark.parametrize("name", PIXELWISE)
 def test_a_wrapped_model_of_ours_takes_pixels(name: str) -> None:
     PIXELWISE[name](nn.DataParallel(start()).eval())
+
+
+class Blurred(nn.Module):
+    """A classifier of someone's own, with a bare network inside."""
+
+    image_size, num_classes = (48, 48), 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = start().net
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.module(2 * nn.functional.avg_pool2d(images, 3, 1, 1) - 1)
+
+
+@pytest.mark.parametrize("name", ["attack", "evaluate", *PIXELWISE])
+def test_a_classifier_of_other_making_is_taken(name: str) -> None:
+    (CLASSIFYING | PIXELWISE)[name](Blurred().eval())
 
 
 def test_the_remedies_work() -> None:

@@ -55,8 +55,9 @@ def check_size(size: int | Size, patch: Size, name: str) -> Size:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DataParallel, DistributedDataParallel or torch.compile, or the model itself."""
-    inner = getattr(model, "module", None) or getattr(model, "_orig_mod", None)
-    return unwrapped(inner) if isinstance(inner, nn.Module) else model
+    wraps = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+    inner = model.module if wraps else getattr(model, "_orig_mod", model)
+    return model if inner is model else unwrapped(inner)
 
 
 def shipped_weights(name: str = SHIPPED) -> Path:
