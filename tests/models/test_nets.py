@@ -185,7 +185,7 @@ def test_a_grid_that_is_a_guess_is_announced_and_one_that_is_none_refused(tmp_pa
 
 
 def test_a_misfit_is_told_in_shapes_that_are_in_the_file(tmp_path) -> None:
-    with pytest.raises(InputError, match=r"first .* \(1, 1, 64\) in the file, \(1, 1, 192\) in the model") as refusal:
+    with pytest.raises(InputError, match=r"first .*\(1, 1, 64\) in the file, \(1, 1, 192\) in the model") as refusal:
         load_vit("vit_tiny_patch16_224", weights=plain(tmp_path), **STATISTICS)
     assert "pass the name of the model that it was saved from" in str(refusal.value)
 
@@ -201,7 +201,7 @@ def test_the_sizes_that_the_refusal_names_are_taken() -> None:
     with pytest.raises(InputError, match="img_size=50 is no multiple of the 16 px patch of test_vit: take 48 or 64"):
         load_vit(NAME, pretrained=False, img_size=50)
     assert load_vit(NAME, pretrained=False, img_size=64).grid_size == (4, 4)
-    with pytest.raises(InputError, match="img_size=50"):
+    with pytest.raises(InputError, match=r"img_size=\(50, 50\) .* take 48 or 56"):
         ViT(VisionTransformer(img_size=50, patch_size=8, embed_dim=6, depth=1, num_heads=1), MEAN, STD)
     with pytest.raises(InputError, match="cait_xxs24_224, which are for"):
         load_vit(timm.create_model("cait_xxs24_224"), img_size=64, **STATISTICS)
@@ -219,7 +219,7 @@ def test_numbers_of_classes_that_are_none_are_refused(name: str, classes) -> Non
     [
         ("vit_tiny_patch16_224.augreg_in22k", "Did you mean 'vit_tiny_patch16_224.augreg_in21k'"),
         ("vit_smal_patch32_224.augreg_in21k", "Did you mean 'vit_small_patch32_224'"),
-        ("vit_tiny_patch16_224.zzz", "no weights 'zzz' of vit_tiny_patch16_224. Choose from vit_tiny"),
+        ("vit_tiny_patch16_224.zzz", "no weights 'zzz' of vit_tiny_patch16_224.* Choose from vit_tiny"),
         (None, "no model"),
         (7, "no model"),
     ],
