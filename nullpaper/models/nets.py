@@ -103,7 +103,7 @@ def _plan(name: str | nn.Module) -> tuple[str, nn.Module]:
             return name, build_shipped()
     if isinstance(name, nn.Module):
         plan = unwrapped(name)
-        title = _config(plan).get("architecture") or type(plan).__name__
+        title = _title(plan)
     else:
         title, plan = name, skeleton(_known(name))
     require_linear_patch_embedding(plan, title)
@@ -129,7 +129,7 @@ def _built(name: str | nn.Module, pretrained: bool, sizes: dict[str, Any]) -> nn
         return build_shipped(**sizes)
     if isinstance(name, nn.Module):
         net = deepcopy(unwrapped(name))
-        _alter(net, type(net).__name__, **sizes)
+        _alter(net, _title(net), **sizes)
         return net
     try:
         return timm.create_model(name, pretrained=pretrained, **sizes)
@@ -173,6 +173,10 @@ def known_statistics(
             stacklevel=4,
         )
     return own["mean"], own["std"], f"of {title}{', a guess' if guess else ''}"
+
+
+def _title(net: nn.Module) -> str:
+    return _config(net).get("architecture") or type(net).__name__
 
 
 def _config(net: nn.Module) -> dict[str, Any]:
