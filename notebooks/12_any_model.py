@@ -29,7 +29,7 @@
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
-weights: str = ""  # a .safetensors file for it
+weights: str = ""  # a file for it, .safetensors or .pth; one of `save_vit` brings its mean and std
 pretrained: bool = False  # fetch timm's weights from its hub
 images: int = 100  # test images
 seed: int = 0  # of random initial weights, noises and the order of the images
@@ -115,8 +115,9 @@ def moved() -> list[dict[str, object]]:
         row = {"model": net.name, "weights": origin, "noise": name}
         row |= statistics.mean(vit.norms(noise).cpu()).columns("norm")
         row |= statistics.mean(change.cpu()).columns("change")
-        same = (logits.argmax(1) == clean.argmax(1)).cpu()
-        rows.append(row | statistics.proportion(same).columns("unchanged"))
+        if net.num_classes > 1:  # without a head the output is the features, and predicts nothing
+            row |= statistics.proportion((logits.argmax(1) == clean.argmax(1)).cpu()).columns("unchanged")
+        rows.append(row)
     return rows
 
 
@@ -153,10 +154,12 @@ dims = ", ".join(
 )
 print(f"With {origin} weights, {net.name} ignores of every patch: {dims}.")
 for line in effect.itertuples():
+    kept = "and there are no classes to predict"
+    if net.num_classes > 1:
+        kept = f"and leaves {line.unchanged:.0%} [{line.unchanged_low:.0%}, {line.unchanged_high:.0%}] of predictions"
     print(
         f"{line.noise} noise of norm {line.norm:.1f} changes the logits by {line.change:.1e} [{line.change_low:.1e}, "
-        f"{line.change_high:.1e}] of their norm and leaves {line.unchanged:.0%} [{line.unchanged_low:.0%}, "
-        f"{line.unchanged_high:.0%}] of predictions (n = {line.n:,})."
+        f"{line.change_high:.1e}] of their norm {kept} (n = {line.n:,})."
     )
 if not len(effect):
     print("Nothing is ignored: there is nothing to measure.")

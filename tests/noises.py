@@ -6,10 +6,9 @@ from functools import cache
 
 import timm
 import torch
-from torch import nn
 
 from nullpaper.data.datasets import load_data
-from nullpaper.models.vit import SHIPPED, load_vit
+from nullpaper.models.vit import SHIPPED, Classifier, load_vit
 from nullpaper.synthesis.influence import Pool, read_pool
 from nullpaper.synthesis.noise import encoder_noise
 
@@ -40,6 +39,6 @@ def learned(**options):
 
 
 @cache
-def tiny_cnn() -> nn.Module:
+def tiny_cnn() -> Classifier:
     torch.manual_seed(0)
-    return timm.create_model("test_resnet", num_classes=10).eval()
+    return Classifier(timm.create_model("test_resnet", num_classes=10), (0.0,) * 3, (1.0,) * 3).eval()

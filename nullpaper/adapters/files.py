@@ -33,7 +33,7 @@ from nullpaper.adapters.inject import (
 from nullpaper.adapters.layers import THIRDS, Adapter
 from nullpaper.errors import InputError, check_choice, first_line, shown
 from nullpaper.files import sha256, write_atomic
-from nullpaper.models.vit import SHIPPED, ViT, load_vit, shipped_weights
+from nullpaper.models.vit import SHIPPED, ViT, check_vit, load_vit, shipped_weights
 from nullpaper.models.weights import check_fit, read_weights
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -63,6 +63,7 @@ def save_adapter(vit: ViT, folder: str | Path) -> None:
     Raises:
         InputError: nothing was injected, or the folder cannot be written.
     """
+    check_vit(vit)
     if not isinstance(vit, AdaptedViT):
         raise InputError(f"{vit.name} carries no adapter to save: inject one, or use save_vit for the whole model.")
     folder = Path(folder)
@@ -87,6 +88,7 @@ def load_adapter(vit: ViT, folder: str | Path, *, any_base: bool = False) -> ViT
             known to be a plain LoRA on the weights as they were, a head of other classes, a model that carries an
             adapter already. The model is then as it was.
     """
+    check_vit(vit)
     folder = Path(folder)
     config, state = _read_config(folder / CONFIG_FILE), read_weights(folder / WEIGHTS_FILE)
     adapter = _own_adapter(config, folder) if "nullpaper" in config else _peft_adapter(config, state, folder)

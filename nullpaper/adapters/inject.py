@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nullpaper.adapters.layers import ADAPTED_LAYERS, NORMS, THIRDS, Adapter, Branch, ThirdsBranch, merged_weight
 from nullpaper.errors import InputError, check_choice, check_count, check_number, check_seed
-from nullpaper.models.vit import ViT, fingerprint
+from nullpaper.models.vit import ViT, check_vit, fingerprint
 
 LORA = ("lora", "lnlora")
 KINDS = (*LORA, "bitfit", "layernorm", "linear")
@@ -87,6 +87,7 @@ def inject(
 @torch.inference_mode(False)  # or what trains could not ask for gradients later
 def attach(vit: ViT, adapter: Adapter, seed: int = 0) -> ViT:
     """`inject` for an adapter in one piece, whose ``base`` is filled in."""
+    check_vit(vit)
     if isinstance(vit, AdaptedViT):
         raise InputError(f"{vit.name} carries a '{vit.adapter.kind}' adapter already: merge it or load the base anew.")
     if not isinstance(vit.net, VisionTransformer):
@@ -143,6 +144,7 @@ def merge(vit: ViT) -> ViT:
     Raises:
         InputError: nothing was injected, or a norm stands in front of the branches.
     """
+    check_vit(vit)
     if not isinstance(vit, AdaptedViT):
         raise InputError(f"{vit.name} carries no adapter, so there is nothing to merge.")
     if vit.adapter.norm != "none":
@@ -213,6 +215,7 @@ def base_fingerprint(vit: ViT) -> str:
 
     Of a model that carries an adapter it is the one from before the injection.
     """
+    check_vit(vit)
     return vit.adapter.base if isinstance(vit, AdaptedViT) else fingerprint(vit, without=HEADS)
 
 

@@ -28,7 +28,7 @@ from nullpaper.adapters.inject import AdaptedViT, remove, trainable
 from nullpaper.errors import check_count, check_seed
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, Method, check_method, loss_of
 from nullpaper.finetuning.trainer import adamw, descend
-from nullpaper.models.vit import ViT, evaluating, save_vit
+from nullpaper.models.vit import ViT, check_vit, evaluating, save_vit
 from nullpaper.robustness.pgd import REACH
 from nullpaper.statistics import Interval
 
@@ -40,6 +40,7 @@ def storage(vit: ViT) -> dict[str, float]:
         ``trainable`` parameters and their ``share`` (`adapters.trainable`); ``stored_bytes`` of the files of
         `save_adapter`, or of `save_vit` for a model without an adapter; ``stored_share`` of the plain checkpoint's.
     """
+    check_vit(vit)
     count, share = trainable(vit)
     adapted = isinstance(vit, AdaptedViT)
     with TemporaryDirectory() as folder:
@@ -140,6 +141,7 @@ class _Step:
     """A copy of a model in training mode, with its optimiser and a batch; a call is one step, as `finetuning` does."""
 
     def __init__(self, vit: ViT, method: Method, recipe: FinetuneRecipe, images: Tensor, labels: Tensor) -> None:
+        check_vit(vit)
         self.vit, self.method = deepcopy(vit).train(), method
         noise = torch.zeros(1, math.prod(vit.grid_size), vit.embed_dim, device=images.device) if method.noise else None
         self.batch = Batch(images, labels, noise, recipe, torch.Generator())

@@ -24,7 +24,7 @@ from nullpaper.errors import InputError, check_count
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, check_method, loss_of, make_noise
 from nullpaper.finetuning.trainer import LARGEST_SEED, Loss, Record, Trainer, schedule, seeded, state_file
 from nullpaper.models.predict import accuracy
-from nullpaper.models.vit import ViT, fingerprint
+from nullpaper.models.vit import ViT, check_vit, fingerprint
 from nullpaper.robustness.pgd import pgd
 from nullpaper.synthesis.problem import LEAST_IMAGES
 
@@ -104,6 +104,7 @@ def finetune(
 
 
 def _check_data(vit: ViT, data: Data, recipe: FinetuneRecipe) -> None:
+    check_vit(vit)
     if not len(data.train) or not len(data.dev):
         raise InputError(f"{data.name} has no images to train on or to select by: load a folder that has train.")
     classes = max(len(data.classes), *(int(split.labels.max()) + 1 for split in (data.train, data.dev)))

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from nullpaper.data.datasets import Split
 from nullpaper.errors import check_choice, check_count, check_number
 from nullpaper.finetuning.trainer import check_training
-from nullpaper.models.vit import ViT, evaluating
+from nullpaper.models.vit import ViT, check_vit, evaluating
 from nullpaper.robustness.pgd import pgd
 from nullpaper.synthesis.controls import gaussian, permuted
 from nullpaper.synthesis.influence import EncoderNoise, Noise, Pool, read_pool
@@ -171,6 +171,7 @@ def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed:
         kind: "learned", or a control: "zero", "random" (at the same eps), or of the learned noise "random_norm" or
             "permuted".
     """
+    check_vit(vit)
     batches = images.batches(250, image_size=vit.image_size, device=vit.mean.device)
     generator = torch.Generator().manual_seed(seed + 1)  # or a control would start from the learned noise's own draws
     given = {"eps": recipe.noise_eps, "seed": seed}

@@ -26,9 +26,8 @@ from nullpaper.finetuning.trainer import (
     seeded,
     state_file,
 )
-from nullpaper.models.checkpoints import Classifier
 from nullpaper.models.predict import accuracy
-from nullpaper.models.vit import ViT
+from nullpaper.models.vit import Classifier, ViT, check_vit
 
 SEEN = 2_000  # unaugmented training images that show how far dev accuracy lags behind
 RANDAUGMENT_GROUPS = 8  # torchvision draws one operation a call: so many draws a batch
@@ -87,6 +86,7 @@ def train(
         InputError: the loss is not finite (the last good epoch stays on disk), or the state fits another model, nothing
             of ``vit`` asks for gradients, or ``folder`` cannot be written.
     """
+    check_vit(vit, Classifier)
     vit = deepcopy(vit)
     device = next(vit.parameters()).device
     images = torch.from_numpy(np.ascontiguousarray(data.train.images)).permute(0, 3, 1, 2).to(device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from nullpaper.errors import InputError, check_choice
 from nullpaper.models.attention import attention_weights
 from nullpaper.models.predict import answers
-from nullpaper.models.vit import ViT, check_evaluating, check_images, patchify
+from nullpaper.models.vit import ViT, check_evaluating, check_images, check_vit, patchify
 from nullpaper.robustness.attacks import check_labelled
 
 BATCH = 128  # images explained at once
@@ -64,6 +64,7 @@ def patch_values(maps: Tensor, vit: ViT) -> Tensor:
     Raises:
         InputError: the maps fit neither the patch grid nor the image.
     """
+    check_vit(vit)
     if maps.shape[1:] == vit.grid_size:
         return maps.flatten(1)
     if maps.shape[1:] == vit.image_size:
@@ -157,6 +158,7 @@ def check_explained(vit: ViT, images: Tensor, target: Tensor | None = None) -> t
     Raises:
         InputError: training mode, images that the model would misread, a target that is no class.
     """
+    check_vit(vit)
     check_evaluating(vit)
     check_images(images, vit.channels, vit.image_size, vit.name)
     images = images.detach().to(vit.mean).clone()

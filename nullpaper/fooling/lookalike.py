@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 from nullpaper.errors import InputError, check_count, check_seed, first_line
 from nullpaper.fooling.descent import Feasible, bisect_segment, descend
 from nullpaper.models.predict import answers, check_influence, probability_gap
-from nullpaper.models.vit import ViT, check_evaluating, check_images, norms, per_image
+from nullpaper.models.vit import ViT, check_classifier, check_evaluating, check_images, check_vit, norms, per_image
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 from nullpaper.robustness.attacks import check_labelled, torchattacks
 from nullpaper.robustness.perturbation import in_box, permuted_in_patches
@@ -79,6 +79,7 @@ def lookalike(
     Raises:
         InputError: eps or steps out of range, another shape, images outside [0, 1], a model in training mode.
     """
+    check_vit(vit)
     start = targets if start is None else start
     for batch in (images, targets, start):
         check_images(batch, vit.channels, vit.image_size, vit.name)
@@ -204,6 +205,7 @@ def equal_norm_controls(
 
 def _within(vit: ViT, images: Tensor, eps: float) -> Feasible:
     """Which logits (B, K) are within influence eps of those of the images."""
+    check_classifier(vit)
     check_evaluating(vit)
     check_influence(eps)
     clean = answers(vit, images)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from nullpaper.errors import InputError
-from nullpaper.models.vit import ViT
+from nullpaper.models.vit import ViT, check_vit
 
 
 @contextmanager
@@ -19,6 +19,7 @@ def explicit_attention(vit: ViT) -> Iterator[None]:
     Raises:
         InputError: a block whose attention has no such switch.
     """
+    check_vit(vit)
     modules = [getattr(block, "attn", None) for block in vit.net.blocks]
     if not all(hasattr(module, "fused_attn") and hasattr(module, "attn_drop") for module in modules):
         raise InputError(f"the attention of {vit.name} cannot be read out; take a plain ViT.")

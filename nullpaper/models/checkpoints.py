@@ -17,8 +17,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from nullpaper.errors import check_choice
-from nullpaper.models.vit import CIFAR10_MEAN, CIFAR10_STD, SHIPPED, Classifier, ViT, build_shipped, shipped_weights
-from nullpaper.models.weights import load_weights
+from nullpaper.models.nets import CIFAR10_MEAN, CIFAR10_STD, SHIPPED, build_shipped, known_statistics, shipped_weights
+from nullpaper.models.vit import Classifier, ViT
+from nullpaper.models.weights import load_weights, read_checkpoint
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     SHIPPED: build_shipped,
@@ -50,6 +51,11 @@ def load_classifier(
     check_choice("classifier", name, ARCHITECTURES)
     net = ARCHITECTURES[name](num_classes=10)
     kind = ViT if isinstance(net, VisionTransformer) else Classifier
+    mean, std, origin = CIFAR10_MEAN, CIFAR10_STD, "of CIFAR-10"
     if weights is not None or pretrained:
-        load_weights(net, Path(weights or shipped_weights(name)), name)
-    return kind(net, CIFAR10_MEAN, CIFAR10_STD, name).eval().to(device)
+        checkpoint = read_checkpoint(Path(weights or shipped_weights(name)))
+        load_weights(net, checkpoint, name)
+        mean, std, origin = known_statistics(name, {"mean": mean, "std": std}, checkpoint, guess=True)
+    model = kind(net, mean, std, name)
+    model.statistics = origin
+    return model.eval().to(device)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from nullpaper.data.datasets import Split
 from nullpaper.errors import check_count, check_number
-from nullpaper.models.vit import Classifier, evaluating
+from nullpaper.models.vit import Classifier, check_classifier, evaluating
 
 
 @torch.no_grad()
@@ -18,7 +18,12 @@ def answers(model: nn.Module, images: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def predictions(vit: Classifier, split: Split, batch_size: int = 500) -> Tensor:
-    """Logits (n, num_classes) on the CPU, in the order of the split; the model must be in evaluation mode."""
+    """Logits (n, num_classes) on the CPU, in the order of the split; the model must be in evaluation mode.
+
+    Raises:
+        InputError: a model that `check_classifier` refuses, or a batch size below 1.
+    """
+    check_classifier(vit)
     batch_size = check_count("batch_size", batch_size)
     device = next(vit.parameters()).device
     batches = split.batches(batch_size, image_size=vit.image_size, device=device)
@@ -27,6 +32,7 @@ def predictions(vit: Classifier, split: Split, batch_size: int = 500) -> Tensor:
 
 def correct(vit: Classifier, split: Split) -> Tensor:
     """Boolean (n,): which images of the split the model classifies correctly, in evaluation mode."""
+    check_classifier(vit)
     with evaluating(vit):
         predicted = predictions(vit, split).argmax(1)
     return predicted == torch.from_numpy(split.labels)
@@ -35,6 +41,11 @@ def correct(vit: Classifier, split: Split) -> Tensor:
 def accuracy(vit: Classifier, split: Split) -> float:
     """Share of the split that the model classifies correctly."""
     return correct(vit, split).float().mean().item()
+
+
+def feature_gap(noisy: Tensor, clean: Tensor) -> Tensor:
+    """Squared L2 distance between two sets of features (B, D), over the squared norm of the clean ones, shape (B,)."""
+    return (noisy - clean).square().sum(-1) / clean.square().sum(-1).clamp_min(torch.finfo(clean.dtype).tiny)
 
 
 def check_influence(eps: float) -> None:

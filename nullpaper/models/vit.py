@@ -9,39 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import save
-from timm.layers import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from nullpaper.errors import InputError, first_line, nearest
+from nullpaper.errors import InputError
 from nullpaper.files import write_atomic
-from nullpaper.models.weights import load_weights, skeleton
+from nullpaper.models.nets import CIFAR10_MEAN as CIFAR10_MEAN  # "as": to be had from here too
+from nullpaper.models.nets import CIFAR10_STD as CIFAR10_STD
+from nullpaper.models.nets import SHIPPED as SHIPPED
+from nullpaper.models.nets import TokenPatchEmbed, check_size, network_of, require_linear_patch_embedding, unwrapped
+from nullpaper.models.nets import shipped_weights as shipped_weights
+from nullpaper.models.weights import Size
 
 torch.backends.cudnn.allow_tf32 = False  # a GPU would round the patch embedding to 10 bits, and what it ignores with it
-
-SHIPPED = "nullpaper_vit_cifar10"
-build_shipped = partial(
-    VisionTransformer, img_size=48, patch_size=8, embed_dim=96, depth=6, num_heads=3, num_classes=10
-)
-"""The shipped architecture with fresh weights: 36 tokens of width 96, so 96 invisible dimensions a patch."""
-CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-
-
-class TokenPatchEmbed(PatchEmbed):
-    """timm's patch embedding that lets patch tokens (B, N, d) pass, so that a model can be entered behind it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.ndim == 3:
-            return x if self.flatten else x.unflatten(1, self.grid_size)  # models of dynamic size keep the grid
-        return super().forward(x)
 
 
 class Classifier(nn.Module):
@@ -51,15 +36,32 @@ class Classifier(nn.Module):
         net: the timm model.
         mean, std: per-channel statistics, in pixel units, that the checkpoint was trained with.
         name: what to call the model in results.
+
+    Attributes:
+        statistics: where mean and std come from, in words.
+
+    Raises:
+        InputError: mean and std of different lengths or outside [0, 1], or a std of 0.
     """
 
     image_size = (48, 48)  # (height, width) in pixels, of the classifiers that travel with the package
+    statistics = "as given"
 
-    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], name: str = "vit") -> None:
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], name: str = "vit") -> None:
         super().__init__()
         self.net, self.name = net, name
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        for key, value in (("mean", mean), ("std", std)):
+            self.register_buffer(key, torch.as_tensor(value, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
+        low, high = torch.cat([self.mean, self.std]).aminmax() if self.mean.shape == self.std.shape else (-1, -1)
+        if not (low >= 0 and high <= 1 and self.std.min() > 0):
+            raise InputError(
+                f"mean={mean} and std={std} of {name} must be one number a channel, mean in [0, 1] and std in (0, 1]; "
+                "divide those of pixels up to 255 by 255."
+            )
+
+    def extra_repr(self) -> str:
+        mean, std = ([round(value, 4) for value in part.flatten().tolist()] for part in (self.mean, self.std))
+        return f"{self.name}, mean={mean}, std={std} ({self.statistics})"
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W) in [0, 1]."""
@@ -79,13 +81,20 @@ class ViT(Classifier):
         channels, embed_dim: C and d.
 
     Raises:
-        InputError: ``net.patch_embed`` is not one linear, non-overlapping convolution; the sentence says why.
+        InputError: ``net.patch_embed`` is not one linear, non-overlapping convolution (the sentence says why), its
+            image size is no multiple of its patch, or mean and std are not those of its channels.
     """
 
-    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], name: str = "vit") -> None:
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], name: str = "vit") -> None:
         super().__init__(net, mean, std, name)
-        _require_linear_patch_embedding(net, name)
+        require_linear_patch_embedding(net, name)
         stem = net.patch_embed
+        check_size(stem.img_size, stem.patch_size, name)
+        if self.mean.numel() != stem.proj.in_channels:
+            raise InputError(
+                f"mean and std have {self.mean.numel()} numbers, but {name} has {stem.proj.in_channels} channels: pass "
+                "mean=... and std=... with one for each."
+            )
         stem.__class__ = TokenPatchEmbed  # keeps timm's parameter names, which a wrapper would change
         self.image_size, self.patch_size, self.grid_size = map(tuple, (stem.img_size, stem.patch_size, stem.grid_size))
         self.channels, self.embed_dim = stem.proj.in_channels, stem.proj.out_channels
@@ -153,8 +162,62 @@ def check_images(images: Tensor, channels: int, size: tuple[int, int], name: str
         raise InputError(f"images span [{low:.4g}, {high:.4g}], not [0, 1]: pass pixels, not normalised values.")
 
 
+def check_vit(model: object, kind: type[Classifier] | None = None) -> None:
+    """Refuse what is not a `ViT`, or not of another ``kind`` of this module.
+
+    Raises:
+        InputError: names what it is, and how to get the right thing.
+    """
+    kind = kind or ViT
+    if not isinstance(model, kind):
+        raise InputError(f"a {kind.__name__} is needed, but this is {_foreign(model, kind.__name__)}")
+
+
+def check_pixels(model: object) -> None:
+    """Refuse what does not take images in [0, 1]: no model, or a model of timm or torchvision without normalisation.
+
+    Raises:
+        InputError: names what it is, and how to get the right thing.
+    """
+    inner = unwrapped(model) if isinstance(model, nn.Module) else None
+    if inner is None or type(inner).__module__.startswith(("timm.", "torchvision.")):
+        raise InputError(f"a classifier of images in [0, 1] is needed, but this is {_foreign(model)}")
+
+
+def check_classifier(model: object) -> None:
+    """Refuse what has no classes, or does not take images in [0, 1] of a size that it names.
+
+    Raises:
+        InputError: names what it is, and how to get the right thing.
+    """
+    check_pixels(model)
+    if not hasattr(model, "image_size") or not hasattr(model, "num_classes"):
+        raise InputError(f"a model with image_size and num_classes is needed, but this is {_foreign(model)}")
+    if model.num_classes < 2:
+        name = getattr(model, "name", type(model).__name__)
+        raise InputError(
+            f"{name} has {model.num_classes} classes, so that it answers with features and no prediction: load it with "
+            "num_classes=... and train its head, or take a model with a head."
+        )
+
+
+def _foreign(model: object, kind: str = "") -> str:
+    """What a model that is not of this package is, and how to get one that is."""
+    if not isinstance(model, nn.Module):
+        return f"{model!r:.80}: pass load_vit(name)."
+    inner = unwrapped(model)
+    if inner is not model and isinstance(inner, Classifier):
+        return f"{type(model).__name__} around one: pass the {type(inner).__name__} inside."
+    if hasattr(inner, "patch_embed"):
+        return f"a bare {type(inner).__name__} without normalisation: pass load_vit(model, mean=..., std=...)."
+    if kind == "ViT":
+        return f"{type(inner).__name__}: pass one of load_vit."
+    return f"{type(inner).__name__}: wrap it in models.vit.Classifier(model, mean, std) and set its image_size."
+
+
 def check_evaluating(model: nn.Module) -> None:
-    """Raise an `InputError` if any part of the model is in training mode."""
+    """Raise an `InputError` if any part of the model is in training mode, or as `check_pixels`."""
+    check_pixels(model)
     if any(module.training for module in model.modules()):
         raise InputError("the model is in training mode, so its answers may be random; call model.eval() first.")
 
@@ -172,51 +235,60 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def load_vit(
-    name: str,
+    name: str | nn.Module,
     *,
     pretrained: bool = True,
     weights: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     num_classes: int | None = None,
-    img_size: int | None = None,
+    img_size: int | Size | None = None,
     device: str | torch.device | None = None,
 ) -> ViT:
     """Load a plain timm ViT, or the checkpoint that ships with this package, in evaluation mode.
 
     Args:
-        name: any timm model with a linear patch embedding, or ``nullpaper_vit_cifar10``.
+        name: any timm model with a linear patch embedding, ``nullpaper_vit_cifar10``, or a model that timm built, of
+            which a copy is taken.
         pretrained: take trained weights, from timm's hub or from the package.
-        weights: a local ``.safetensors`` file with timm's parameter names; implies that no hub is asked.
-        num_classes: a fresh head of that many classes if it differs from the checkpoint's.
-        img_size: side of the images in pixels; position embeddings are resampled by timm.
+        weights: a local ``.safetensors`` or ``.pth`` file with timm's parameter names; implies that no hub is asked.
+        mean, std: per-channel statistics in pixel units that the weights were trained with; None: those in the file of
+            weights, else those that timm has for ``name``. `Classifier.statistics` says which.
+        num_classes: a fresh head of that many classes if it differs from the checkpoint's; 0: no head.
+        img_size: side or (height, width) of the images in pixels, multiples of the patch; timm resamples position
+            embeddings. None: of a file of `save_vit` its own, else that of ``name``.
         device: where to put the model.
 
+    Warns:
+        UserWarning: statistics or a grid that are a guess: of a file that lacks them, or of a model.
+
     Raises:
-        InputError: unknown name, no linear patch embedding, a hub that cannot be reached, weights that do not fit.
+        InputError: unknown name, no linear patch embedding, a hub that cannot be reached, weights that do not fit,
+            sizes or statistics that the model cannot have.
     """
-    pretrained = pretrained and weights is None
-    if name == SHIPPED:
-        net, mean, std = build_shipped(), CIFAR10_MEAN, CIFAR10_STD
-        if pretrained:
-            load_weights(net, shipped_weights(), name)
-        if num_classes not in (None, net.num_classes):
-            net.reset_classifier(num_classes)
-        if img_size is not None:
-            net.set_input_size(img_size)
-    else:
-        sizes = {"num_classes": num_classes, "img_size": img_size}
-        net = _timm_net(name, pretrained, {key: value for key, value in sizes.items() if value is not None})
-        mean, std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
-    vit = ViT(net, mean, std, name)
-    if weights is not None:
-        load_weights(net, Path(weights), name)
+    if isinstance(name, nn.Module) and isinstance(unwrapped(name), Classifier):
+        raise InputError(f"{unwrapped(name).name} is loaded already: use it as it is.")
+    if (mean is None) != (std is None):
+        raise InputError("mean and std belong together: pass both, or neither.")
+    given = None if mean is None else (mean, std)
+    net, title, (mean, std, origin) = network_of(name, pretrained, weights, given, num_classes, img_size)
+    vit = ViT(net, mean, std, title)
+    vit.statistics = origin
     return vit.eval().to(device)
 
 
 def save_vit(vit: ViT, path: str | Path) -> None:
-    """Write the weights to ``path`` in one step: safetensors, timm's parameter names, mean and std as metadata."""
+    """Write the weights to ``path`` in one step: safetensors, timm's parameter names; mean, std and grid as metadata.
+
+    Raises:
+        InputError: a model that is not from this package.
+    """
+    check_vit(vit, Classifier)
     state = {key: value.detach().cpu().contiguous() for key, value in vit.net.state_dict().items()}
-    statistics = {"mean": json.dumps(vit.mean.flatten().tolist()), "std": json.dumps(vit.std.flatten().tolist())}
-    write_atomic(Path(path), save(state, metadata={"name": vit.name, **statistics}))
+    facts = {"mean": vit.mean.flatten().tolist(), "std": vit.std.flatten().tolist()}
+    facts |= {"grid": vit.grid_size} if isinstance(vit, ViT) else {}
+    metadata = {key: json.dumps(value) for key, value in facts.items()}
+    write_atomic(Path(path), save(state, metadata={"name": vit.name, **metadata}))
 
 
 def fingerprint(vit: Classifier, without: Collection[str] = ()) -> str:
@@ -224,6 +296,7 @@ def fingerprint(vit: Classifier, without: Collection[str] = ()) -> str:
 
     Modules of timm's model that are named in ``without`` do not count.
     """
+    check_vit(vit, Classifier)
     digest = hashlib.sha256()
     for key, value in {**vit.net.state_dict(), "mean": vit.mean, "std": vit.std}.items():
         if key.partition(".")[0] not in without:
@@ -232,36 +305,3 @@ def fingerprint(vit: Classifier, without: Collection[str] = ()) -> str:
     if adapter := getattr(vit, "adapter", None):  # its scale and the kind of its norm are in no tensor
         digest.update(repr(adapter).encode())
     return digest.hexdigest()[:16]
-
-
-def shipped_weights(name: str = SHIPPED) -> Path:
-    """Where the package keeps the weights of one of its models."""
-    return Path(__file__).with_name("shipped") / f"{name}.safetensors"
-
-
-def _timm_net(name: str, pretrained: bool, sizes: dict[str, int]) -> nn.Module:
-    """The model that timm builds, refused before anything is downloaded where it is no plain ViT."""
-    if not timm.is_model(name):
-        known = [SHIPPED, *timm.list_models()]
-        raise InputError(f"'{name}' is no model of timm {timm.__version__} nor '{SHIPPED}'.{nearest(name, known)}")
-    _require_linear_patch_embedding(skeleton(name), name)
-    try:
-        return timm.create_model(name, pretrained=pretrained, **sizes)
-    except Exception as error:  # timm, the hub's client and the network each raise their own kinds
-        raise InputError(
-            f"'{name}' with {sizes or 'its own sizes'} could not be had from timm or its hub ({first_line(error)}); "
-            "give other sizes, a local file as weights=..., or pretrained=False for random weights."
-        ) from error
-
-
-def _require_linear_patch_embedding(net: nn.Module, name: str) -> None:
-    """Refuse what paper A's section on the exact nullspace does not cover."""
-    stem = getattr(net, "patch_embed", None)
-    if not isinstance(stem, PatchEmbed):
-        raise InputError(f"{name} has no plain patch embedding (its stem is {type(stem).__name__}); take a plain ViT.")
-    if not isinstance(stem.proj, nn.Conv2d) or stem.proj.kernel_size != stem.proj.stride or any(stem.proj.padding):
-        raise InputError(f"{name} embeds overlapping patches or not by one convolution; take a plain ViT.")
-    if not isinstance(stem.norm, nn.Identity):
-        raise InputError(f"{name} normalises inside its patch embedding, which is then not linear; take a plain ViT.")
-    if not hasattr(net, "forward_head") or not hasattr(net, "cls_token"):
-        raise InputError(f"{name} ({type(net).__name__}) is not a ViT with one sequence of tokens; take a plain ViT.")

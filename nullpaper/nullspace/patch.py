@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nullpaper.errors import InputError, check_choice, check_count, check_number
-from nullpaper.models.vit import ViT, check_images, patchify, unpatchify
+from nullpaper.models.vit import ViT, check_images, check_vit, patchify, unpatchify
 from nullpaper.nullspace.box_qp import Patches, largest_noise, norm_bounds, project, row_chunks
 from nullpaper.nullspace.layernorm import shift_invariance
 
@@ -186,8 +186,10 @@ def patch_nullspace(vit: ViT, *, through: str = "embedding", rtol: float | None 
             cut as float32 ones.
 
     Raises:
-        InputError: unknown ``through``, an ``rtol`` outside [0, 1), or an encoder that does not ignore the shift.
+        InputError: no `ViT`, unknown ``through``, an ``rtol`` outside [0, 1), or an encoder that does not ignore the
+            shift.
     """
+    check_vit(vit)
     check_choice("through", through, THROUGH)
     if rtol is not None:
         check_number("rtol", rtol, 0, 1, "[)")
@@ -203,6 +205,7 @@ def patch_nullspace(vit: ViT, *, through: str = "embedding", rtol: float | None 
 
 def channel_nullspace(vit: ViT) -> PatchNullspace:
     """The official code's per-channel nullspace, a control: block-diagonal, and empty wherever p*p <= d."""
+    check_vit(vit)
     channels = vit.patch_matrix.unflatten(1, (vit.channels, -1)).transpose(0, 1)
     parts = zip(*(_split(matrix, _weyl_bound(vit, matrix)) for matrix in channels), strict=True)
     bases, complements, values = parts

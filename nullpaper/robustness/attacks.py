@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from nullpaper.errors import InputError, check_choice, check_count, check_seed
 from nullpaper.models.predict import answers
-from nullpaper.models.vit import ViT, check_images, evaluating, norms, per_image
+from nullpaper.models.vit import ViT, check_classifier, check_images, evaluating, norms, per_image
 from nullpaper.robustness.patch_attack import patch_attack
 from nullpaper.robustness.pgd import check_eps, frozen, margin, pgd
 
@@ -66,8 +66,9 @@ def attack(
         seed: of all draws. The batches share no draws, so that ``batch_size`` changes the numbers slightly.
 
     Raises:
-        InputError: unknown attack, eps that is no radius in pixel units, labels or images that do not fit the model,
-            steps or batch size below 1, a negative seed, or an attack that the model does not admit.
+        InputError: a model of another kind, unknown attack, eps that is no radius in pixel units, labels or images that
+            do not fit the model, steps or batch size below 1, a negative seed, or an attack that the model does not
+            admit.
     """
     method, steps = check_attack(vit, name, eps)
     check_labelled(vit, images, labels)
@@ -136,8 +137,9 @@ def check_attack(model: nn.Module, name: str, eps: float) -> tuple[Attack, int]:
     """What `attack` would run on this model, and its steps.
 
     Raises:
-        InputError: as `attack`, for the name and eps; torchattacks is needed and not installed.
+        InputError: as `attack`, for the model, the name and eps; torchattacks is needed and not installed.
     """
+    check_classifier(model)
     stem, steps = split_name(name)
     method = ATTACKS[stem]
     steps = method.steps if steps is None else steps
@@ -156,8 +158,10 @@ def check_labelled(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     """Refuse images (B, C, H, W) and labels (B,) that do not fit the model.
 
     Raises:
-        InputError: as `check_images`; labels that are not one class index an image, or there are none.
+        InputError: as `check_classifier` and `check_images`; labels that are not one class index an image, or there are
+            none.
     """
+    check_classifier(model)
     if labels.shape != images.shape[:1] or len(labels) == 0 or labels.is_floating_point():
         raise InputError(
             f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; pass one class index for each of the "
@@ -171,8 +175,9 @@ def check_classes(model: nn.Module, low: int, high: int) -> None:
     """Refuse labels from ``low`` to ``high`` where the model has other classes.
 
     Raises:
-        InputError: it has.
+        InputError: it has, or as `check_classifier`.
     """
+    check_classifier(model)
     if low < 0 or high >= model.num_classes:
         raise InputError(
             f"labels span {low} to {high}, but the classes of the model are 0 to {model.num_classes - 1}: pass labels "

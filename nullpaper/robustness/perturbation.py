@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from nullpaper.errors import check_choice, check_count, check_number, check_seed
-from nullpaper.models.vit import ViT, norms
+from nullpaper.models.vit import ViT, check_pixels, norms
 from nullpaper.robustness import distortions
 
 DOUBLINGS, BISECTIONS = 40, 24  # float32 has 24 bits
@@ -143,4 +143,5 @@ def transported_logits(vit: ViT, images: Tensor, transport: str, batch_size: int
     """
     check_choice("transport", transport, TRANSPORTS)
     batch_size = check_count("batch_size", batch_size)
+    check_pixels(vit)
     return torch.cat([vit(TRANSPORTS[transport](batch)) for batch in images.split(batch_size)])

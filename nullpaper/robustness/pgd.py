@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from nullpaper.errors import InputError, check_choice, check_count, check_number
+from nullpaper.models.vit import check_pixels
 
 REACH = 2.5  # Madry et al. 2018: steps that could cross the ball this many radii in all
 TRADES_START = 1e-3  # standard deviation of the start, Zhang et al. 2019
@@ -69,8 +70,10 @@ def pgd(
             spend no more work on it. For evaluation: much faster, and an image once fooled stays so.
 
     Raises:
-        InputError: unknown loss, eps out of range, steps below 1.
+        InputError: a model that does not take pixels, unknown loss, eps out of range, steps below 1.
     """
+    if isinstance(model, nn.Module):
+        check_pixels(model)
     check_eps(eps)
     steps = check_count("steps", steps)
     check_choice("loss", loss, LOSSES)

@@ -3,7 +3,8 @@
 A pool is a fixed set of images with what the frozen model says of them, so that the clean pass is paid for once. Noise
 enters either behind the patch embedding (level "encoder", (1, N, d), paper A) or at the pixels (level "input",
 (1, C, H, W), paper C). The quantity that eps bounds is the mean squared L2 distance between softmax vectors, summed
-over classes (range 0 to 2), as in the official code.
+over classes (range 0 to 2), as in the official code. A model without a head has no such vectors; its noise can be
+measured on the features instead, relative to their squared norm.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError, check_choice
-from nullpaper.models.predict import probability_gap
-from nullpaper.models.vit import ViT, check_evaluating, check_images
+from nullpaper.models.predict import feature_gap, probability_gap
+from nullpaper.models.vit import ViT, check_evaluating, check_images, check_vit
 from nullpaper.statistics import Interval, mean, proportion
 from nullpaper.synthesis.controls import centred
 
 Batches = Iterable[Tensor | Sequence[Tensor]]
 
+MEASURES = {"probabilities": probability_gap, "features": feature_gap}
+"""What eps bounds: a distance (B,) of noisy and clean answers, by name."""
 PROBE = 4  # images on which a pool is compared with the model it is used with
 
 
@@ -30,7 +33,8 @@ class Pool:
     """Images read once, as a model's frozen weights see them.
 
     ``inputs`` are patch tokens (n, N, d) at level "encoder" and images (n, C, H, W) at level "input"; ``logits`` are
-    the clean ones, (n, K); ``features`` (n, D) is what the head reads, or None if the model is not a `ViT`.
+    the clean ones, (n, K), or the features where ``measure`` is "features"; ``features`` (n, D) is what the head reads,
+    or None if the model is not a `ViT`.
     """
 
     inputs: Tensor
@@ -38,6 +42,7 @@ class Pool:
     features: Tensor | None
     batch_size: int
     level: str
+    measure: str = "probabilities"
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -58,7 +63,8 @@ class Noise:
 
     Attributes:
         value: the noise, shared by all images, in pixel units (input level) or token units (encoder level).
-        influence: mean of sum_k (softmax(z)_k - softmax(z')_k)^2 over the held-out images, with its 95 % interval.
+        influence: mean of sum_k (softmax(z)_k - softmax(z')_k)^2, or of another of `MEASURES`, over the held-out
+            images, with its 95 % interval.
         reached: the upper end of that interval is at most eps; None where no eps was asked for.
         history: one record a step: ``step``, ``norm``, ``influence`` (of the mini-batch), ``loss``.
     """
@@ -82,43 +88,56 @@ class InputNoise(Noise):
     """Noise (1, C, H, W) at the pixels, in units of [0, 1]; images + noise may leave [0, 1], as in paper C."""
 
 
-def read_pool(model: nn.Module, batches: Batches | Pool, *, level: str = "encoder") -> Pool:
+def read_pool(
+    model: nn.Module, batches: Batches | Pool, *, level: str = "encoder", measure: str = "probabilities"
+) -> Pool:
     """Read ``batches`` once and keep inputs, clean logits and features on the model's device.
 
     Args:
         model: in evaluation mode: a `ViT`, or at level "input" any classifier (B, C, H, W) -> logits.
         batches: an iterable of images (B, C, H, W) in [0, 1] or of ``(images, labels)``; or a pool, which is checked.
         level: ``"encoder"`` or ``"input"``.
+        measure: ``"probabilities"``, or ``"features"`` of a `ViT`, which may then be without a head.
 
     Raises:
-        InputError: training mode, no images, images the model would misread, or a pool of other weights or level.
+        InputError: another model, training mode, no classes or features to measure, no images, images the model would
+            misread, or a pool of other weights, level or measure.
     """
     check_choice("level", level, ("encoder", "input"))
-    if level == "encoder" and not isinstance(model, ViT):
-        raise InputError(f"encoder noise needs a ViT from load_vit, not {type(model).__name__}; input noise takes any.")
+    check_choice("measure", measure, MEASURES)
+    if level == "encoder" or measure == "features":
+        check_vit(model)
     check_evaluating(model)
+    if measure == "probabilities" and getattr(model, "num_classes", 2) < 2:
+        remedy = "pass measure='features'" if isinstance(model, ViT) else "take a model with a head"
+        raise InputError(
+            f"{getattr(model, 'name', 'the model')} has {model.num_classes} classes, so that no probabilities can be "
+            f"compared; {remedy}."
+        )
     if isinstance(batches, Pool):
-        return _same_pool(model, batches, level)
+        return _same_pool(model, batches, level, measure)
     parts = []
     with torch.no_grad():
         for batch in batches:
             images = _images(batch, model)
             inputs = model.embed(images) if level == "encoder" else images
-            parts.append((inputs, *_outputs(model, inputs, level)))
+            logits, features = _outputs(model, inputs, level)
+            parts.append((inputs, features if measure == "features" else logits, features))
     if not parts:
         raise InputError("the batches hold no images; pass a loader that yields at least one batch.")
     inputs, logits, features = zip(*parts, strict=True)
     if not all(part.isfinite().all() for part in logits):
         raise InputError("the model's logits of clean images are not finite; load other weights.")
     features = torch.cat(features) if isinstance(model, ViT) else None
-    return Pool(torch.cat(inputs), torch.cat(logits), features, len(inputs[0]), level)
+    return Pool(torch.cat(inputs), torch.cat(logits), features, len(inputs[0]), level, measure)
 
 
 @torch.no_grad()
 def influence_of(model: nn.Module, noise: Tensor, pool: Pool) -> Tensor:
-    """sum_k (softmax(z)_k - softmax(z')_k)^2 of each image of the pool, (n,): the metric that eps bounds."""
+    """The pool's measure of each image, (n,), which eps bounds, such as sum_k (softmax(z)_k - softmax(z')_k)^2."""
+    gap = MEASURES[pool.measure]
     parts = zip(pool.inputs.split(pool.batch_size), pool.logits.split(pool.batch_size), strict=True)
-    return torch.cat([probability_gap(logits_at(model, pool.level, inputs + noise), clean) for inputs, clean in parts])
+    return torch.cat([gap(logits_at(model, pool, inputs + noise), clean) for inputs, clean in parts])
 
 
 def noise_influence(model: nn.Module, noise: Noise | Tensor, batches: Batches | Pool) -> dict[str, Interval]:
@@ -126,7 +145,8 @@ def noise_influence(model: nn.Module, noise: Noise | Tensor, batches: Batches | 
 
     ``mse_features`` (`ViT` only), ``mse_logits`` and ``mse_probs`` are squared L2 distances, summed over dimensions or
     classes in spite of the papers' name; ``abs_confidence`` and ``mse_confidence`` compare the probability of the clean
-    top class; ``match`` is the share of images whose top class stays. Labels are not used.
+    top class; ``match`` is the share of images whose top class stays. Labels are not used. Of a model without a head,
+    or a pool that measures features, there are ``mse_features`` and ``features``, which is that over the squared norm.
 
     Args:
         noise: (1, N, d), behind the patch embedding of a `ViT`, or (1, C, H, W), at the pixels of any classifier.
@@ -134,10 +154,17 @@ def noise_influence(model: nn.Module, noise: Noise | Tensor, batches: Batches | 
     Raises:
         InputError: as `read_pool`, or a noise of the wrong shape or not finite.
     """
-    pool = read_pool(model, batches, level=level_of(noise))
+    headless = isinstance(model, ViT) and model.num_classes < 2
+    measure = batches.measure if isinstance(batches, Pool) else "features" if headless else "probabilities"
+    pool = read_pool(model, batches, level=level_of(noise), measure=measure)
     value = check_noise(noise, pool)
     with torch.no_grad():
         parts = [_outputs(model, inputs + value, pool.level) for inputs in pool.inputs.split(pool.batch_size)]
+    if measure == "features":
+        noisy = torch.cat([features for _, features in parts])
+        values = {"mse_features": (noisy - pool.features).square().sum(-1)}
+        values["features"] = feature_gap(noisy, pool.features)
+        return {name: mean(value.cpu().numpy()) for name, value in values.items()}
     noisy = torch.cat([logits for logits, _ in parts])
     top = pool.logits.argmax(-1, keepdim=True)
     confidence = (noisy.softmax(-1).gather(1, top) - pool.logits.softmax(-1).gather(1, top)).squeeze(1)
@@ -153,9 +180,11 @@ def noise_influence(model: nn.Module, noise: Noise | Tensor, batches: Batches | 
     return {**table, "match": proportion((noisy.argmax(-1, keepdim=True) == top).cpu().numpy())}
 
 
-def logits_at(model: nn.Module, level: str, inputs: Tensor) -> Tensor:
-    """Logits of patch tokens (level "encoder") or of images (level "input")."""
-    return model.encode(inputs) if level == "encoder" else model(inputs)
+def logits_at(model: nn.Module, pool: Pool, inputs: Tensor) -> Tensor:
+    """What the pool compares, of other ``inputs`` of its level: logits, or features."""
+    if pool.measure == "features":
+        return model.features(inputs if pool.level == "encoder" else model.embed(inputs))
+    return model.encode(inputs) if pool.level == "encoder" else model(inputs)
 
 
 def level_of(noise: Noise | Tensor) -> str:
@@ -194,11 +223,14 @@ def _images(batch: Tensor | Sequence[Tensor], model: nn.Module) -> Tensor:
     return images.to(next(model.parameters()).device)
 
 
-def _same_pool(model: nn.Module, pool: Pool, level: str) -> Pool:
-    if pool.level != level:
-        raise InputError(f"the pool was read at level '{pool.level}', but '{level}' is needed; read it again.")
+def _same_pool(model: nn.Module, pool: Pool, level: str, measure: str) -> Pool:
+    if (pool.level, pool.measure) != (level, measure):
+        raise InputError(
+            f"the pool was read at level '{pool.level}' with measure '{pool.measure}', but '{level}' and '{measure}' "
+            "are needed; read it again."
+        )
     with torch.no_grad():
-        now = logits_at(model, level, pool.inputs[:PROBE])
+        now = logits_at(model, pool, pool.inputs[:PROBE])
     if now.shape != pool.logits[:PROBE].shape or not torch.allclose(now, pool.logits[:PROBE], rtol=1e-3, atol=1e-3):
         raise InputError("the pool was read with another model or other weights; read it again with read_pool.")
     return pool

@@ -16,7 +16,7 @@ from torch import Tensor
 from nullpaper.errors import check_count, check_seed
 from nullpaper.models.vit import ViT
 from nullpaper.synthesis.controls import centred
-from nullpaper.synthesis.influence import Batches, Pool, read_pool
+from nullpaper.synthesis.influence import Batches, Pool, logits_at, read_pool
 
 RIDGE = 0.01  # rho in units of the mean eigenvalue
 
@@ -52,7 +52,7 @@ class Linearised:
         return (flat - seen @ (seen.T @ flat)).view_as(noise)
 
 
-def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0) -> Linearised:
+def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0, measure: str = "probabilities") -> Linearised:
     """Estimate M from ``batches`` and diagonalise it.
 
     One random sign vector s an image stands for its logits, as E[J^T s s^T J] = E[J^T J]: a backward pass an image
@@ -60,15 +60,16 @@ def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0) -> Linearised
 
     Args:
         vit: in evaluation mode; its flags and gradients stay as they are.
+        measure: "features" has what the head reads in place of the logits, as in `influence.read_pool`.
         batches: images, or a pool from `influence.read_pool`; more than N (d - 1) of them sample every direction.
 
     Raises:
         InputError: as `influence.read_pool`, or a negative seed.
     """
     seed = check_seed(seed)
-    pool = read_pool(vit, batches)
+    pool = read_pool(vit, batches, measure=measure)
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.cat([_slopes(vit, part, generator) for part in pool.inputs.split(pool.batch_size)])
+    rows = torch.cat([_slopes(vit, pool, part, generator) for part in pool.inputs.split(pool.batch_size)])
     rows = rows / math.sqrt(len(rows))
     dim = pool.inputs.shape[1] * (pool.inputs.shape[2] - 1)
     wide = rows.shape[0] < rows.shape[1]  # the smaller of the two Gram matrices has the same non-zero spectrum
@@ -79,11 +80,11 @@ def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0) -> Linearised
     return Linearised(values, vectors.contiguous(), dim)
 
 
-def _slopes(vit: ViT, tokens: Tensor, generator: torch.Generator) -> Tensor:
+def _slopes(vit: ViT, pool: Pool, tokens: Tensor, generator: torch.Generator) -> Tensor:
     """J^T s of each image (B, N*d), token-centred, s random signs."""
     with torch.enable_grad():
         tokens = tokens.detach().requires_grad_()
-        logits = vit.encode(tokens)
+        logits = logits_at(vit, pool, tokens)
         signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
         (slopes,) = torch.autograd.grad((logits * signs).sum(), tokens)
     return centred(slopes).flatten(1)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError, check_count, check_number
-from nullpaper.models.predict import probability_gap
 from nullpaper.models.vit import ViT
 from nullpaper.synthesis.controls import of_norm
 from nullpaper.synthesis.influence import (
+    MEASURES,
     Batches,
     EncoderNoise,
     InputNoise,
@@ -55,6 +55,7 @@ def encoder_noise(
     spread: bool = False,
     margin: bool = True,
     linear: Linearised | None = None,
+    measure: str = "probabilities",
 ) -> EncoderNoise:
     """Universal noise (1, N, d) on the patch tokens of a frozen ViT; exactly one of ``eps``, ``lam`` and ``norm``.
 
@@ -62,7 +63,8 @@ def encoder_noise(
         vit: in evaluation mode; its flags, gradients and mode stay as they are.
         batches: images, read once and kept on the model's device, or a pool from `influence.read_pool`.
         held_out: images for verification only. If None, a quarter of ``batches`` is set aside.
-        eps: bound on the mean squared L2 distance between softmax vectors, in (0, 2): paper A, equation 7.
+        eps: bound on the mean squared L2 distance between softmax vectors, in (0, 2): paper A, equation 7. Or on what
+            ``measure`` says.
         lam: weight of log ||v|| in paper A's exploratory loss, equation 6; positive.
         norm: a fixed L2 norm, at which E ||z' - z|| is minimised: noises of different models can then be compared.
         lim: the start is uniform in (-lim, lim), in token units.
@@ -75,20 +77,23 @@ def encoder_noise(
         margin: put the upper end of the influence at eps, as verification asks; False puts the estimate there, as noise
             for training wants it on few images.
         linear: turn the start towards what the logits ignore to first order; a third of the steps then suffices.
+        measure: "features" for models without a head: eps bounds the squared L2 distance of what the head would read,
+            relative to its squared norm without noise, and takes the place of the logits everywhere else.
 
     Returns:
         `EncoderNoise`, centred but for ``official``, and verified on ``held_out``; one that misses eps is returned all
         the same, with ``reached`` False.
 
     Raises:
-        InputError: eps, lam, lim, steps or seed out of range, bad images, a model in training mode.
+        InputError: eps, lam, lim, steps or seed out of range, bad images, another model, one in training mode or
+            without classes.
         FloatingPointError: the loss left the finite numbers.
     """
     _check_start(lim, steps)
     if official and eps is None:
         raise InputError("official=True is the published procedure for eps; pass eps and nothing else.")
     form = {"eps": eps, "lam": lam, "norm": norm, "official": official, "spread": spread, "margin": margin}
-    problem = pose(vit, batches, level="encoder", held_out=held_out, seed=seed, **form)
+    problem = pose(vit, batches, level="encoder", held_out=held_out, seed=seed, measure=measure, **form)
     start = _start(problem, lim)
     if official:
         return problem.verified(*published(problem, start, steps, early_stop=early_stop))
@@ -103,7 +108,8 @@ def input_noise(
     """Universal noise (1, C, H, W) at the pixels of any classifier that takes images in [0, 1]: paper C.
 
     ``model`` is a ViT, a CNN or any other, in evaluation mode; ``lim`` is in pixel units. ``options`` are ``held_out``,
-    ``seed`` and exactly one of ``eps``, ``lam`` and ``norm``: these, and what is raised, are as in `encoder_noise`.
+    ``seed``, ``measure`` and exactly one of ``eps``, ``lam`` and ``norm``: these, and what is raised, are as in
+    `encoder_noise`.
     """
     _check_start(lim, steps)
     problem = pose(model, batches, level="input", **options)
@@ -115,10 +121,10 @@ def rescaled(
 ) -> Noise:
     """The largest multiple of a noise that stays within ``eps``, verified: how directions of any origin are compared.
 
-    Pass the ``batches``, and as ``options`` the ``held_out``, ``seed`` and ``margin`` of `encoder_noise`, that the
-    noise was learned with, so that the scale is read off images that its direction has not seen (for ``official``,
-    which learns from all of them, only ``held_out`` is fresh). A Gaussian draw makes the control "random noise within
-    eps".
+    Pass the ``batches``, and as ``options`` the ``held_out``, ``seed``, ``measure`` and ``margin`` of `encoder_noise`,
+    that the noise was learned with, so that the scale is read off images that its direction has not seen (for
+    ``official``, which learns from all of them, only ``held_out`` is fresh). A Gaussian draw makes the control "random
+    noise within eps".
 
     Raises:
         InputError: as `encoder_noise`, or a noise of the wrong shape or of no length.
@@ -218,10 +224,10 @@ def _misfit(problem: Problem, influence: float, slope: float) -> float:
 
 
 def _distances(problem: Problem, noise: Tensor, indices: Tensor) -> tuple[Tensor, float]:
-    """||z' - z||^2 of the images at ``indices`` (B,), and their mean squared distance between softmax vectors."""
+    """||z' - z||^2 of the images at ``indices`` (B,), and their mean influence."""
     clean = problem.fit.logits[indices]
-    noisy = logits_at(problem.model, problem.fit.level, problem.fit.inputs[indices] + noise)
-    return (noisy - clean).square().sum(-1), probability_gap(noisy.detach(), clean).mean().item()
+    noisy = logits_at(problem.model, problem.fit, problem.fit.inputs[indices] + noise)
+    return (noisy - clean).square().sum(-1), MEASURES[problem.fit.measure](noisy.detach(), clean).mean().item()
 
 
 def _record(history: list[Record], noise: Tensor, influence: float, loss: Tensor) -> None:

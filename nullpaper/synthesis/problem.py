@@ -65,6 +65,7 @@ def pose(
     level: str,
     held_out: Batches | Pool | None = None,
     seed: int = 0,
+    measure: str = "probabilities",
     **form: float | bool | None,
 ) -> Problem:
     """Check the request, read the images, and split them; ``form`` are the fields of `Problem` from ``eps`` on.
@@ -75,22 +76,22 @@ def pose(
     eps, lam, norm = (form.get(name) for name in ("eps", "lam", "norm"))
     if sum(value is not None for value in (eps, lam, norm)) != 1:
         raise InputError("pass exactly one of eps (largest noise within eps), lam (exploratory loss) and norm.")
-    if eps is not None:
+    if eps is not None and measure == "probabilities":
         check_influence(eps)
-    for name, value in (("lam", lam), ("norm", norm)):
+    for name, value in (("eps", eps), ("lam", lam), ("norm", norm)):
         if value is not None:
             check_number(name, value, 0, math.inf)
     seed = check_seed(seed)
     if level == "input" and (form.get("official") or form.get("spread")):
         raise InputError("official and spread are forms of noise on tokens; leave them out for noise at the pixels.")
-    pool = read_pool(model, batches, level=level)
+    pool = read_pool(model, batches, level=level, measure=measure)
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))
     if held_out is None:
         first, second = (int(share * len(pool)) for share in (SHARES[0], sum(SHARES)))
         verification = pool.take(order[second:])
     else:
         first, second = int((1 - SHARES[1]) * len(pool)), len(pool)
-        verification = read_pool(model, held_out, level=level)
+        verification = read_pool(model, held_out, level=level, measure=measure)
     if first < 1 or second - first < 2:
         raise InputError(
             f"{len(pool)} images are too few to learn, scale and verify a noise; pass {LEAST_IMAGES} or more."
