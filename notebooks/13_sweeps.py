@@ -22,13 +22,13 @@
 # nullpaper report model_zoo --table 12_effect --over seed
 # ```
 #
-# Takes a few minutes at `cpu` on 2 cores; needs CIFAR-10, which is fetched once. A job that is finished is not run again.
+# Takes one to two minutes at `cpu` on 2 cores; needs CIFAR-10, which is fetched once. A job that is finished is not run again.
 
 # %% tags=["parameters"]
 notebook: str = "notebooks/12_any_model.py"  # what each job runs
 models: list = ["nullpaper_vit_cifar10", "vit_tiny_patch16_224"]  # the first trained, the second at random weights
 seeds: list = [0, 1, 2]  # of images, noises and random weights
-images: int = 8  # test images a job
+images: int = 4  # test images a job
 sweep: str = ""  # read this finished sweep of notebook 12 over models and seeds instead
 
 # %%

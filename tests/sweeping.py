@@ -37,8 +37,9 @@ if broken and not Path("mended").exists():
 before = seed - 1
 log = Path("log")
 log.mkdir(exist_ok=True)
+names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_")
 with open(log / f"{seed}-{eps}-{model}", "a") as file:
-    file.write(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.environ.get('OMP_NUM_THREADS')}\\n")
+    file.write(f"{os.getpid()} {' '.join(str(os.environ.get(name)) for name in names)}\\n")
 """
 
 

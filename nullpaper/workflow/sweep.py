@@ -30,6 +30,9 @@ from nullpaper.workflow.provenance import ROOT_VARIABLE
 from nullpaper.workflow.reference import finished, record
 from nullpaper.workflow.tables import sweep_folder
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # which Dask sets to 1
+TRIM = "MALLOC_TRIM_THRESHOLD_"  # as Dask sets it for its workers, a kernel pages every large array in anew: 2 x slower
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -177,7 +180,8 @@ def run_job(job: Job) -> bool:
     host = socket.gethostname()
     if not job.folder.is_dir():
         raise InputError(f"{host} does not see the folder {job.folder}: use one that all machines share (--folder)")
-    os.environ[ROOT_VARIABLE], os.environ["OMP_NUM_THREADS"] = str(job.plan.root), str(job.threads)
+    os.environ |= {ROOT_VARIABLE: str(job.plan.root)} | dict.fromkeys(THREADS, str(job.threads))
+    os.environ.pop(TRIM, None)
     plan = plan_run(job.plan.notebook, job.given, profile=job.plan.context.profile)
     if plan.key != job.plan.key:
         raise InputError(
