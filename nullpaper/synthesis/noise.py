@@ -39,6 +39,7 @@ RADIUS_RATE = 0.05  # share of the log misfit by which the radius follows in a s
 OFFICIAL_RATE, OFFICIAL_ROUNDS = 0.1, 3
 
 
+@torch.inference_mode(False)
 def encoder_noise(
     vit: ViT,
     batches: Batches | Pool,
@@ -97,6 +98,7 @@ def encoder_noise(
     return _solved(problem, problem.shaped(linear.filtered(start)), steps, FINE_RATE)
 
 
+@torch.inference_mode(False)
 def input_noise(
     model: nn.Module, batches: Batches | Pool, *, lim: float = 0.1, steps: int | None = None, **options: object
 ) -> InputNoise:
@@ -110,6 +112,7 @@ def input_noise(
     return _solved(problem, _start(problem, lim), steps, TURN_RATE)
 
 
+@torch.inference_mode(False)
 def rescaled(
     model: nn.Module, noise: Noise | Tensor, batches: Batches | Pool, *, eps: float, **options: object
 ) -> Noise:
@@ -127,6 +130,7 @@ def rescaled(
     return problem.verified(to_boundary(problem, problem.shaped(check_noise(noise, problem.fit))))
 
 
+@torch.inference_mode(False)
 def verified(
     model: nn.Module, noise: Noise | Tensor, batches: Batches | Pool, *, eps: float, **options: object
 ) -> Noise:
