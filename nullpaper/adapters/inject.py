@@ -124,6 +124,7 @@ def attach(vit: ViT, adapter: Adapter, seed: int = 0) -> ViT:
     return vit
 
 
+@torch.inference_mode(False)
 def adapted_copy(vit: ViT, adapter: str | Mapping[str, Any], seed: int = 0) -> ViT:
     """A copy of ``vit`` with an adapter: a kind, or the arguments of `inject` by name; A is drawn from ``seed``.
 

@@ -27,10 +27,25 @@ PADDING = 4  # pixels, of the random crops
 
 @dataclass(frozen=True)
 class Split:
-    """Images (n, H, W, C) uint8, in memory or lazy, and labels (n,) int64."""
+    """Images (n, H, W, C), in memory or lazy, and labels (n,), an array or a list, kept as int64.
+
+    Raises:
+        InputError: images as in `check_array`, labels that are no whole numbers, another number of them than of images.
+    """
 
     images: np.ndarray | LazyImages
     labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.images, LazyImages):
+            check_array(self.images)
+        labels = np.asarray(self.labels)
+        if labels.ndim != 1 or len(labels) != len(self.images) or (len(labels) and labels.dtype.kind not in "iu"):
+            raise InputError(
+                f"labels have shape {labels.shape} and type {labels.dtype}; pass one class index for each of the "
+                f"{len(self.images)} images."
+            )
+        object.__setattr__(self, "labels", labels.astype(np.int64, copy=False))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -145,26 +160,46 @@ def height_width(size: int | Sequence[int] | None) -> tuple[int, int] | None:
 def to_pixels(
     images: np.ndarray, size: int | tuple[int, int] | None = None, device: str | torch.device = "cpu"
 ) -> Tensor:
-    """Images as a model receives them: uint8 (B, H, W, C) to float32 (B, C, size, size) in [0, 1].
+    """Images as a model receives them: (B, H, W, C) to float32 (B, C, size, size) in [0, 1].
 
-    Resized bicubically and rounded to multiples of 1/255, so that every image is one that an 8-bit file can hold and
-    rounding acts on a perturbation alone.
+    Resized bicubically. What comes as uint8 is rounded to multiples of 1/255, so that every image is one that an 8-bit
+    file can hold and rounding acts on a perturbation alone; floats in [0, 1] are right as they are.
 
     Raises:
-        InputError: a size below 1.
+        InputError: as `check_array`, no images, or a size below 1.
     """
+    check_array(images)
+    if len(images) == 0:
+        raise InputError("there are no images; pass at least one.")
     pair = height_width(size)
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float()
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
+    eight_bits, pixels = pixels.dtype == torch.uint8, pixels.float()
     if pair is not None and tuple(pixels.shape[-2:]) != pair:
         pixels = interpolate(pixels, size=pair, mode="bicubic", antialias=True)
-    return pixels.round_().clamp_(0, 255).div_(255)
+    return pixels.round_().clamp_(0, 255).div_(255) if eight_bits else pixels.clamp(0, 1)
+
+
+def check_array(images: np.ndarray) -> None:
+    """Refuse an array that is not images (n, H, W, C) in uint8, or in floats in [0, 1].
+
+    Raises:
+        InputError: it is another.
+    """
+    if not isinstance(images, np.ndarray) or images.ndim != 4:
+        shape = tuple(getattr(images, "shape", ()))
+        raise InputError(f"images are a {type(images).__name__} {shape}; pass a NumPy array (n, H, W, C).")
+    if images.dtype == np.uint8 or images.size == 0:
+        return
+    if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
+        span = f", from {images.min():.4g} to {images.max():.4g}"
+        raise InputError(f"images are {images.dtype}{span}; pass uint8, or floats in [0, 1] without NaN.")
 
 
 def augmented(images: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Random crop after reflective padding, and random horizontal flip, of uint8 images (B, C, H, W), where they live.
+    """Random crop after reflective padding, and random horizontal flip, of images (B, C, H, W), where they live.
 
-    The result is resized bicubically: float (B, C, *size) in [0, 1], not rounded. The draws are made on the CPU from
-    ``generator``, so that every device sees the same batches.
+    They are uint8, or floats in [0, 1]. The result is resized bicubically: float (B, C, *size) in [0, 1], not rounded.
+    The draws are made on the CPU from ``generator``, so that every device sees the same batches.
     """
     count, _, height, width = images.shape
     shifts = torch.randint(0, 2 * PADDING + 1, (2, count, 1), generator=generator)
@@ -173,7 +208,8 @@ def augmented(images: Tensor, size: tuple[int, int], generator: torch.Generator)
     columns = shifts[1] + torch.where(flips, torch.arange(width).flip(0), torch.arange(width))
     places = torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
     image, row, column = (place.to(images.device) for place in places)
-    padded = pad(images.float().div_(255), [PADDING] * 4, mode="reflect")
+    pixels = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
+    padded = pad(pixels, [PADDING] * 4, mode="reflect")
     cropped = padded[image, :, row, column].permute(0, 3, 1, 2).contiguous()
     return interpolate(cropped, size=size, mode="bicubic", antialias=True).clamp_(0, 1)
 

@@ -28,6 +28,7 @@ from nullpaper.adapters.inject import AdaptedViT, remove, trainable
 from nullpaper.errors import check_count, check_seed
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, Method, check_method, loss_of
 from nullpaper.finetuning.trainer import adamw, descend
+from nullpaper.models.inputs import check_labelled
 from nullpaper.models.vit import ViT, check_vit, evaluating, save_vit
 from nullpaper.robustness.pgd import REACH
 from nullpaper.statistics import Interval
@@ -53,6 +54,7 @@ def storage(vit: ViT) -> dict[str, float]:
     return {"trainable": count, "share": share, "stored_bytes": stored, "stored_share": stored / whole}
 
 
+@torch.inference_mode(False)
 def memory(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels: Tensor) -> dict[str, int]:
     """Bytes that a step of finetuning needs, read off the tensors of two steps of a copy of ``vit``.
 
@@ -87,6 +89,7 @@ def memory(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels
     return sizes | {"total": sizes["parameters"] + sizes["optimizer"] + sizes["step_peak"]}
 
 
+@torch.inference_mode(False)
 def step_times(
     models: Mapping[str, ViT],
     method: str,
@@ -142,6 +145,7 @@ class _Step:
 
     def __init__(self, vit: ViT, method: Method, recipe: FinetuneRecipe, images: Tensor, labels: Tensor) -> None:
         check_vit(vit)
+        images, labels = check_labelled(vit, images, labels)
         self.vit, self.method = deepcopy(vit).train(), method
         noise = torch.zeros(1, math.prod(vit.grid_size), vit.embed_dim, device=images.device) if method.noise else None
         self.batch = Batch(images, labels, noise, recipe, torch.Generator())

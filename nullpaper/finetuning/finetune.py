@@ -23,6 +23,7 @@ from nullpaper.data.datasets import Data, Split, augmented
 from nullpaper.errors import InputError, check_count
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, check_method, loss_of, make_noise
 from nullpaper.finetuning.trainer import LARGEST_SEED, Loss, Record, Trainer, schedule, seeded, state_file
+from nullpaper.models.inputs import check_split
 from nullpaper.models.predict import accuracy
 from nullpaper.models.vit import ViT, check_vit, fingerprint
 from nullpaper.robustness.pgd import pgd
@@ -50,6 +51,7 @@ class FinetuneResult:
     best_step: int
 
 
+@torch.inference_mode(False)
 def finetune(
     vit: ViT,
     data: Data,
@@ -107,12 +109,14 @@ def _check_data(vit: ViT, data: Data, recipe: FinetuneRecipe) -> None:
     check_vit(vit)
     if not len(data.train) or not len(data.dev):
         raise InputError(f"{data.name} has no images to train on or to select by: load a folder that has train.")
-    classes = max(len(data.classes), *(int(split.labels.max()) + 1 for split in (data.train, data.dev)))
+    classes = len(data.classes)
     if classes > vit.num_classes:
         raise InputError(
             f"{data.name} has {classes} classes, but the head of {vit.name} has {vit.num_classes}: load the model with "
-            f"num_classes={len(data.classes)}."
+            f"num_classes={classes}."
         )
+    for split in (data.train, data.dev):
+        check_split(vit, split)
     if recipe.noise_images + 1 > len(data.dev):
         raise InputError(
             f"noise_images={recipe.noise_images} leaves none of {len(data.dev)} dev images for the selection: lower it."

@@ -26,6 +26,7 @@ from nullpaper.finetuning.trainer import (
     seeded,
     state_file,
 )
+from nullpaper.models.inputs import check_split
 from nullpaper.models.predict import accuracy
 from nullpaper.models.vit import Classifier, ViT, check_vit
 
@@ -70,6 +71,7 @@ class Recipe:
         check_number("patch_drop_until", self.patch_drop_until, 0, 1, "[]")
 
 
+@torch.inference_mode(False)
 def train(
     vit: ViT | Classifier, data: Data, recipe: Recipe, *, folder: str | Path
 ) -> tuple[ViT | Classifier, list[Record]]:
@@ -89,6 +91,8 @@ def train(
     check_vit(vit, Classifier)
     vit = deepcopy(vit)
     device = next(vit.parameters()).device
+    for split in (data.train, data.dev):
+        check_split(vit, split)
     images = torch.from_numpy(np.ascontiguousarray(data.train.images)).permute(0, 3, 1, 2).to(device)
     labels = torch.from_numpy(data.train.labels).to(device)
     seen, length = data.train.subset(min(SEEN, len(images))), len(images) // recipe.batch_size

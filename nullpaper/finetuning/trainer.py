@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from nullpaper.errors import InputError, check_count, check_number, shown
 from nullpaper.files import check_writable, write_atomic
+from nullpaper.models.vit import HALF
 
 LOOK = 10  # steps between two looks at the loss: each waits for the device
 LARGEST_SEED = 2**32 - 1  # what is drawn from is a multiple of it that has to stay below 2^63
@@ -184,8 +185,13 @@ def adamw(model: nn.Module, recipe: Any, learning_rate: float) -> torch.optim.Ad
     """AdamW on what trains; decay for matrices alone: not for biases, norms, tokens and positions.
 
     Raises:
-        InputError: no parameter asks for gradients.
+        InputError: no parameter asks for gradients, or one in half precision does.
     """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype in HALF:
+            raise InputError(
+                f"'{name}' is {parameter.dtype}, in which small steps are lost: call float() on the model."
+            )
 
     def decays(name: str, parameter: nn.Parameter) -> bool:
         return parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))

@@ -68,7 +68,7 @@ def _divergence(model: nn.Module, images: Tensor, wanted: Tensor) -> tuple[Tenso
 
 def bisect_segment(model: nn.Module, feasible: Feasible, inside: Tensor, outside: Tensor) -> Tensor:
     """A feasible point on the segment from ``inside``, which is feasible, towards ``outside``, near a crossing."""
-    low, high = torch.zeros(len(inside), device=inside.device), torch.ones(len(inside), device=inside.device)
+    low, high = inside.new_zeros(len(inside)), inside.new_ones(len(inside))
     low = torch.where(feasible(answers(model, outside)), high, low)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from nullpaper.errors import InputError, check_choice
 from nullpaper.models.attention import attention_weights
+from nullpaper.models.inputs import check_images, check_labelled
 from nullpaper.models.predict import answers
-from nullpaper.models.vit import ViT, check_evaluating, check_images, check_vit, patchify
-from nullpaper.robustness.attacks import check_labelled
+from nullpaper.models.vit import ViT, check_evaluating, check_vit, full, patchify
 
 BATCH = 128  # images explained at once
 IG_STEPS = 16  # Gauss-Legendre nodes
@@ -37,7 +38,7 @@ class Attribution:
     label: str
 
 
-def attribute(vit: ViT, images: Tensor, name: str, *, target: Tensor | None = None) -> Tensor:
+def attribute(vit: ViT, images: Tensor, name: str, *, target: ArrayLike | Tensor | None = None) -> Tensor:
     """The map of a method in `ATTRIBUTIONS` for images (B, C, H, W) in [0, 1].
 
     Args:
@@ -55,7 +56,8 @@ def attribute(vit: ViT, images: Tensor, name: str, *, target: Tensor | None = No
     with torch.inference_mode(False):  # with gradients, whatever holds outside
         images, target = check_explained(vit, images, target)
         batches = zip(images.split(BATCH), target.split(BATCH), strict=True)
-        return torch.cat([compute(vit, part.requires_grad_(), classes, False).detach() for part, classes in batches])
+        maps = [compute(vit, part.requires_grad_(), classes, False).detach() for part, classes in batches]
+        return full(torch.cat(maps))
 
 
 def patch_values(maps: Tensor, vit: ViT) -> Tensor:
@@ -152,19 +154,16 @@ def attribution(name: str) -> Attribution:
     return ATTRIBUTIONS[name]
 
 
-def check_explained(vit: ViT, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Fresh images on the model's device and in its dtype, and their target classes (B,), by default the predicted.
+def check_explained(vit: ViT, images: Tensor, target: ArrayLike | Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Fresh images on the model's device, and their target classes (B,), by default the predicted.
 
     Raises:
         InputError: training mode, images that the model would misread, a target that is no class.
     """
     check_vit(vit)
     check_evaluating(vit)
-    check_images(images, vit.channels, vit.image_size, vit.name)
-    images = images.detach().to(vit.mean).clone()
-    target = answers(vit, images).argmax(1) if target is None else target
-    check_labelled(vit, images, target)
-    return images, target.to(images.device).long().clone()
+    images = check_images(vit, images).clone()
+    return check_labelled(vit, images, answers(vit, images).argmax(1) if target is None else target)
 
 
 def _pixel_gradient(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Tensor:

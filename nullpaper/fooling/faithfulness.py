@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -63,7 +64,7 @@ def top_overlap(first: Tensor, second: Tensor, share: float = 0.25) -> Tensor:
 
 
 @torch.no_grad()
-def deletion_insertion(vit: ViT, images: Tensor, scores: Tensor, *, target: Tensor) -> Curves:
+def deletion_insertion(vit: ViT, images: Tensor, scores: Tensor, *, target: ArrayLike | Tensor) -> Curves:
     """Delete, and insert, the patches of images (B, C, H, W) from the highest of ``scores`` (B, N) downwards.
 
     A deleted patch has the model's mean pixel everywhere. The embedding reads every patch alone, so that its token is

@@ -10,15 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from nullpaper.errors import InputError, check_count, check_seed, first_line
 from nullpaper.fooling.descent import Feasible, bisect_segment, descend
+from nullpaper.models.inputs import check_images, check_labelled, check_labels
 from nullpaper.models.predict import answers, check_influence, probability_gap
-from nullpaper.models.vit import ViT, check_classifier, check_evaluating, check_images, check_vit, norms, per_image
+from nullpaper.models.vit import ViT, check_classifier, check_evaluating, check_vit, norms, per_image
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
-from nullpaper.robustness.attacks import check_labelled, torchattacks
+from nullpaper.robustness.attacks import torchattacks
 from nullpaper.robustness.perturbation import in_box, permuted_in_patches
 from nullpaper.robustness.pgd import check_eps, frozen
 
@@ -38,20 +40,21 @@ class Adversarial:
     success: Tensor
 
 
-def other_class(labels: Tensor, seed: int = 0) -> Tensor:
+def other_class(labels: ArrayLike | Tensor, seed: int = 0) -> Tensor:
     """For each of the labels (B,) the index of a random one that differs from it, (B,) int64.
 
     Raises:
-        InputError: all labels are the same, so that no pair exists, or a negative seed.
+        InputError: all labels are the same, so that no pair exists, a negative seed, and as `check_labels`.
     """
-    if labels.ndim != 1 or len(labels.unique()) < 2:
-        raise InputError("labels must be one axis with at least two classes; pass more images.")
-    seed = check_seed(seed)
+    labels, seed = check_labels(labels), check_seed(seed)
+    if len(labels.unique()) < 2:
+        raise InputError("labels must be of at least two classes; pass more images.")
     generator = torch.Generator().manual_seed(seed)
     scores = torch.rand(len(labels), len(labels), generator=generator).to(labels.device)
     return scores.masked_fill(labels[:, None] == labels, -1).argmax(1)
 
 
+@torch.inference_mode(False)
 def lookalike(
     vit: ViT,
     images: Tensor,
@@ -70,7 +73,7 @@ def lookalike(
     solution, whose influence is 0, to the target; such a point always exists.
 
     Args:
-        images, targets: (B, C, H, W) in [0, 1], of the model's size, on its device.
+        images, targets: (B, C, H, W) in [0, 1], of the model's size.
         eps: in (0, 2).
         steps: of the descent; each costs a forward and a backward pass.
         start: images (B, C, H, W) in [0, 1] to descend from, never left for worse if feasible; None: the targets.
@@ -80,12 +83,15 @@ def lookalike(
         InputError: eps or steps out of range, another shape, images outside [0, 1], a model in training mode.
     """
     check_vit(vit)
-    start = targets if start is None else start
-    for batch in (images, targets, start):
-        check_images(batch, vit.channels, vit.image_size, vit.name)
+    images, targets = check_images(vit, images), check_images(vit, targets, what="targets")
+    start = targets if start is None else check_images(vit, start, what="starts")
+    if not images.shape == targets.shape == start.shape:
+        raise InputError(f"{len(images)} images, {len(targets)} targets, {len(start)} to start from; match them.")
     steps = check_count("steps", steps)
     feasible, clean = _within(vit, images, eps), answers(vit, images).softmax(1)
-    exact = patch_nullspace(vit).nearest(images, targets)[0] if exact is None else exact
+    if exact is None:
+        exact = patch_nullspace(vit).nearest(images, targets)[0]
+    exact = check_images(vit, exact, what="exact noises", box=False)
     inside = (images + exact).clamp(0, 1)
     if not feasible(answers(vit, inside)).all():
         raise InputError(
@@ -109,12 +115,14 @@ def farthest_along(vit: ViT, images: Tensor, begin: Tensor, end: Tensor, *, eps:
     bound holds if it does at ``begin``.
 
     Raises:
-        InputError: eps out of range, or a model in training mode.
+        InputError: eps out of range, a model in training mode, and as `check_images`.
     """
+    images, begin, end = (check_images(vit, batch) for batch in (images, begin, end))
     return bisect_segment(vit, _within(vit, images, eps), begin, end)
 
 
-def adversarial(vit: ViT, images: Tensor, classes: Tensor, *, steps: int = 40) -> Adversarial:
+@torch.inference_mode(False)
+def adversarial(vit: ViT, images: Tensor, classes: ArrayLike | Tensor, *, steps: int = 40) -> Adversarial:
     """Short L2 noise (B, C, H, W) that makes the model say ``classes`` (B,), with images + noise in [0, 1].
 
     The same descent as `lookalike`, from the image itself and towards the class alone. It finds an upper bound on the
@@ -123,10 +131,11 @@ def adversarial(vit: ViT, images: Tensor, classes: Tensor, *, steps: int = 40) -
     Raises:
         InputError: classes that the head lacks or of another shape, steps below 1, bad images, training mode.
     """
+    check_classifier(vit)
     check_evaluating(vit)
-    check_labelled(vit, images, classes)
+    images, classes = check_labelled(vit, images, classes)
     steps = check_count("steps", steps)
-    wanted = one_hot(classes.to(images.device), vit.num_classes).to(images)
+    wanted = one_hot(classes, vit.num_classes).to(images)
 
     def feasible(logits: Tensor) -> Tensor:
         own = (logits * wanted).sum(1)
@@ -136,7 +145,8 @@ def adversarial(vit: ViT, images: Tensor, classes: Tensor, *, steps: int = 40) -
     return Adversarial(torch.where(per_image(success), point - images, 0.0), success)
 
 
-def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **options: float) -> Adversarial:
+@torch.inference_mode(False)
+def library_attack(vit: ViT, images: Tensor, classes: ArrayLike | Tensor, name: str, **options: float) -> Adversarial:
     """A targeted attack of torchattacks, e.g. ``"CW"`` (Carlini & Wagner 2017) or ``"PGD"``, as `adversarial`.
 
     The library's draws are seeded, and the global generator is left as it was.
@@ -144,8 +154,9 @@ def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **optio
     Raises:
         InputError: no such targeted attack, options that it does not take, and as `adversarial`.
     """
+    check_classifier(vit)
     check_evaluating(vit)
-    check_labelled(vit, images, classes)
+    images, classes = check_labelled(vit, images, classes)
     if "steps" in options:
         check_count("steps", options["steps"])
     if "eps" in options:
@@ -160,8 +171,8 @@ def library_attack(vit: ViT, images: Tensor, classes: Tensor, name: str, **optio
     inside = images.clamp(1e-4, 1 - 1e-4) if name == "CW" else images  # its atanh is infinite at the ends of the box
     with torch.random.fork_rng(), frozen(vit):  # it calls backward, which would leave gradients in the weights
         torch.manual_seed(0)
-        points = attack(inside, classes.to(images.device)).detach().clamp(0, 1)
-    success = answers(vit, points).argmax(1) == classes.to(images.device)
+        points = attack(inside, classes).detach().clamp(0, 1)
+    success = answers(vit, points).argmax(1) == classes
     return Adversarial(torch.where(per_image(success), points - images, 0.0), success)
 
 
@@ -174,7 +185,8 @@ def without_nullspace(space: PatchNullspace, images: Tensor, noise: Tensor) -> T
     Raises:
         InputError: as `PatchNullspace.nearest`.
     """
-    noisy = (images + noise).clamp(0, 1)
+    images = check_images(space, images)
+    noisy = (images + check_images(space, noise, what="noise", box=False)).clamp(0, 1)
     return noisy + space.nearest(noisy, images)[0] - images
 
 
@@ -186,7 +198,12 @@ def equal_norm_controls(
     ``straight step`` goes from images towards targets. ``random exact`` lies in the nullspace: the part of an isotropic
     draw that the box admits, shrunk (shorter only where the box admits no more). ``permuted`` is the noise with the
     pixels of each patch in another order, cut to the box and scaled.
+
+    Raises:
+        InputError: as `PatchNullspace.nearest`.
     """
+    images, targets = check_images(space, images), check_images(space, targets, what="targets", box=False)
+    noise = check_images(space, noise, what="noise", box=False)
     norm = norms(noise)
     draw = space.sample(images.shape, norm=norm.cpu(), generator=generator).to(images)
     random = torch.zeros_like(images)

@@ -21,7 +21,8 @@ from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor
 
 from nullpaper.errors import InputError, check_choice, check_count, check_number, check_seed
-from nullpaper.models.vit import check_images, patchify, unpatchify
+from nullpaper.models.inputs import check_images
+from nullpaper.models.vit import patchify, unpatchify
 from nullpaper.nullspace.l1_lp import nearest_l1
 from nullpaper.nullspace.patch import PatchNullspace
 
@@ -67,7 +68,7 @@ def watermark(space: PatchNullspace, images: Tensor, logo: Tensor, *, norm: str 
         norm: ``"l1"`` minimises sum |x + v - logo| as paper C does, ``"l2"`` the Euclidean distance.
 
     Returns:
-        ``(noise, gap)``: in the images' dtype, box kept to 1e-6; the gap (B,) is (primal - dual) / primal, float64.
+        ``(noise, gap)``: in the images' dtype; the gap (B,) is (primal - dual) / primal, float64.
 
     Raises:
         InputError: an unknown norm, a logo of another shape or outside [0, 1], an empty nullspace, images as in
@@ -75,14 +76,11 @@ def watermark(space: PatchNullspace, images: Tensor, logo: Tensor, *, norm: str 
     """
     check_choice("norm", norm, ("l1", "l2"))
     _check_space(space)
-    check_images(images, space.channels, space.image_size, space.name)
-    if logo.shape not in (images.shape, images.shape[1:]):
-        raise InputError(
-            f"logo has shape {tuple(logo.shape)}, the images {tuple(images.shape)}: pass one, or one for each image."
-        )
-    if not ((logo >= 0) & (logo <= 1)).all():
-        raise InputError("logo must lie in [0, 1], without NaN: pass pixels, not normalised values.")
-    targets = logo.to(images).expand(images.shape)
+    images = check_images(space, images)
+    logos = check_images(space, logo[None] if logo.ndim == 3 else logo, what="logos")
+    if len(logos) not in (1, len(images)):
+        raise InputError(f"there are {len(logos)} logos for {len(images)} images: pass one, or one for each image.")
+    targets = logos.to(images).expand(images.shape)
     if norm == "l2":
         return space.nearest(images, targets)
     noise, primal, dual = space.over_patches(nearest_l1, images, targets)
@@ -137,7 +135,7 @@ def encode_message(
             as `message_keys`.
     """
     check_number("margin", margin, 0, math.inf, why=", in pixel units")
-    check_images(images, space.channels, space.image_size, space.name)
+    images = check_images(space, images)
     if message.ndim != 2 or len(message) != len(images) or message.dtype != torch.bool:
         raise InputError(f"message has shape {tuple(message.shape)}; pass one row of bools for each image.")
     keys = message_keys(space, message.shape[1], key=key, share=share).to(images.device).flatten(1)
@@ -158,7 +156,7 @@ def decode_message(space: PatchNullspace, images: Tensor, *, key: int, length: i
     Raises:
         InputError: images that `check_images` refuses, and as `message_keys`.
     """
-    check_images(images, space.channels, space.image_size, space.name)
+    images = check_images(space, images)
     keys = message_keys(space, length, key=key, share=share).to(images.device)
     return images.double().flatten(1) @ keys.flatten(1).T > 0
 

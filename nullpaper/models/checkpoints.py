@@ -32,6 +32,7 @@ ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 adversarial training of all its weights at 8/255 (notebook 07)."""
 
 
+@torch.inference_mode(False)
 def load_classifier(
     name: str,
     *,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from nullpaper.data.datasets import Split
 from nullpaper.errors import check_count, check_number
+from nullpaper.models.inputs import check_split
 from nullpaper.models.vit import Classifier, check_classifier, evaluating
 
 
@@ -21,9 +22,9 @@ def predictions(vit: Classifier, split: Split, batch_size: int = 500) -> Tensor:
     """Logits (n, num_classes) on the CPU, in the order of the split; the model must be in evaluation mode.
 
     Raises:
-        InputError: a model that `check_classifier` refuses, or a batch size below 1.
+        InputError: as `check_split`, or a batch size below 1.
     """
-    check_classifier(vit)
+    check_split(vit, split)
     batch_size = check_count("batch_size", batch_size)
     device = next(vit.parameters()).device
     batches = split.batches(batch_size, image_size=vit.image_size, device=device)

@@ -28,9 +28,14 @@ from nullpaper.models.weights import Size
 
 torch.backends.cudnn.allow_tf32 = False  # a GPU would round the patch embedding to 10 bits, and what it ignores with it
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 class Classifier(nn.Module):
     """Any timm model with its normalisation inside: images (B, C, H, W) in [0, 1] -> logits (B, num_classes).
+
+    Images of any floating type become that of the weights behind the normalisation, and what comes out in half
+    precision becomes float32: a perturbation is never rounded to the weights' type before the model reads it.
 
     Args:
         net: the timm model.
@@ -58,6 +63,7 @@ class Classifier(nn.Module):
                 f"mean={mean} and std={std} of {name} must be one number a channel, mean in [0, 1] and std in (0, 1]; "
                 "divide those of pixels up to 255 by 255."
             )
+        self.channels = self.mean.shape[1]
 
     def extra_repr(self) -> str:
         mean, std = ([round(value, 4) for value in part.flatten().tolist()] for part in (self.mean, self.std))
@@ -65,7 +71,15 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W) in [0, 1]."""
-        return self.net((images - self.mean) / self.std)
+        return full(self.net(self._normalised(images)))
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return ((images - self.mean) / self.std).to(self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type that the weights compute in."""
+        return next(self.net.parameters()).dtype
 
     @property
     def num_classes(self) -> int:
@@ -105,22 +119,32 @@ class ViT(Classifier):
 
     def embed(self, images: Tensor) -> Tensor:
         """Patch tokens (B, N, d), before class token and position embedding: ``u`` of paper A, section 3."""
-        tokens = self.net.patch_embed((images - self.mean) / self.std)
+        tokens = full(self.net.patch_embed(self._normalised(images)))
         return tokens if tokens.ndim == 3 else tokens.flatten(1, 2)
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Logits (B, num_classes) of patch tokens (B, N, d): position embedding, blocks, norm, head."""
-        return self.net(tokens)
+        return full(self.net(tokens.to(self.dtype)))
 
     def features(self, tokens: Tensor) -> Tensor:
         """What the head reads, (B, d): the class token or the pooled tokens after the last norm."""
-        return self.net.forward_head(self.net.forward_features(tokens), pre_logits=True)
+        return self.encode_both(tokens)[1]
+
+    def encode_both(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, num_classes) and `features` (B, d) of patch tokens (B, N, d), from one pass through the blocks."""
+        states = self.net.forward_features(tokens.to(self.dtype))
+        return full(self.net.forward_head(states)), full(self.net.forward_head(states, pre_logits=True))
 
     @property
     def patch_matrix(self) -> Tensor:
         """The patch embedding as a float64 matrix (d, C*p*p) that acts on pixels in [0, 1]: the std is folded in."""
         weight = self.net.patch_embed.proj.weight.detach().double()  # folding in float32 would round it once more
         return (weight / self.std.double()).flatten(1)
+
+
+def full(values: Tensor) -> Tensor:
+    """``values`` in float32 if they are in half precision, in which no statistics should be made."""
+    return values.float() if values.dtype in HALF else values
 
 
 def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
@@ -141,25 +165,6 @@ def norms(noise: Tensor) -> Tensor:
 def per_image(values: Tensor) -> Tensor:
     """Values (B,) that act on images (B, C, H, W)."""
     return values.view(-1, 1, 1, 1)
-
-
-def check_images(images: Tensor, channels: int, size: tuple[int, int], name: str) -> None:
-    """Refuse images that a model ``name`` for ``channels`` and ``size`` (height, width) would misread.
-
-    Raises:
-        InputError: wrong number of axes or channels, another size, NaN, or values outside [0, 1].
-    """
-    if images.ndim != 4 or images.shape[1] != channels:
-        raise InputError(f"images have shape {tuple(images.shape)}, but {name} takes (B, {channels}, H, W).")
-    if tuple(images.shape[-2:]) != tuple(size):
-        raise InputError(f"images are {tuple(images.shape[-2:])} pixels, but {name} takes {tuple(size)}: resize.")
-    if not images.is_floating_point():
-        raise InputError(f"images are {images.dtype}; divide by 255 to get floats in [0, 1].")
-    if torch.isnan(images).any():
-        raise InputError("images contain NaN; clean them first.")
-    low, high = images.min().item(), images.max().item()
-    if low < 0 or high > 1:
-        raise InputError(f"images span [{low:.4g}, {high:.4g}], not [0, 1]: pass pixels, not normalised values.")
 
 
 def check_vit(model: object, kind: type[Classifier] | None = None) -> None:
@@ -234,6 +239,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@torch.inference_mode(False)  # or the weights could not be trained, nor attacked, later
 def load_vit(
     name: str | nn.Module,
     *,

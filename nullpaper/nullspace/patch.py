@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from nullpaper.errors import InputError, check_choice, check_count, check_number
-from nullpaper.models.vit import ViT, check_images, check_vit, patchify, unpatchify
+from nullpaper.models.inputs import check_images
+from nullpaper.models.vit import ViT, check_vit, patchify, unpatchify
 from nullpaper.nullspace.box_qp import Patches, largest_noise, norm_bounds, project, row_chunks
 from nullpaper.nullspace.layernorm import shift_invariance
 
@@ -68,8 +69,7 @@ class PatchNullspace:
         Raises:
             InputError: another shape, no floats, or values that are not finite.
         """
-        self._check_shape(images.shape, "images")
-        _check_finite(images, "images")
+        images = check_images(self, images, box=False)
         basis = self.basis.to(images.device)
         return self._image(patchify(images.double(), self.patch_size) @ basis @ basis.T, images.dtype)
 
@@ -98,24 +98,22 @@ class PatchNullspace:
         """Noise v (B, C, H, W) that minimises |images + v - targets| with v in the nullspace, images + v in [0, 1].
 
         Returns:
-            ``(noise, gap)``: noise in the images' dtype and on their device ([0, 1] kept to 1e-6, membership to that
-            dtype's precision), and the relative optimality gap (B,) of each image, float64:
-            ``|primal - dual| / max(primal, floor)`` with the objective 1/2 |x + v - t|^2 and a dual lower bound, both
+            ``(noise, gap)``: noise in the images' dtype and on their device, images + noise in [0, 1] to the last bit
+            and v in the nullspace to 2e-7 a pixel (`project` makes that exact, and leaves the box by as much), and the
+            relative optimality gap (B,) of each image, float64: ``|primal - dual| / max(primal, floor)`` with the
+            objective 1/2 |x + v - t|^2 and a dual lower bound, both
             summed over the patches; the floor is the objective of an rms distance of 1e-6 per pixel. The gap is
             0 by closed form if the nullspace has dimension 0, 1 or C*p*p a patch.
 
         Raises:
-            InputError: images outside [0, 1], another shape, or NaN.
+            InputError: images as in `check_images`, targets of another shape or not finite.
         """
-        check_images(images, self.channels, self.image_size, self.name)
-        if targets.shape != images.shape:
-            raise InputError(f"targets have shape {tuple(targets.shape)}, images {tuple(images.shape)}; match them.")
-        _check_finite(targets, "targets")
-        noise, primal, dual = self.over_patches(project, images, targets.to(images.device))
+        images, targets = self._pair(images, targets, "targets")
+        noise, primal, dual = self.over_patches(project, images, targets)
         return noise, (primal - dual).abs() / primal.clamp_min(GAP_FLOOR**2 * images[0].numel() / 2)
 
     def largest(self, images: Tensor, *, steps: int = 15) -> Tensor:
-        """Noise (B, C, H, W) of large L2 norm in the nullspace, with images + noise in [0, 1].
+        """Noise (B, C, H, W) of large L2 norm in the nullspace, with images + noise in [0, 1] to the last bit.
 
         Maximising a norm over a polytope is NP-hard. The result is the global maximum if the nullspace has dimension 0,
         1 or C*p*p a patch. Otherwise it approaches a local one: a fixed point of v <- projection of 3 v on the feasible
@@ -127,9 +125,9 @@ class PatchNullspace:
             steps: inexact steps before the two exact ones; more bring the result closer to stationary.
 
         Raises:
-            InputError: images outside [0, 1], another shape, NaN, or negative ``steps``.
+            InputError: images as in `check_images`, or negative ``steps``.
         """
-        check_images(images, self.channels, self.image_size, self.name)
+        images = check_images(self, images)
         steps = check_count("steps", steps, least=0)
         corner = (images < 0.5).double()
         (noise,) = self.over_patches(lambda patches: (largest_noise(patches, steps),), images, corner)
@@ -143,12 +141,10 @@ class PatchNullspace:
         ``stationarity`` bounds max v.q / |noise|^2 - 1 over feasible q, v the noise: 0 at a first-order local maximum.
 
         Raises:
-            InputError: as `largest`.
+            InputError: as `nearest`.
         """
-        check_images(images, self.channels, self.image_size, self.name)
-        self._check_shape(noise.shape, "noise")
-        _check_finite(noise, "noise")
-        linear, corner, span, product, square = self.over_patches(norm_bounds, images, noise.to(images.device))
+        images, noise = self._pair(images, noise, "noise")
+        linear, corner, span, product, square = self.over_patches(norm_bounds, images, noise)
         upper = torch.minimum(corner.sqrt(), (span.sqrt() + (span + 4 * product).sqrt()) / 2)
         stationarity = (linear / square.clamp_min(torch.finfo(torch.float64).tiny) - 1).clamp_min(0)
         return LargestCertificate(square.sqrt(), upper, stationarity)
@@ -156,14 +152,24 @@ class PatchNullspace:
     def over_patches(self, solve: Solver, images: Tensor, targets: Tensor) -> list[Tensor]:
         """Run a solver of `box_qp` or `l1_lp` over the patches of all images, in chunks.
 
-        Noises (b, D) become noise (B, C, H, W) in the images' dtype, numbers (b,) their sums over patches, (B,).
+        Noises (b, D) become noise (B, C, H, W) in the images' dtype with images + noise in [0, 1] to the last bit,
+        numbers (b,) their sums over patches, (B,).
         """
         null, row = self.basis.to(images.device), self.row_basis.to(images.device)
         x, t = (patchify(batch, self.patch_size).flatten(0, 1).double() for batch in (images, targets))
         chunks = row_chunks(len(x), x.shape[1], images.device)
         parts = [solve(Patches(x[chunk], t[chunk], null, row)) for chunk in chunks]
         joined = (torch.cat(values).unflatten(0, (len(images), -1)) for values in zip(*parts, strict=True))
-        return [value.sum(1) if value.ndim == 2 else self._image(value, images.dtype) for value in joined]
+        return [
+            value.sum(1) if value.ndim == 2 else _legal(images, self._image(value, images.dtype)) for value in joined
+        ]
+
+    def _pair(self, images: Tensor, other: Tensor, what: str) -> tuple[Tensor, Tensor]:
+        """Images in the box, and targets or noise of the same shape, on the images' device."""
+        images, other = check_images(self, images), check_images(self, other, what=what, box=False)
+        if other.shape != images.shape:
+            raise InputError(f"{what} have shape {tuple(other.shape)}, images {tuple(images.shape)}; match them.")
+        return images, other.to(images.device)
 
     def _image(self, patches: Tensor, dtype: torch.dtype) -> Tensor:
         return unpatchify(patches, self.image_size, self.patch_size).to(dtype)
@@ -225,6 +231,12 @@ def _split(matrix: Tensor, rtol: float) -> tuple[Tensor, Tensor, Tensor]:
     return right[rank:].T.contiguous(), right[:rank].T.contiguous(), values
 
 
-def _check_finite(tensor: Tensor, what: str) -> None:
-    if not tensor.is_floating_point() or not tensor.isfinite().all():
-        raise InputError(f"{what} must be floats without NaN or infinity; convert or clean them first.")
+def _legal(images: Tensor, noise: Tensor) -> Tensor:
+    """``noise`` with images + noise in [0, 1] to the last bit; it changes only where the sum is outside.
+
+    Rounding is monotone, and 1 plus half the distance to the next number rounds to 1, so that x + (y - x) stays in the
+    box for all x and y in it, in floating point too.
+    """
+    noisy = images + noise
+    legal = noisy.clamp(0, 1)
+    return torch.where(legal == noisy, noise, legal - images)

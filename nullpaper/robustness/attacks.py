@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError, check_choice, check_count, check_seed
+from nullpaper.models.inputs import check_labelled
 from nullpaper.models.predict import answers
-from nullpaper.models.vit import ViT, check_classifier, check_images, evaluating, norms, per_image
+from nullpaper.models.vit import ViT, check_classifier, evaluating, norms, per_image
 from nullpaper.robustness.patch_attack import patch_attack
 from nullpaper.robustness.pgd import check_eps, frozen, margin, pgd
 
@@ -59,7 +60,7 @@ def attack(
 
     Args:
         vit: a `ViT`, or another classifier with ``image_size`` and ``num_classes`` that takes images in [0, 1].
-        images: (B, C, H, W) in [0, 1], on the model's device.
+        images: (B, C, H, W) in [0, 1].
         labels: (B,) whole numbers.
         name: one of `ATTACKS`; a suffix sets the steps, as in "pgd-100".
         eps: radius in pixel units, of the attack's norm; 0 gives the images back.
@@ -71,13 +72,13 @@ def attack(
             admit.
     """
     method, steps = check_attack(vit, name, eps)
-    check_labelled(vit, images, labels)
+    images, labels = check_labelled(vit, images, labels)
     batch_size = check_count("batch_size", batch_size)
     seed = check_seed(seed)
     if eps == 0:
-        return images.detach().clone()
+        return images.clone()
     result = []
-    pairs = zip(images.detach().split(batch_size), labels.to(images.device).long().split(batch_size), strict=True)
+    pairs = zip(images.split(batch_size), labels.split(batch_size), strict=True)
     with torch.inference_mode(False), torch.random.fork_rng(), evaluating(vit), frozen(vit):
         for number, pair in enumerate(pairs):
             draws = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
@@ -90,7 +91,6 @@ def _strongest(
 ) -> Tensor:
     """The best of all stages on one batch, by the margin; each stage only on what is still correct."""
     images = images.clone(memory_format=torch.contiguous_format)  # FAB views the gradient, which has these strides
-    labels = labels.clone()  # from inference mode, as the images may be, it could not be kept for a gradient
     logits, best = answers(model, images), images.clone()
     score, right = margin(logits, labels), logits.argmax(1) == labels
     for stage in method.stages:
@@ -152,37 +152,6 @@ def check_attack(model: nn.Module, name: str, eps: float) -> tuple[Attack, int]:
     if method.library:
         torchattacks()
     return method, steps
-
-
-def check_labelled(model: nn.Module, images: Tensor, labels: Tensor) -> None:
-    """Refuse images (B, C, H, W) and labels (B,) that do not fit the model.
-
-    Raises:
-        InputError: as `check_classifier` and `check_images`; labels that are not one class index an image, or there are
-            none.
-    """
-    check_classifier(model)
-    if labels.shape != images.shape[:1] or len(labels) == 0 or labels.is_floating_point():
-        raise InputError(
-            f"labels have shape {tuple(labels.shape)} and type {labels.dtype}; pass one class index for each of the "
-            f"{len(images)} images."
-        )
-    check_images(images, getattr(model, "channels", 3), model.image_size, getattr(model, "name", type(model).__name__))
-    check_classes(model, int(labels.min()), int(labels.max()))
-
-
-def check_classes(model: nn.Module, low: int, high: int) -> None:
-    """Refuse labels from ``low`` to ``high`` where the model has other classes.
-
-    Raises:
-        InputError: it has, or as `check_classifier`.
-    """
-    check_classifier(model)
-    if low < 0 or high >= model.num_classes:
-        raise InputError(
-            f"labels span {low} to {high}, but the classes of the model are 0 to {model.num_classes - 1}: pass labels "
-            "of the data that it was trained for."
-        )
 
 
 def torchattacks() -> ModuleType:

@@ -17,9 +17,10 @@ import torch
 from nullpaper.data.datasets import Split
 from nullpaper.errors import InputError, check_count, check_seed, shown
 from nullpaper.models.checkpoints import Classifier
+from nullpaper.models.inputs import check_split
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, evaluating
-from nullpaper.robustness.attacks import ATTACKS, attack, check_attack, check_classes, split_name
+from nullpaper.robustness.attacks import ATTACKS, attack, check_attack, split_name
 from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, check_severity, corrupt
 from nullpaper.statistics import proportion
 
@@ -94,7 +95,7 @@ def evaluate(
     The model is read in evaluation mode, and every module gets its mode back.
 
     Args:
-        split: images (n, H, W, C) uint8 of the data set's own size, where corruptions act; attacks act at the model's.
+        split: images (n, H, W, C) of the data set's own size, where corruptions act; attacks act at the model's.
         attacks: names, at 8/255, or (name, eps) with eps in pixel units, or `Threat`; one of these alone; or a mapping
             from names to eps.
         corruptions: names, or one, or what `corrupted_splits` made of this split, to be shared by several models.
@@ -111,9 +112,8 @@ def evaluate(
             head lacks, prepared corruptions of another split.
     """
     batch_size = check_count("batch_size", batch_size)
-    check_count("len(split)", len(split))
     seed = check_seed(seed)
-    check_classes(vit, int(split.labels.min()), int(split.labels.max()))
+    check_split(vit, split)
     threats = _threats(vit, attacks)
     if not isinstance(corruptions, Mapping):
         corruptions = corrupted_splits(split, corruptions, severities, seed)

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nullpaper.errors import InputError, check_count, check_seed
+from nullpaper.models.inputs import check_labelled
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import evaluating
-from nullpaper.robustness.attacks import attack, check_attack, check_labelled
+from nullpaper.robustness.attacks import attack, check_attack
 from nullpaper.robustness.pgd import frozen
 
 SHARE = 0.02  # of the images: what a check lets pass, since attacks draw
@@ -42,10 +43,9 @@ def diagnose(
         check_count(name, value)
     seed = check_seed(seed)
     check_attack(vit, f"square-{queries}", eps)
-    check_labelled(vit, images, labels)
+    images, labels = check_labelled(vit, images, labels)
     if eps == 0:
         raise InputError("eps=0 leaves nothing to diagnose; pass the radius of the evaluation.")
-    images, labels = images.detach().clone(), labels.to(images.device).long()
     with torch.inference_mode(False), torch.random.fork_rng(), evaluating(vit), frozen(vit):
         torch.manual_seed(seed)
         first, second = (_answers(vit, images) for _ in range(2))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from nullpaper.errors import check_choice, check_count, check_number, check_seed
+from nullpaper.models.inputs import check_images
 from nullpaper.models.vit import ViT, check_pixels, norms
 from nullpaper.robustness import distortions
 
@@ -21,7 +22,11 @@ def in_box(images: Tensor, direction: Tensor, norm: Tensor) -> Tensor:
 
     The clipped norm grows with the scale, so bisection finds it; where the box is too tight for ``norm``, the noise is
     as long as the box allows in this direction's signs.
+
+    Raises:
+        InputError: as `check_images`.
     """
+    images, direction = check_images(None, images), check_images(None, direction, what="directions", box=False)
 
     def clipped(scale: Tensor) -> Tensor:
         return (images + scale.view(-1, 1, 1, 1) * direction).clamp(0, 1) - images
@@ -127,11 +132,11 @@ def degraded(images: Tensor, name: str, seed: int = 0) -> Tensor:
     """Images (B, C, H, W) in [0, 1] after one of `DEGRADATIONS`; the same noise for the same seed and shape.
 
     Raises:
-        InputError: an unknown name or a negative seed.
+        InputError: an unknown name, a negative seed, and as `check_images`.
     """
     check_choice("degradation", name, DEGRADATIONS)
     seed = check_seed(seed)
-    return DEGRADATIONS[name](images, torch.Generator().manual_seed(seed))
+    return DEGRADATIONS[name](check_images(None, images), torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()
@@ -139,9 +144,9 @@ def transported_logits(vit: ViT, images: Tensor, transport: str, batch_size: int
     """Logits (B, num_classes) of images (B, C, H, W) after a transport named in `TRANSPORTS`.
 
     Raises:
-        InputError: an unknown transport, or a batch size below 1.
+        InputError: an unknown transport, a batch size below 1, and as `check_images`.
     """
     check_choice("transport", transport, TRANSPORTS)
-    batch_size = check_count("batch_size", batch_size)
     check_pixels(vit)
+    batch_size, images = check_count("batch_size", batch_size), check_images(vit, images)
     return torch.cat([vit(TRANSPORTS[transport](batch)) for batch in images.split(batch_size)])

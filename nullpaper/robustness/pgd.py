@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from nullpaper.errors import InputError, check_choice, check_count, check_number
-from nullpaper.models.vit import check_pixels
+from nullpaper.models.inputs import check_labelled
 
 REACH = 2.5  # Madry et al. 2018: steps that could cross the ball this many radii in all
 TRADES_START = 1e-3  # standard deviation of the start, Zhang et al. 2019
@@ -60,7 +60,7 @@ def pgd(
 
     Args:
         model: images in [0, 1] -> logits (B, K).
-        labels: (B,) int64, on the images' device.
+        labels: (B,) whole numbers.
         eps: radius in pixel units; 0 gives the images back.
         loss: one of `LOSSES`.
         random_start: begin at a uniform draw from the ball, for "kl" at Gaussian noise (0.001, as TRADES), which it
@@ -70,18 +70,17 @@ def pgd(
             spend no more work on it. For evaluation: much faster, and an image once fooled stays so.
 
     Raises:
-        InputError: a model that does not take pixels, unknown loss, eps out of range, steps below 1.
+        InputError: unknown loss, eps out of range, steps below 1, and as `check_labelled`.
     """
-    if isinstance(model, nn.Module):
-        check_pixels(model)
     check_eps(eps)
     steps = check_count("steps", steps)
     check_choice("loss", loss, LOSSES)
-    if eps == 0 or len(images) == 0:
-        return images.detach().clone()
+    images, labels = check_labelled(model, images, labels)
+    if eps == 0:
+        return images.clone()
     generator = generator or torch.Generator().manual_seed(0)
     with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        result, labels = images.detach().clone(), labels.clone()  # what inference mode made has no gradients
+        result = images.clone()
         low, high = (result - eps).clamp_min(0), (result + eps).clamp_max(1)
         points = torch.clamp(result + _start(result, eps, loss, generator), low, high) if random_start else result
         with torch.no_grad():

@@ -15,9 +15,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from nullpaper.data.datasets import Split
 from nullpaper.errors import InputError, check_choice
+from nullpaper.models.inputs import check_images, normal
 from nullpaper.models.predict import feature_gap, probability_gap
-from nullpaper.models.vit import ViT, check_evaluating, check_images, check_vit
+from nullpaper.models.vit import ViT, check_evaluating, check_vit, full
 from nullpaper.statistics import Interval, mean, proportion
 from nullpaper.synthesis.controls import centred
 
@@ -88,6 +90,7 @@ class InputNoise(Noise):
     """Noise (1, C, H, W) at the pixels, in units of [0, 1]; images + noise may leave [0, 1], as in paper C."""
 
 
+@torch.inference_mode(False)  # or no gradient could be taken at what is kept
 def read_pool(
     model: nn.Module, batches: Batches | Pool, *, level: str = "encoder", measure: str = "probabilities"
 ) -> Pool:
@@ -116,10 +119,12 @@ def read_pool(
         )
     if isinstance(batches, Pool):
         return _same_pool(model, batches, level, measure)
+    if isinstance(batches, Tensor | Split):
+        raise InputError("batches must be several: pass [images], or split.batches(250, image_size=vit.image_size).")
     parts = []
     with torch.no_grad():
         for batch in batches:
-            images = _images(batch, model)
+            images = check_images(model, batch[0] if isinstance(batch, Sequence) and len(batch) else batch)
             inputs = model.embed(images) if level == "encoder" else images
             logits, features = _outputs(model, inputs, level)
             parts.append((inputs, features if measure == "features" else logits, features))
@@ -190,8 +195,9 @@ def logits_at(model: nn.Module, pool: Pool, inputs: Tensor) -> Tensor:
 def level_of(noise: Noise | Tensor) -> str:
     """Where a noise enters, by its number of axes."""
     value = noise.value if isinstance(noise, Noise) else noise
-    if value.ndim not in (3, 4):
-        raise InputError(f"noise has shape {tuple(value.shape)}; pass (1, N, d) tokens or (1, C, H, W) pixels.")
+    if not isinstance(value, Tensor) or value.ndim not in (3, 4):
+        kind, shape = type(value).__name__, tuple(getattr(value, "shape", ()))
+        raise InputError(f"noise is a {kind} of shape {shape}; pass (1, N, d) tokens or (1, C, H, W) pixels.")
     return "encoder" if value.ndim == 3 else "input"
 
 
@@ -202,25 +208,14 @@ def check_noise(noise: Noise | Tensor, pool: Pool) -> Tensor:
         raise InputError(f"noise has shape {tuple(value.shape)}, but the model needs {pool.noise_shape}.")
     if not value.is_floating_point() or not value.isfinite().all():
         raise InputError("noise must be floats without NaN or infinity; make it anew.")
-    return value.detach().to(pool.inputs)
+    return normal(value).to(pool.inputs)
 
 
 def _outputs(model: nn.Module, inputs: Tensor, level: str) -> tuple[Tensor, Tensor | None]:
     """Logits, and features where the model has them, from one pass through the blocks."""
     if not isinstance(model, ViT):
-        return model(inputs), None
-    states = model.net.forward_features(inputs if level == "encoder" else model.embed(inputs))
-    return model.net.forward_head(states), model.net.forward_head(states, pre_logits=True)
-
-
-def _images(batch: Tensor | Sequence[Tensor], model: nn.Module) -> Tensor:
-    """The images of a batch, checked, on the model's device."""
-    images = batch if isinstance(batch, Tensor) else batch[0]
-    if isinstance(model, ViT):
-        check_images(images, model.channels, model.image_size, model.name)
-    else:  # which takes what it takes: only what no classifier can read is refused
-        check_images(images, images.shape[1], images.shape[2:], "a classifier")
-    return images.to(next(model.parameters()).device)
+        return full(model(inputs)), None
+    return model.encode_both(inputs if level == "encoder" else model.embed(inputs))
 
 
 def _same_pool(model: nn.Module, pool: Pool, level: str, measure: str) -> Pool:

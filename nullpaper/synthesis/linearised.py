@@ -52,6 +52,7 @@ class Linearised:
         return (flat - seen @ (seen.T @ flat)).view_as(noise)
 
 
+@torch.inference_mode(False)
 def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0, measure: str = "probabilities") -> Linearised:
     """Estimate M from ``batches`` and diagonalise it.
 

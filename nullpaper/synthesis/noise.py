@@ -39,6 +39,7 @@ RADIUS_RATE = 0.05  # share of the log misfit by which the radius follows in a s
 OFFICIAL_RATE, OFFICIAL_ROUNDS = 0.1, 3
 
 
+@torch.inference_mode(False)
 def encoder_noise(
     vit: ViT,
     batches: Batches | Pool,
@@ -77,8 +78,7 @@ def encoder_noise(
         margin: put the upper end of the influence at eps, as verification asks; False puts the estimate there, as noise
             for training wants it on few images.
         linear: turn the start towards what the logits ignore to first order; a third of the steps then suffices.
-        measure: "features" for models without a head: eps bounds the squared L2 distance of what the head would read,
-            relative to its squared norm without noise, and takes the place of the logits everywhere else.
+        measure: "features" for models without a head: in place of the logits, and eps bounds their `feature_gap`.
 
     Returns:
         `EncoderNoise`, centred but for ``official``, and verified on ``held_out``; one that misses eps is returned all
@@ -102,6 +102,7 @@ def encoder_noise(
     return _solved(problem, problem.shaped(linear.filtered(start)), steps, FINE_RATE)
 
 
+@torch.inference_mode(False)
 def input_noise(
     model: nn.Module, batches: Batches | Pool, *, lim: float = 0.1, steps: int | None = None, **options: object
 ) -> InputNoise:
@@ -116,6 +117,7 @@ def input_noise(
     return _solved(problem, _start(problem, lim), steps, TURN_RATE)
 
 
+@torch.inference_mode(False)
 def rescaled(
     model: nn.Module, noise: Noise | Tensor, batches: Batches | Pool, *, eps: float, **options: object
 ) -> Noise:
@@ -133,6 +135,7 @@ def rescaled(
     return problem.verified(to_boundary(problem, problem.shaped(check_noise(noise, problem.fit))))
 
 
+@torch.inference_mode(False)
 def verified(
     model: nn.Module, noise: Noise | Tensor, batches: Batches | Pool, *, eps: float, **options: object
 ) -> Noise:

@@ -195,7 +195,7 @@ def test_damaged_files_are_refused(saved) -> None:
     refuses(saved, "holds no adapter: adapter_config.json is missing")
     config.write_text(text)
     weights.unlink()
-    refuses(saved, "is not an existing .safetensors file")
+    refuses(saved, "is not an existing .safetensors")
     weights.write_bytes(whole)
     assert type(load_adapter(base(), saved)) is AdaptedViT
 

@@ -39,6 +39,44 @@ def test_batches_are_pixels_that_a_file_can_hold(cifar: data.Data) -> None:
     assert np.array_equal((pixels * 255).round().byte().permute(0, 2, 3, 1).numpy(), cifar.test.images[:5])
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: x.astype(np.int64), "are int64, from 0 to 255; pass uint8, or floats"),
+        (lambda x: x.astype(float), "are float64, from 0 to 255; pass uint8, or floats"),
+        (lambda x: x / 127.5 - 1, "from -1 to 1"),
+        (lambda x: np.where(x > 250, np.nan, x / 255), "without NaN"),
+        (lambda x: x[0], r"\(32, 32, 3\); pass a NumPy array \(n, H, W, C\)"),
+        (lambda x: torch.from_numpy(x), "are a Tensor"),
+        (lambda x: x.tolist(), "are a list"),
+    ],
+)
+def test_arrays_that_are_no_pixels_are_refused(cifar: data.Data, change, words: str) -> None:
+    images = cifar.test.images[:8]
+    for call in (data.to_pixels, lambda images: data.Split(images, [0] * 8)):
+        with pytest.raises(InputError, match=words):
+            call(change(images))
+
+
+@pytest.mark.parametrize("labels", [[0] * 7, [0] * 9, np.zeros(8), ["cat"] * 8, None, np.zeros((8, 1), int)])
+def test_a_split_needs_one_class_index_for_each_image(cifar: data.Data, labels) -> None:
+    with pytest.raises(InputError, match="one class index for each of the 8 images"):
+        data.Split(cifar.test.images[:8], labels)
+
+
+def test_floats_in_the_unit_interval_are_right_as_they_are(cifar: data.Data) -> None:
+    images = cifar.test.images[:8]
+    fine = np.random.default_rng(0).random(images.shape)
+    assert torch.equal(data.to_pixels(fine), torch.from_numpy(fine).permute(0, 3, 1, 2).float())
+    for kind in (np.float32, np.float64):
+        floats = data.Split((images / 255).astype(kind), cifar.test.labels[:8].astype(np.int16))
+        pixels, labels = next(iter(floats.batches(8, image_size=48)))
+        assert (pixels - data.to_pixels(images, 48)).abs().max() <= 0.51 / 255 and labels.dtype == torch.int64
+        both = (torch.from_numpy(x).permute(0, 3, 1, 2) for x in (images, floats.images))
+        crops = [data.augmented(x, (32, 32), torch.Generator().manual_seed(0)) for x in both]
+        assert torch.allclose(*crops, atol=1e-6)
+
+
 def test_resizing_agrees_with_pillow(cifar: data.Data) -> None:
     ours = data.to_pixels(cifar.test.images[:8], 48).mul(255).permute(0, 2, 3, 1).numpy()
     pillow = [np.asarray(Image.fromarray(x).resize((48, 48), Image.Resampling.BICUBIC)) for x in cifar.test.images[:8]]

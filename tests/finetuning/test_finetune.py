@@ -144,7 +144,7 @@ def test_bad_input_is_refused_before_any_work() -> None:
         "has 10 classes, but the head .* has 7: load the model with num_classes=10", load_vit(SHIPPED, num_classes=7)
     )
     shifted = replace(few(), train=data.Split(few().train.images, few().train.labels + 1))
-    refused("has 11 classes, but the head", given=shifted)
+    refused("labels span 1 to 10, but the classes of the model are 0 to 9", given=shifted)
     refused("noise_images=7 are too few to make a noise: take 8 or more", recipe=replace(QUICK, noise_images=7))
     refused("noise_images=100 leaves none of 100 dev images", recipe=replace(QUICK, noise_images=100))
     for part in ("train", "dev"):  # as of ImageNet's val alone

@@ -56,7 +56,7 @@ def assert_invisible(noise: torch.Tensor) -> None:
     with torch.inference_mode():
         before, after = vit()(images()), vit()(images() + noise)
     assert torch.equal(before.argmax(1), after.argmax(1)) and (before - after).abs().max() < 1e-3
-    assert (images() + noise).min() >= -1e-6 and (images() + noise).max() <= 1 + 1e-6
+    assert (images() + noise).min() >= 0 and (images() + noise).max() <= 1
     assert (noise - space().project(noise)).abs().max() < 1e-6
 
 
@@ -134,7 +134,7 @@ def test_an_image_without_room_is_reported_not_forced() -> None:
     found = encode_message(space(), torch.ones(1, 3, 48, 48), SECRET[:1], key=7)
     assert found.margin < 0 and found.noise.abs().max() < 1e-5 and found.noise.isfinite().all()
     noise, gap = watermark(space(), torch.ones(1, 3, 48, 48), logo(), norm="l1")
-    assert (1 + noise).max() <= 1 + 1e-6 and noise.isfinite().all() and gap.item() < 1e-3
+    assert (1 + noise).max() <= 1 and noise.isfinite().all() and gap.item() < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -155,10 +155,10 @@ def test_bad_messages_and_options_are_refused(options: dict[str, object], compla
 
 
 def test_bad_logos_norms_and_images_and_an_empty_nullspace_are_refused() -> None:
-    for bad, complaint in ((logo()[:, :40], "logo has shape"), (2 * logo(), "in"), (logo() / 0, "NaN")):
+    for bad, complaint in ((logo()[:, :40], "logos are"), (2 * logo(), "logos span"), (logo() / 0, "NaN")):
         with pytest.raises(InputError, match=complaint):
             watermark(space(), images(), bad)
-    with pytest.raises(InputError, match="norm='L11' is unknown"):
+    with pytest.raises(InputError, match="norm 'L11' is unknown"):
         watermark(space(), images(), logo(), norm="L11")
     for call in (lambda x: watermark(space(), x, logo()), lambda x: decode_message(space(), x, key=7, length=64)):
         with pytest.raises(InputError, match="not normalised values"):

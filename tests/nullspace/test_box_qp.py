@@ -63,17 +63,17 @@ def test_gap_bounds_the_distance_to_the_optimum_even_if_stopped_early(space, pai
     primal = patch_objectives(space, images, noise, targets).sum(1)
     assert gap.max() > 1e-3
     assert (primal - best <= gap * primal * (1 + 1e-6)).all()
-    assert leaves_box(images, noise) <= 1e-6
-    torch.testing.assert_close(space.project(noise), noise, atol=1e-12, rtol=0)
+    assert leaves_box(images, noise) <= 0
+    torch.testing.assert_close(space.project(noise), noise, atol=2e-7, rtol=0)
 
 
 def test_nearest_is_feasible_certified_and_keeps_dtype(space, pairs):
     images, targets = pairs
     images, targets = images[1:3], targets[1:3]
-    for dtype, invisible in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+    for dtype, invisible in ((torch.float32, 1e-6), (torch.float64, 1e-6)):
         noise, gap = space.nearest(images.to(dtype), targets)
         assert noise.dtype == dtype and gap.max() <= 1e-4
-        assert leaves_box(images.to(dtype), noise) <= 1e-6
+        assert leaves_box(images.to(dtype), noise) <= 0
         assert (patchify(noise.double(), (8, 8)) @ space.row_basis).abs().max() < invisible
 
 
@@ -83,7 +83,7 @@ def test_nearest_of_flat_images_and_of_targets_close_by_and_outside_the_box(spac
     cases += [(images, images + shift * randn(*images.shape).float()) for shift in (1e-3, 3.0)]
     for image, target in cases:
         noise, gap = space.nearest(image, target)
-        assert gap.max() <= 1e-4 and leaves_box(image, noise) <= 1e-6
+        assert gap.max() <= 1e-4 and leaves_box(image, noise) <= 0
     assert space.nearest(images, images)[0].abs().max() == 0
 
 
@@ -94,7 +94,7 @@ def test_nearest_in_closed_form(pairs):
     assert noise.abs().max() == 0 and gap.max() == 0 and none.largest(images).abs().max() == 0
     line = patch_nullspace(make_vit(width=192), through="encoder")
     noise, gap = line.nearest(images, targets)
-    assert gap.max() == 0 and leaves_box(images, noise) <= 1e-12
+    assert gap.max() == 0 and leaves_box(images, noise) <= 0
     scan = torch.linspace(-1, 1, 101, dtype=torch.float64).view(-1, 1, 1, 1, 1) * noise
     legal = ((images + 1.001 * scan).flatten(2).amax(2) <= 1) & ((images + 1.001 * scan).flatten(2).amin(2) >= 0)
     distance = (images + scan - targets).flatten(2).norm(dim=2).masked_fill(~legal, torch.inf)
@@ -108,7 +108,7 @@ def test_largest_is_feasible_and_near_a_local_maximum(space, pairs):
     images = pairs[0][1:3]
     noise = space.largest(images)
     certificate = space.certify_largest(images, noise)
-    assert leaves_box(images, noise) <= 1e-6
+    assert leaves_box(images, noise) <= 0
     assert (patchify(noise.double(), (8, 8)) @ space.row_basis).abs().max() < 1e-5
     assert (certificate.norm <= certificate.upper_bound).all()
     assert certificate.stationarity.max() < 0.3
@@ -142,7 +142,7 @@ def test_largest_in_closed_form(pairs):
     images = pairs[0].double()
     line = patch_nullspace(make_vit(width=192), through="encoder")
     noise = line.largest(images)
-    assert leaves_box(images, noise) <= 1e-12
+    assert leaves_box(images, noise) <= 0
     x, b = patchify(images, (8, 8)), line.basis[:, 0]
     scan = torch.linspace(-20, 20, 40001, dtype=torch.float64)
     for i, n in ((0, 0), (2, 7), (3, 20)):
@@ -165,6 +165,6 @@ def test_upper_bound_is_met_by_a_full_nullspace(pairs):
 def test_gpu_agrees_with_cpu(space, pairs):
     images, targets = pairs
     noise, gap = space.nearest(images.cuda(), targets.cuda())
-    assert noise.is_cuda and gap.max() <= 1e-4 and leaves_box(images.cuda(), noise) <= 1e-6
+    assert noise.is_cuda and gap.max() <= 1e-4 and leaves_box(images.cuda(), noise) <= 0
     torch.testing.assert_close(noise.cpu(), space.nearest(images, targets)[0], atol=2e-4, rtol=0)
     assert space.largest(images.cuda(), steps=2).is_cuda

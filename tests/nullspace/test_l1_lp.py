@@ -33,7 +33,7 @@ def test_noise_is_legal_and_its_gap_is_closed(kind: str) -> None:
     assert (problem.x + found.v).min() >= -1e-6 and (problem.x + found.v).max() <= 1 + 1e-6
     assert (found.v @ problem.row).abs().max() < 1e-12
     assert torch.allclose(found.primal, (problem.x + found.v - problem.t).abs().sum(1))
-    assert gaps(found).max() < 1e-4 and gaps(found).min() > -1e-6  # the box is kept to 4e-7
+    assert gaps(found).max() < 1e-4 and gaps(found).min() > -1e-6  # the box is kept to 1e-7
 
 
 def test_objective_is_that_of_a_general_solver_in_other_variables() -> None:

@@ -175,7 +175,7 @@ def other_labels(label: int) -> Split:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"split": Split(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int64))}, r"len\(split\)=0"),
+        ({"split": Split(np.zeros((0, 32, 32, 3), np.uint8), np.zeros(0, np.int64))}, "the split holds no images"),
         ({"split": other_labels(10)}, "labels span 0 to 10, but the classes of the model are 0 to 9"),
         ({"split": other_labels(-1)}, "labels span -1"),
         ({"attacks": ["pgdd"]}, "Did you mean 'pgd'"),
