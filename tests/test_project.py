@@ -14,6 +14,7 @@ import yaml
 
 from nullpaper.cli import main
 from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, shipped_weights
+from nullpaper.workflow.sweep import plan_sweep
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -64,6 +65,11 @@ def test_the_record_beside_the_weights_is_of_these_weights() -> None:
     assert record["weights"] == fingerprint(vit)
     assert record["parameters"] == sum(parameter.numel() for parameter in vit.parameters())
     assert len(record["history"]) == record["recipe"]["epochs"] and record["test_accuracy"]["value"] >= 0.70
+
+
+@pytest.mark.parametrize("grid", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_grid_file_of_the_repository_can_be_run(grid: Path) -> None:
+    assert len(plan_sweep(grid, profile="smoke").jobs) > 1
 
 
 def test_the_code_in_the_readme_runs(capsys) -> None:
