@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -16,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError, check_count, first_line, nearest
-from nullpaper.models.weights import Checkpoint, Size, load_weights, read_checkpoint, skeleton
+from nullpaper.models.weights import Checkpoint, Size, load_weights, read_checkpoint, skeleton, warn_of_guess
 
 SHIPPED = "nullpaper_vit_cifar10"
 build_shipped = partial(
@@ -167,10 +166,9 @@ def known_statistics(
     if not (own.get("mean") and own.get("std")):
         raise InputError(f"{silent}: pass those that it was trained with as mean=... and std=....")
     if guess:
-        warnings.warn(
+        warn_of_guess(
             f"{silent}; {own['mean']} and {own['std']}, as usual for {title}, are a guess: pass those that it was "
-            "trained with as mean=... and std=....",
-            stacklevel=4,
+            "trained with as mean=... and std=...."
         )
     return own["mean"], own["std"], f"of {title}{', a guess' if guess else ''}"
 

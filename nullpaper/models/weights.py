@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,13 +69,20 @@ class Checkpoint:
                 )
             return fitting[0]
         if wanted and wanted[0] != wanted[1] and math.prod(wanted) == tokens:
-            warnings.warn(
+            warn_of_guess(
                 f"{self.path.name} does not say its grid: {square} x {square} is a guess, and is resampled to "
                 f"{wanted[0]} x {wanted[1]}; if it has that grid already, load it into a timm model of that img_size "
-                "and pass the model to load_vit.",
-                stacklevel=4,
+                "and pass the model to load_vit."
             )
         return square, square
+
+
+def warn_of_guess(text: str) -> None:
+    """A `UserWarning` at the line, outside this package, whose call is answered by a guess."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("nullpaper", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
 
 
 def load_weights(net: nn.Module, checkpoint: Checkpoint, name: str) -> None:

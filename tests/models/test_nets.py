@@ -69,8 +69,11 @@ def test_statistics_that_are_a_guess_are_announced(tmp_path) -> None:
     given = load_vit(NAME, weights=plain(tmp_path), img_size=32, **STATISTICS)
     assert torch.equal(given(images()), vit()(images()))
     for source in ({"name": NAME, "weights": plain(tmp_path)}, {"name": net()}):
-        with pytest.warns(UserWarning, match=r"does not say its mean and std; .* guess: pass .* mean=\.\.\. and std"):
+        with pytest.warns(
+            UserWarning, match=r"does not say its mean and std; .* guess: pass .* mean=\.\.\. and std"
+        ) as told:
             guessed = load_vit(**source, img_size=32)
+        assert [Path(warning.filename).name for warning in told] == ["test_nets.py"]  # the caller's line
         assert "guess" in guessed.statistics and not torch.equal(guessed(images()), vit()(images()))
     with pytest.raises(InputError, match="VisionTransformer does not say its mean and std: pass"):
         load_vit(VisionTransformer(img_size=16, patch_size=8, embed_dim=6, depth=1, num_heads=1))
