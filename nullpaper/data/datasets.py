@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate, pad
 
 from nullpaper.data.fetch import DATASETS, Dataset, fetch, load_arrays
 from nullpaper.data.folders import LazyImages, read_folder
-from nullpaper.errors import InputError, check_choice, check_count, first_line
+from nullpaper.errors import InputError, check_choice, check_count, check_seed, first_line
 
 DEV_SHARE = 10  # one training image in ten: CIFAR is split 45,000 / 5,000
 PADDING = 4  # pixels, of the random crops
@@ -59,7 +59,7 @@ class Split:
         if count is None:
             return self
         check_count("count", count)
-        check_count("seed", seed, least=0)
+        check_seed(seed)
         if count > len(self):
             raise InputError(f"count={count} exceeds the {len(self)} images of this split: ask for no more than those.")
         if count == len(self):

@@ -21,7 +21,7 @@ from torch import Tensor
 from nullpaper.adapters.inject import adapted_copy
 from nullpaper.data.datasets import Data, Split, augmented
 from nullpaper.errors import InputError, check_count
-from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, check_method, loss_of, make_noise
+from nullpaper.finetuning.methods import Batch, FinetuneRecipe, check_method, loss_of, make_noise
 from nullpaper.finetuning.trainer import LARGEST_SEED, Loss, Record, Trainer, schedule, seeded, state_file
 from nullpaper.models.inputs import check_split
 from nullpaper.models.predict import accuracy
@@ -85,11 +85,11 @@ def finetune(
             model in ``folder``, or nothing can be written there.
     """
     recipe = recipe or FinetuneRecipe()
-    check_method(method)
+    chosen = check_method(method)
     steps = check_count("steps", steps)
     seed = check_count("seed", seed, 0, LARGEST_SEED)
     _check_data(vit, data, recipe)
-    if METHODS[method].noise and recipe.noise_images < LEAST_IMAGES:
+    if chosen.noise and recipe.noise_images < LEAST_IMAGES:
         raise InputError(
             f"noise_images={recipe.noise_images} are too few to make a noise: take {LEAST_IMAGES} or more."
         )

@@ -23,10 +23,10 @@ from torch import Tensor
 from nullpaper.errors import InputError, check_choice, check_count, check_number, check_seed
 from nullpaper.models.inputs import check_images
 from nullpaper.models.vit import patchify, unpatchify
+from nullpaper.nullspace.box_qp import GAP_FLOOR
 from nullpaper.nullspace.l1_lp import nearest_l1
 from nullpaper.nullspace.patch import PatchNullspace
 
-GAP_FLOOR = 1e-6  # as in `nullspace`: a distance below this, per pixel, counts as none
 STEPS = 500  # of the dual ascent; an image without saturated pixels takes one
 TOLERANCE = 3e-4  # of the margin: steps this short end it
 LIMIT = 16.0  # price of a missing margin: what the box cannot hold is given up in part rather than forced

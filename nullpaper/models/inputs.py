@@ -114,7 +114,7 @@ def check_split(model: nn.Module, split: Split) -> None:
     check_classifier(model)
     if len(split) == 0:
         raise InputError("the split holds no images; pass at least one.")
-    check_labels(split.labels, len(split), getattr(model, "num_classes", None))
+    check_labels(split.labels, len(split), model.num_classes)
     shape, channels = split.images[:1].shape, getattr(model, "channels", None)
     if channels not in (None, shape[-1]):
         raise InputError(f"images have shape (n, {str(shape[1:])[1:]}, but the model takes (n, H, W, {channels}).")

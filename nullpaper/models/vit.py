@@ -104,14 +104,14 @@ class ViT(Classifier):
         require_linear_patch_embedding(net, name)
         stem = net.patch_embed
         check_size(stem.img_size, stem.patch_size, name)
-        if self.mean.numel() != stem.proj.in_channels:
+        if self.channels != stem.proj.in_channels:
             raise InputError(
-                f"mean and std have {self.mean.numel()} numbers, but {name} has {stem.proj.in_channels} channels: pass "
+                f"mean and std have {self.channels} numbers, but {name} has {stem.proj.in_channels} channels: pass "
                 "mean=... and std=... with one for each."
             )
         stem.__class__ = TokenPatchEmbed  # keeps timm's parameter names, which a wrapper would change
         self.image_size, self.patch_size, self.grid_size = map(tuple, (stem.img_size, stem.patch_size, stem.grid_size))
-        self.channels, self.embed_dim = stem.proj.in_channels, stem.proj.out_channels
+        self.embed_dim = stem.proj.out_channels
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W) in [0, 1]."""

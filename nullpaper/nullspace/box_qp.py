@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 TARGET = 1e-7  # what x + v may leave the box by, in pixel units: `patch` cuts it off, which float32 hardly sees
+GAP_FLOOR = 1e-6  # a distance to the target below this, per pixel (rms; mean in L1), counts as none
 RELATIVE_GAP = 1e-5  # per patch; the contract promises 1e-4 per image
 ROUNDS = ((torch.float32, 40), (torch.float64, 120))  # conjugate steps a precision; the cheap one does most of the work
 NEWTON_STEPS = 200

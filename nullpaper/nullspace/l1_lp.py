@@ -24,10 +24,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nullpaper.nullspace.box_qp import Patches, Projection, project, row_chunks
+from nullpaper.nullspace.box_qp import GAP_FLOOR, Patches, Projection, project, row_chunks
 
 RELATIVE_GAP = 3e-5  # per patch; the last step usually goes far beyond it
-GAP_FLOOR = 1e-6  # a mean distance to the target below this, per pixel, counts as none
 MIXED = ((torch.float32, 6), (torch.float64, 8))  # interior-point steps a precision; few patches need them all
 DOUBLE = ((torch.float64, 20),)  # for patches that float32 led astray, from the start again
 TO_BOUNDARY = 0.995  # share of the longest step that keeps all variables positive

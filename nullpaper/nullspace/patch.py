@@ -19,11 +19,10 @@ from torch import Tensor
 from nullpaper.errors import InputError, check_choice, check_count, check_number
 from nullpaper.models.inputs import check_images
 from nullpaper.models.vit import ViT, check_vit, patchify, unpatchify
-from nullpaper.nullspace.box_qp import Patches, largest_noise, norm_bounds, project, row_chunks
+from nullpaper.nullspace.box_qp import GAP_FLOOR, Patches, largest_noise, norm_bounds, project, row_chunks
 from nullpaper.nullspace.layernorm import shift_invariance
 
 THROUGH = ("embedding", "encoder")
-GAP_FLOOR = 1e-6  # a distance to the target below this, per pixel (rms), counts as none
 
 Solver = Callable[[Patches], tuple[Tensor, ...]]
 
@@ -101,9 +100,9 @@ class PatchNullspace:
             ``(noise, gap)``: noise in the images' dtype and on their device, images + noise in [0, 1] to the last bit
             and v in the nullspace to 2e-7 a pixel (`project` makes that exact, and leaves the box by as much), and the
             relative optimality gap (B,) of each image, float64: ``|primal - dual| / max(primal, floor)`` with the
-            objective 1/2 |x + v - t|^2 and a dual lower bound, both
-            summed over the patches; the floor is the objective of an rms distance of 1e-6 per pixel. The gap is
-            0 by closed form if the nullspace has dimension 0, 1 or C*p*p a patch.
+            objective 1/2 |x + v - t|^2 and a dual lower bound, both summed over the patches; the floor is the objective
+            of an rms distance of 1e-6 per pixel. The gap is 0 by closed form if the nullspace has dimension 0, 1 or
+            C*p*p a patch.
 
         Raises:
             InputError: images as in `check_images`, targets of another shape or not finite.

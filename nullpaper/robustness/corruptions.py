@@ -10,7 +10,7 @@ ImageNet-C's. No maintained package has them, so `distortions` is written from t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +74,7 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     Raises:
         InputError: unknown name or severity, a negative seed, or images of another size or type.
     """
-    check_corruption(name, severity)
+    check_corruptions([name], [severity])
     seed = check_seed(seed)
     if images.dtype != np.uint8 or images.shape[1:] != (32, 32, 3):
         raise InputError(
@@ -90,20 +90,13 @@ def corrupt(images: np.ndarray, name: str, severity: int, seed: int = 0) -> np.n
     return corrupted
 
 
-def check_corruption(name: str, severity: int) -> None:
-    """Refuse a name that `CORRUPTIONS` lacks, and a severity that is not 1, 2, 3, 4 or 5.
+def check_corruptions(names: Iterable[str], severities: Iterable[int]) -> None:
+    """Refuse names that `CORRUPTIONS` lacks, and severities that are not 1, 2, 3, 4 or 5.
 
     Raises:
-        InputError: it is one of those.
+        InputError: there is one.
     """
-    check_choice("corruption", name, CORRUPTIONS)
-    check_severity(severity)
-
-
-def check_severity(severity: int) -> None:
-    """Refuse a severity that is not 1, 2, 3, 4 or 5.
-
-    Raises:
-        InputError: it is not.
-    """
-    check_count("severity", severity, SEVERITIES[0], SEVERITIES[-1])
+    for name in names:
+        check_choice("corruption", name, CORRUPTIONS)
+    for severity in severities:
+        check_count("severity", severity, SEVERITIES[0], SEVERITIES[-1])

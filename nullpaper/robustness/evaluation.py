@@ -16,12 +16,11 @@ import torch
 
 from nullpaper.data.datasets import Split
 from nullpaper.errors import InputError, check_count, check_seed, shown
-from nullpaper.models.checkpoints import Classifier
 from nullpaper.models.inputs import check_split
 from nullpaper.models.predict import answers
-from nullpaper.models.vit import ViT, evaluating
+from nullpaper.models.vit import Classifier, ViT, evaluating
 from nullpaper.robustness.attacks import ATTACKS, attack, check_attack, split_name
-from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, check_severity, corrupt
+from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruptions, corrupt
 from nullpaper.statistics import proportion
 
 EPS = 8 / 255
@@ -139,10 +138,7 @@ def corrupted_splits(
         InputError: an unknown corruption or severity, a negative seed, or images other than 32 x 32 RGB.
     """
     names, severities = _several(corruptions), _several(severities)
-    for name in names:
-        check_corruption(name, severity=1)
-    for severity in severities:
-        check_severity(severity)
+    check_corruptions(names, severities)
     seed = check_seed(seed)
     levels = [Corrupted(name, severity) for name in names for severity in severities]
     images = split.images[:] if levels else None  # lazy images are read once

@@ -27,7 +27,7 @@ from nullpaper.finetuning.methods import METHODS, FinetuneRecipe, check_method
 from nullpaper.models import checkpoints
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 from nullpaper.robustness.attacks import ATTACKS, split_name
-from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruption, check_severity
+from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruptions
 from nullpaper.robustness.evaluation import Corrupted, Threat, corrupted_splits, evaluate, packed, unpacked
 from nullpaper.robustness.pgd import check_eps
 from nullpaper.synthesis.influence import read_pool
@@ -128,10 +128,7 @@ def run_trials(
     for threat in protocol.threats:
         split_name(threat.name)
         check_eps(threat.eps, math.inf)  # how large depends on the norm and the model
-    for name in protocol.corruptions:
-        check_corruption(name, severity=1)
-    for severity in protocol.severities:
-        check_severity(severity)
+    check_corruptions(protocol.corruptions, protocol.severities)
     for trial in trials:
         if trial.method != "start":
             check_method(trial.method)

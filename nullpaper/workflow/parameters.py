@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from nullpaper.errors import InputError, nearest
+from nullpaper.errors import InputError, check_choice, nearest
 
 NEEDED = ("ipykernel", "jupytext", "matplotlib", "nbconvert", "papermill", "rich", "seaborn")
 if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
@@ -55,8 +55,7 @@ def check_profile(name: str, source: str = "profile") -> str:
     Raises:
         InputError: there is no such profile.
     """
-    if name not in PROFILES:
-        raise InputError(f"{source} '{name}' is unknown.{nearest(name, PROFILES)} Choose from {', '.join(PROFILES)}")
+    check_choice(source, name, PROFILES)
     return name
 
 
