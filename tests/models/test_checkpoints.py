@@ -48,9 +48,9 @@ RECORDS = {"vit_robust": WHOLE.with_suffix(".json"), "vit_robust_lnlora": ADAPTE
 @pytest.mark.parametrize("name", RECORDS)
 def test_the_robust_checkpoints_are_robust_where_they_were_trained(name: str) -> None:
     """PGD with 20 steps at 8/255, on which they must gain 15 points over their start."""
-    split = data.load_data("cifar10").test.subset(100)
+    split = data.load_data("cifar10").test.subset(60)
     model = load_classifier(name) if name in ARCHITECTURES else load_adapted(name)
-    assert attacked(model, split) - attacked(load_classifier(SHIPPED), split.subset(40)) >= 0.15
+    assert attacked(model, split) - attacked(load_classifier(SHIPPED), split.subset(30)) >= 0.15
     record = json.loads(RECORDS[name].read_text())
     assert record["weights"] == fingerprint(model) and record["start"] == fingerprint(load_vit(SHIPPED))
 

@@ -30,6 +30,7 @@ def test_means_are_over_the_seeds_of_a_real_sweep(run: NotebookRun) -> None:
     assert run.figures == {"13_changes"} and "over 2 seeds, exact noise changes the logits by at most" in run.printed
 
 
+@pytest.mark.long
 def test_a_finished_sweep_is_read_instead(run: NotebookRun) -> None:
     again = run_at_smoke(run.project, "13_sweeps", sweep="13_models")
     assert again.table("13_over_seeds").equals(run.table("13_over_seeds"))

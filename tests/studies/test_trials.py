@@ -183,13 +183,11 @@ def test_a_registered_method_counts_and_reaches_the_workers(tmp_path: Path, monk
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     trial, keys = Trial("mine", 0, 1, QUICK), []
-    for number, (factor, seeds) in enumerate(((1.0, 2), (2.0, 1))):
-        (tmp_path / f"own_{number}.py").write_text(MODULE.format(factor=factor))
-        monkeypatch.setitem(METHODS, "mine", import_module(f"own_{number}").METHOD)
-        trials = [replace(trial, seed=seed) for seed in range(seeds)]
-        results = run_trials(
-            trials, Protocol(4), workers=2, progress=None
-        )  # two: in processes that never registered it
+    for factor, workers in ((1.0, 2), (2.0, 1)):  # two: in processes that never registered it
+        (tmp_path / f"own_{workers}.py").write_text(MODULE.format(factor=factor))
+        monkeypatch.setitem(METHODS, "mine", import_module(f"own_{workers}").METHOD)
+        trials = [replace(trial, seed=seed) for seed in range(workers)]
+        results = run_trials(trials, Protocol(4), workers=workers, progress=None)
         assert not any(result.run.reused for result in results)
         keys.append(results[0].run.key)
     assert keys[0] != keys[1], "a changed loss is another result"
