@@ -68,17 +68,14 @@ def encoder_noise(
         lam: weight of log ||v|| in paper A's exploratory loss, equation 6; positive.
         norm: a fixed L2 norm, at which E ||z' - z|| is minimised: noises of different models can then be compared.
         lim: the start is drawn uniformly from (-lim, lim), in token units.
-        steps: 60 by default, 200 from the plain draw; for ``official``, a bound below its 3 passes over the images.
-        official: the published procedure: plain draw, AdamW with its default decay, mean ||z' - z||^2, first batch below
-            eps stops.
+        steps: 60 by default, 200 where ``linear`` is False; for ``official``, a bound below its 3 passes over the images.
+        official: the published procedure: AdamW with its default decay, mean ||z' - z||^2, first batch below eps stops.
         early_stop: False: the published procedure takes all its steps.
         spread: give every token the same norm. Without it "the largest noise" has no answer even after centring: a
-            token whose norm grows saturates its LayerNorm, the network loses that token and nothing else, and the
-            norm is free again (notebook 02).
+            token whose norm grows saturates its LayerNorm, and the network loses it and nothing else (notebook 02).
         margin: put the upper end of the influence at eps, as verification asks; False puts the estimate there, as noise
             for training wants it on few images.
-        linear: turn the start towards what the logits ignore to first order, on the images that the direction is learned
-            from or as a `linearised.Linearised` says; False starts from the plain draw.
+        linear: turn the draw to what the logits ignore to first order, on the images to learn from or as is given here.
         measure: "features" for models without a head: in place of the logits, and eps bounds their `feature_gap`.
 
     Returns:
@@ -100,9 +97,8 @@ def encoder_noise(
         return problem.verified(*published(problem, start, steps, early_stop=early_stop))
     if linear is False:
         return _solved(problem, start, steps or STEPS, TURN_RATE)
-    if linear is True:
-        linear = linearise(vit, problem.fit, seed=seed, measure=measure)
-    return _solved(problem, problem.shaped(linear.filtered(start)), steps or FINE_STEPS, FINE_RATE)
+    spectrum = linearise(vit, problem.fit, seed=seed, measure=measure) if linear is True else linear
+    return _solved(problem, problem.shaped(spectrum.filtered(start)), steps or FINE_STEPS, FINE_RATE)
 
 
 @torch.inference_mode(False)

@@ -34,7 +34,7 @@ def test_learned_noise_is_longer_than_a_random_one_rescaled_from_any_length():
     pool, held_out = pools()
     direction = torch.randn(1, 36, 96, generator=drawn())
     short, long = (rescaled(vit(), s * direction, pool, held_out=held_out, eps=EPS).norm for s in (0.01, 100.0))
-    assert short == pytest.approx(long, rel=0.05) and learned().norm > 1.3 * long
+    assert short == pytest.approx(long, rel=0.05) and learned().norm > 1.15 * long
 
 
 def test_the_radius_grows_below_eps_and_shrinks_above():
