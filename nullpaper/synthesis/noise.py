@@ -68,7 +68,7 @@ def encoder_noise(
         lam: weight of log ||v|| in paper A's exploratory loss, equation 6; positive.
         norm: a fixed L2 norm, at which E ||z' - z|| is minimised: noises of different models can then be compared.
         lim: the start is drawn uniformly from (-lim, lim), in token units.
-        steps: 60 by default, 200 where ``linear`` is False; for ``official``, a bound below its 3 passes over the images.
+        steps: 60 by default, 200 without ``linear``; for ``official``, a bound below its 3 passes over the images.
         official: the published procedure: AdamW with its default decay, mean ||z' - z||^2, first batch below eps stops.
         early_stop: False: the published procedure takes all its steps.
         spread: give every token the same norm. Without it "the largest noise" has no answer even after centring: a
