@@ -57,7 +57,8 @@ class Pool:
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and clean logits, by the images that go through the model at once."""
         size = min(self.batch_size, CACHED) if self.inputs.device.type == "cpu" else self.batch_size
-        return zip(self.inputs.split(size), self.logits.split(size), strict=True)
+        count = -(-len(self) // size)  # of even length: the last bits of a product depend on how few rows it has
+        return zip(self.inputs.tensor_split(count), self.logits.tensor_split(count), strict=True)
 
     def take(self, indices: Tensor) -> Pool:
         """The images at ``indices`` (m,), in that order."""
