@@ -190,7 +190,7 @@ nothing_learned.style.hide(axis="index").format(precision=3)
 # %% [markdown]
 # ## (b) Match and norm against lambda
 #
-# The paper's figure, for our model. Learned noise: 60 or more Adam steps on the direction, in polar coordinates, from a start
+# The paper's figure, for our model. Learned noise: Adam on the direction, in polar coordinates, from a start
 # that is good to first order. That start comes from the linearised encoder: with $J$ the Jacobian of the logits,
 # $\mathbb E\|z'-z\|^2 \approx v^\top M v$, $M = \mathbb E[J^\top J]$, and $(M+\rho I)^{-2}$ applied to a random draw gives a random
 # noise among the directions of small eigenvalue (inverse iteration). Controls: the papers' permutation, and the permutation within
@@ -280,7 +280,7 @@ def bounded(method: str, noise_seed: int) -> tuple[dict[str, object], dict[str, 
     if method == "ours, spread":
         noise = encoder_noise(model, train, steps=steps, spread=True, linear=linear(), **given)
     elif method == "ours, free":
-        noise = encoder_noise(model, train, steps=free_steps, **given)
+        noise = encoder_noise(model, train, steps=free_steps, linear=False, **given)
     elif method == "random":
         start = torch.randn(train.noise_shape, generator=torch.Generator().manual_seed(noise_seed + 1))
         noise = rescaled(model, start, train, **given)

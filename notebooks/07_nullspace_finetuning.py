@@ -214,12 +214,12 @@ of_nullspace.style.format(precision=4).hide(axis="index")
 # ## (d) Does finetuning enlarge the nullspace?
 #
 # The paper reads a growing norm off the noises that training itself made: other starts, other stops, unverified. Here the largest noise within $\varepsilon$ is measured by one
-# protocol for all weights (same images, same start, verified on test images; every token the same norm), on the averaged weights after every round, for `nullspace`
-# and for `zero`. Beside it, the eps-matched random noise of the same weights: a model that grows deaf to everything gains on both.
+# protocol for all weights (same images, same start, verified on test images; every token the same norm), on the averaged weights at the start, halfway and at the end, for
+# `nullspace` and for `zero`. Beside it, the eps-matched random noise of the same weights: a model that grows deaf to everything gains on both.
 
 # %%
 watched = set(settings.WATCHED) & set(methods)
-moves = rounds[rounds["method"].isin(watched)]
+moves = rounds[rounds["method"].isin(watched)].dropna(subset="norm")
 rows = [
     {"method": method, "step": step}
     | {k: v for name in ("norm", "norm_random") for k, v in statistics.over_seeds(at[name]).columns(name).items()}

@@ -51,7 +51,7 @@ workers: int = 0  # processes side by side; 0: one a thread on a CPU, one on a G
 
 # %%
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pandas as pd
 import seaborn as sns
@@ -62,12 +62,11 @@ from matplotlib.ticker import MaxNLocator
 
 from nullpaper import load_data, patch_nullspace, statistics
 from nullpaper.errors import InputError
-from nullpaper.models.vit import ViT, fingerprint
+from nullpaper.models.vit import ViT
 from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies import contrasts, settings
 from nullpaper.studies.trials import AdapterSpec, Protocol, Trial, TrialResult, boundary_norm, model_of, run_trials
 from nullpaper.workflow import figures
-from nullpaper.workflow.store import stored
 
 figures.use_style()
 recipe, protocol, boundary = settings.nullspace_setting(
@@ -257,18 +256,9 @@ cifar = load_data("cifar10")
 sized = ["start", *(f"{m}, {a}" for m in ("zero", "nullspace") for a in adapters)]
 sized += ["robust start", *(f"pgd_at, {a}" for a in adapters)]
 
-
-def norms_of(result: TrialResult) -> dict[str, float]:
-    """Norms at the boundary of eps: from the run where it was watched, else found now."""
-    for record in result.history:
-        if record["step"] == result.best_step and "norm" in record:
-            return record
-    model = model_of(result)
-    given = {"weights": fingerprint(model), "boundary": asdict(boundary)}
-    return stored("boundary_norm", given, lambda: boundary_norm(model, cifar, boundary), data=cifar.identity).metrics
-
-
-norms = {name: pd.DataFrame([norms_of(result) for result in groups[name]]) for name in sized}
+norms = {
+    name: pd.DataFrame([boundary_norm(model_of(result), cifar, boundary) for result in groups[name]]) for name in sized
+}
 rows = []
 for name, by_seed in norms.items():
     first = norms["robust start" if name in robust else "start"].iloc[0]

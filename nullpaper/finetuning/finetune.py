@@ -76,7 +76,8 @@ def finetune(
         steps: gradient steps in all; paper A took 20 noises x 40 steps.
         recipe: the rest, see `FinetuneRecipe`.
         folder: where the state of this run is kept after every round; None: it starts anew when killed.
-        measure: called with the averaged weights at the start and after every round; its numbers go into the history.
+        measure: called with the averaged weights at the start, after the middle round and after the last; its numbers
+            go into the history.
         progress: show a bar with loss, dev accuracy and the time that is left.
 
     Raises:
@@ -148,6 +149,8 @@ class _Run:
         self.dev = rest.subset(min(recipe.dev_images, len(rest)), seed)
         described = method, steps, seed, asdict(recipe), fingerprint(vit), data.identity
         path = None if folder is None else state_file(folder, f"finetune-{method}", *described)
+        rounds = -(-steps // recipe.steps_per_noise)
+        self.measured_at = 0, rounds // 2 * recipe.steps_per_noise, steps
         self.best = deepcopy(vit).eval()
         self.trainer = Trainer(deepcopy(vit), recipe, seed, path, best=self.best)
         self.history = self.trainer.history
@@ -177,7 +180,8 @@ class _Run:
         record["dev_accuracy"] = accuracy(averaged, self.dev)
         if self.method.robust:
             record["dev_robust"] = _robust_accuracy(averaged, self.dev, self.recipe)
-        return record | (self.measure(averaged) if self.measure is not None else {})
+        looks = self.measure is not None and record["step"] in self.measured_at
+        return record | (self.measure(averaged) if looks else {})
 
     def rate(self, step: int) -> float:
         return self.recipe.learning_rate * schedule(step, self.steps, final=self.recipe.final_share)

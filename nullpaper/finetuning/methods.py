@@ -22,7 +22,6 @@ from nullpaper.models.vit import ViT, check_vit, evaluating
 from nullpaper.robustness.pgd import pgd
 from nullpaper.synthesis.controls import gaussian, permuted
 from nullpaper.synthesis.influence import EncoderNoise, Noise, Pool, read_pool
-from nullpaper.synthesis.linearised import linearise
 from nullpaper.synthesis.noise import encoder_noise, rescaled, verified
 
 
@@ -189,10 +188,8 @@ def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed:
 
 
 def _learned(vit: ViT, pool: Pool, recipe: FinetuneRecipe, seed: int) -> EncoderNoise:
-    """Our noise from a linearised start, or the published one."""
+    """Our noise, or the published one."""
     options = {"eps": recipe.noise_eps, "lim": recipe.noise_lim, "steps": recipe.noise_steps, "seed": seed}
     if recipe.official:
         return encoder_noise(vit, pool, official=True, early_stop=recipe.early_stop, **options)
-    first_half = pool.take(torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed))[: len(pool) // 2])
-    linear = linearise(vit, first_half, seed=seed)
-    return encoder_noise(vit, pool, spread=recipe.spread, margin=False, linear=linear, **options)
+    return encoder_noise(vit, pool, spread=recipe.spread, margin=False, **options)

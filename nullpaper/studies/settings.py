@@ -17,7 +17,7 @@ from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies.trials import AdapterSpec, Boundary, Protocol, Trial
 
 WATCHED = ("nullspace", "zero")
-"""Methods whose largest noise within eps is measured after every round."""
+"""Methods whose largest noise within eps is measured along the way."""
 
 RANK = 3
 """Of LoRA branches in all layers of the shipped ViT: with LNLoRA, 5.5 % of its parameters."""

@@ -31,7 +31,6 @@ from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corr
 from nullpaper.robustness.evaluation import Corrupted, Threat, corrupted_splits, evaluate, packed, unpacked
 from nullpaper.robustness.pgd import check_eps
 from nullpaper.synthesis.influence import read_pool
-from nullpaper.synthesis.linearised import linearise
 from nullpaper.synthesis.noise import encoder_noise, rescaled
 from nullpaper.workflow.code_identity import code_identity, identity
 from nullpaper.workflow.parallel import each
@@ -76,7 +75,7 @@ class Trial:
     start: str | Trial = SHIPPED  # a ViT of the package or of timm, or what another trial ended with
     weights: str | None = None  # a safetensors file for a start by name; None: what comes with it
     mismatched_scale: bool = False  # paper A's wrong mean and standard deviation, see `start_of`
-    boundary: Boundary | None = None  # measured after every round
+    boundary: Boundary | None = None  # measured at the start, halfway and at the end
     adapter: AdapterSpec | None = None  # None: all weights
     new_head: bool = False  # drawn from the seed, as it must be where the classes are others
     data: str = "cifar10"
@@ -268,14 +267,21 @@ def _mismatch(model: ViT) -> None:
 
 
 def boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
-    """Norms of the learned and of random noise that are verified to stay within eps, every token of one norm."""
+    """Norms of the learned and of random noise that are verified to stay within eps, every token of one norm.
+
+    Found in the store where these weights were measured before, as those that all runs start from.
+    """
+    given = asdict(boundary) | {"weights": fingerprint(vit)}
+    return stored("boundary_norm", given, partial(_boundary_norm, vit, data, boundary), data=data.identity).metrics
+
+
+def _boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
     pool, held_out = (
         read_pool(vit, split.batches(250, image_size=vit.image_size, device=vit.mean.device))
         for split in (data.dev.subset(boundary.images, 1), data.test.subset(boundary.images, 1))
     )
     given = {"held_out": held_out, "eps": boundary.eps, "seed": 0}
-    linear = linearise(vit, pool, seed=0)
-    learned = encoder_noise(vit, pool, steps=boundary.steps, spread=True, linear=linear, **given)
+    learned = encoder_noise(vit, pool, steps=boundary.steps, spread=True, **given)
     draw = torch.randn(pool.noise_shape, generator=torch.Generator().manual_seed(1))
     random = rescaled(vit, draw, pool, **given)
     norms = {"norm": learned.norm, "norm_reached": float(learned.reached)}

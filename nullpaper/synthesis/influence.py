@@ -9,7 +9,7 @@ measured on the features instead, relative to their squared norm.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,6 +27,7 @@ Batches = Iterable[Tensor | Sequence[Tensor]]
 
 MEASURES = {"probabilities": probability_gap, "features": feature_gap}
 """What eps bounds: a distance (B,) of noisy and clean answers, by name."""
+CACHED = 64  # images whose activations stay in a CPU's cache: more at once take longer
 PROBE = 4  # images on which a pool is compared with the model it is used with
 
 
@@ -52,6 +53,12 @@ class Pool:
     @property
     def noise_shape(self) -> tuple[int, ...]:
         return (1, *self.inputs.shape[1:])
+
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Inputs and clean logits, by the images that go through the model at once."""
+        size = min(self.batch_size, CACHED) if self.inputs.device.type == "cpu" else self.batch_size
+        count = -(-len(self) // size)  # of even length: the last bits of a product depend on how few rows it has
+        return zip(self.inputs.tensor_split(count), self.logits.tensor_split(count), strict=True)
 
     def take(self, indices: Tensor) -> Pool:
         """The images at ``indices`` (m,), in that order."""
@@ -141,8 +148,7 @@ def read_pool(
 def influence_of(model: nn.Module, noise: Tensor, pool: Pool) -> Tensor:
     """The pool's measure of each image, (n,), which eps bounds, such as sum_k (softmax(z)_k - softmax(z')_k)^2."""
     gap = MEASURES[pool.measure]
-    parts = zip(pool.inputs.split(pool.batch_size), pool.logits.split(pool.batch_size), strict=True)
-    return torch.cat([gap(logits_at(model, pool, inputs + noise), clean) for inputs, clean in parts])
+    return torch.cat([gap(logits_at(model, pool, inputs + noise), clean) for inputs, clean in pool.parts()])
 
 
 def noise_influence(model: nn.Module, noise: Noise | Tensor, batches: Batches | Pool) -> dict[str, Interval]:
@@ -164,7 +170,7 @@ def noise_influence(model: nn.Module, noise: Noise | Tensor, batches: Batches | 
     pool = read_pool(model, batches, level=level_of(noise), measure=measure)
     value = check_noise(noise, pool)
     with torch.no_grad():
-        parts = [_outputs(model, inputs + value, pool.level) for inputs in pool.inputs.split(pool.batch_size)]
+        parts = [_outputs(model, inputs + value, pool.level) for inputs, _ in pool.parts()]
     if measure == "features":
         noisy = torch.cat([features for _, features in parts])
         values = {"mse_features": (noisy - pool.features).square().sum(-1)}

@@ -66,11 +66,14 @@ def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0, measure: str 
 
     Raises:
         InputError: as `influence.read_pool`, or a negative seed.
+        FloatingPointError: gradients that are not finite.
     """
     seed = check_seed(seed)
     pool = read_pool(vit, batches, measure=measure)
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.cat([_slopes(vit, pool, part, generator) for part in pool.inputs.split(pool.batch_size)])
+    rows = torch.cat([_slopes(vit, pool, part, generator) for part, _ in pool.parts()])
+    if not rows.isfinite().all():
+        raise FloatingPointError("the gradients of the logits are not finite; load other weights.")
     rows = rows / math.sqrt(len(rows))
     dim = pool.inputs.shape[1] * (pool.inputs.shape[2] - 1)
     wide = rows.shape[0] < rows.shape[1]  # the smaller of the two Gram matrices has the same non-zero spectrum

@@ -28,13 +28,12 @@ from nullpaper.synthesis.influence import (
     level_of,
     logits_at,
 )
-from nullpaper.synthesis.linearised import Linearised
+from nullpaper.synthesis.linearised import Linearised, linearise
 from nullpaper.synthesis.problem import Problem, Record, pose, to_boundary
 
-STEPS = 200
+STEPS, FINE_STEPS = 200, 60  # from a random start, and from one that is good to first order
 BATCH = 64
-TURN_RATE, BETAS = 0.3, (0.9, 0.99)  # Adam on a direction of rms 1, cosine to zero
-FINE_RATE = 0.1  # the same from a start that is good to first order
+TURN_RATE, FINE_RATE, BETAS = 0.3, 0.1, (0.9, 0.99)  # Adam on a direction of rms 1, cosine to zero; from these starts
 RADIUS_RATE = 0.05  # share of the log misfit by which the radius follows in a step
 OFFICIAL_RATE, OFFICIAL_ROUNDS = 0.1, 3
 
@@ -55,7 +54,7 @@ def encoder_noise(
     early_stop: bool = True,
     spread: bool = False,
     margin: bool = True,
-    linear: Linearised | None = None,
+    linear: bool | Linearised = True,
     measure: str = "probabilities",
 ) -> EncoderNoise:
     """Universal noise (1, N, d) on the patch tokens of a frozen ViT; exactly one of ``eps``, ``lam`` and ``norm``.
@@ -68,16 +67,15 @@ def encoder_noise(
             ``measure`` says.
         lam: weight of log ||v|| in paper A's exploratory loss, equation 6; positive.
         norm: a fixed L2 norm, at which E ||z' - z|| is minimised: noises of different models can then be compared.
-        lim: the start is uniform in (-lim, lim), in token units.
-        steps: 200 by default; for ``official``, a bound below its 3 passes over the images.
+        lim: the start is drawn uniformly from (-lim, lim), in token units.
+        steps: 60 by default, 200 without ``linear``; for ``official``, a bound below its 3 passes over the images.
         official: the published procedure: AdamW with its default decay, mean ||z' - z||^2, first batch below eps stops.
         early_stop: False: the published procedure takes all its steps.
         spread: give every token the same norm. Without it "the largest noise" has no answer even after centring: a
-            token whose norm grows saturates its LayerNorm, the network loses that token and nothing else, and the
-            norm is free again (notebook 02).
+            token whose norm grows saturates its LayerNorm, and the network loses it and nothing else (notebook 02).
         margin: put the upper end of the influence at eps, as verification asks; False puts the estimate there, as noise
             for training wants it on few images.
-        linear: turn the start towards what the logits ignore to first order; a third of the steps then suffices.
+        linear: turn the draw to what the logits ignore to first order, on the images to learn from or as is given here.
         measure: "features" for models without a head: in place of the logits, and eps bounds their `feature_gap`.
 
     Returns:
@@ -97,9 +95,10 @@ def encoder_noise(
     start = _start(problem, lim)
     if official:
         return problem.verified(*published(problem, start, steps, early_stop=early_stop))
-    if linear is None:
-        return _solved(problem, start, steps, TURN_RATE)
-    return _solved(problem, problem.shaped(linear.filtered(start)), steps, FINE_RATE)
+    if linear is False:
+        return _solved(problem, start, steps or STEPS, TURN_RATE)
+    spectrum = linearise(vit, problem.fit, seed=seed, measure=measure) if linear is True else linear
+    return _solved(problem, problem.shaped(spectrum.filtered(start)), steps or FINE_STEPS, FINE_RATE)
 
 
 @torch.inference_mode(False)
@@ -114,7 +113,7 @@ def input_noise(
     """
     _check_start(lim, steps)
     problem = pose(model, batches, level="input", **options)
-    return _solved(problem, _start(problem, lim), steps, TURN_RATE)
+    return _solved(problem, _start(problem, lim), steps or STEPS, TURN_RATE)
 
 
 @torch.inference_mode(False)
@@ -157,23 +156,23 @@ def polar(problem: Problem, start: Tensor, steps: int, rate: float) -> tuple[Ten
     this scheme reached 193 on the softmax distance itself, 375 on log E ||z' - z||^2 and 496 on log E ||z' - z||,
     whose gradient comes from every image, not only from those near a change of class.
     """
-    radius = math.log(problem.norm or start.norm().item())
+    radius = torch.as_tensor(problem.norm or start.norm(), dtype=torch.float64, device=start.device).log()
     direction = (start / start.norm() * math.sqrt(start.numel())).requires_grad_()
     adam = torch.optim.Adam([direction], lr=rate, betas=BETAS)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
-    history: list[Record] = []
-    for indices in _minibatches(problem, BATCH, steps):
-        log_radius = torch.tensor(radius, device=start.device, requires_grad=True)
+    records: list[Tensor] = []
+    for indices in _minibatches(problem, BATCH, steps):  # nothing in here waits for the device
+        log_radius = radius.float().requires_grad_()
         noise = of_norm(problem.shaped(direction), log_radius.exp())
         distance, influence = _distances(problem, noise, indices)
         loss = distance.clamp_min(1e-12).sqrt().mean()
-        _record(history, noise, influence, loss)
+        records.append(_record(noise, influence, loss))
         # asked for by name, so that autograd computes no gradient of any weight
         direction.grad, slope = torch.autograd.grad(loss, [direction, log_radius])
         adam.step()
         cosine.step()
-        radius += RADIUS_RATE * min(max(_misfit(problem, influence, slope.item()), -2.0), 2.0)
-    return of_norm(problem.shaped(direction.detach()), math.exp(radius)), history
+        radius = radius + RADIUS_RATE * _misfit(problem, influence.double(), slope.double()).clamp(-2, 2)
+    return of_norm(problem.shaped(direction.detach()), radius.exp()), _history(records)
 
 
 @torch.enable_grad()
@@ -186,18 +185,18 @@ def published(
     noise = start.clone().requires_grad_()
     adam = torch.optim.AdamW([noise], lr=OFFICIAL_RATE)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, length)
-    history: list[Record] = []
+    records: list[Tensor] = []
     for indices in _minibatches(problem, batch, min(steps or length, length)):
         used = problem.shaped(noise)
         distance, influence = _distances(problem, used, indices)
         loss = distance.mean()
-        _record(history, used, influence, loss)
+        records.append(_record(used, influence, loss))
         if early_stop and influence < problem.eps:
             break
         (noise.grad,) = torch.autograd.grad(loss, [noise])
         adam.step()
         cosine.step()
-    return problem.shaped(noise.detach()), history
+    return problem.shaped(noise.detach()), _history(records)
 
 
 def _check_start(lim: float, steps: int | None) -> None:
@@ -212,38 +211,46 @@ def _start(problem: Problem, lim: float) -> Tensor:
     return problem.shaped((lim * noise).to(problem.fit.inputs))
 
 
-def _solved(problem: Problem, start: Tensor, steps: int | None, rate: float) -> Noise:
-    value, history = polar(problem, start, steps or STEPS, rate)
+def _solved(problem: Problem, start: Tensor, steps: int, rate: float) -> Noise:
+    value, history = polar(problem, start, steps, rate)
     return problem.verified(value if problem.eps is None else to_boundary(problem, value), history)
 
 
-def _misfit(problem: Problem, influence: float, slope: float) -> float:
+def _misfit(problem: Problem, influence: Tensor, slope: Tensor) -> Tensor:
     """How far, as a logarithm, the radius is from where the form wants it."""
     if problem.norm is not None:
-        return 0.0
+        return torch.zeros_like(influence)
     if problem.eps is not None:
-        return math.log(problem.eps / max(influence, 1e-12))
-    return math.log(problem.lam / max(slope, 1e-2 * problem.lam))  # d/dlog|v| of equation 6 is slope - lam
+        return (problem.eps / influence.clamp_min(1e-12)).log()
+    return (problem.lam / slope.clamp_min(1e-2 * problem.lam)).log()  # d/dlog|v| of equation 6 is slope - lam
 
 
-def _distances(problem: Problem, noise: Tensor, indices: Tensor) -> tuple[Tensor, float]:
+def _distances(problem: Problem, noise: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     """||z' - z||^2 of the images at ``indices`` (B,), and their mean influence."""
     clean = problem.fit.logits[indices]
     noisy = logits_at(problem.model, problem.fit, problem.fit.inputs[indices] + noise)
-    return (noisy - clean).square().sum(-1), MEASURES[problem.fit.measure](noisy.detach(), clean).mean().item()
+    return (noisy - clean).square().sum(-1), MEASURES[problem.fit.measure](noisy.detach(), clean).mean()
 
 
-def _record(history: list[Record], noise: Tensor, influence: float, loss: Tensor) -> None:
-    step = len(history)
-    if not loss.isfinite():
-        raise FloatingPointError(f"the loss is not finite at step {step}; lower lim or lam.")
-    history.append({"step": step, "norm": noise.norm().item(), "influence": influence, "loss": loss.item()})
+def _record(noise: Tensor, influence: Tensor, loss: Tensor) -> Tensor:
+    """Norm, influence and loss of a step, (3,)."""
+    return torch.stack([noise.norm(), influence, loss]).detach()
+
+
+def _history(records: list[Tensor]) -> list[Record]:
+    """What the steps were like, read from the device at once."""
+    history = []
+    for step, (norm, influence, loss) in enumerate(torch.stack(records).tolist()):
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is not finite at step {step}; lower lim or lam.")
+        history.append({"step": step, "norm": norm, "influence": influence, "loss": loss})
+    return history
 
 
 def _minibatches(problem: Problem, size: int, steps: int) -> Iterator[Tensor]:
     """Indices of ``steps`` mini-batches of the images to learn from, shuffled anew in every pass."""
     while steps > 0:
-        batches = torch.randperm(len(problem.fit), generator=problem.generator).split(size)
-        for indices in batches[:steps]:
-            yield indices.to(problem.fit.inputs.device)
+        order = torch.randperm(len(problem.fit), generator=problem.generator).to(problem.fit.inputs.device)
+        batches = order.split(size)
+        yield from batches[:steps]
         steps -= len(batches)

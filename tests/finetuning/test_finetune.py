@@ -74,6 +74,14 @@ def test_a_killed_run_continues_to_the_same_weights(tmp_path) -> None:
     assert fingerprint(resumed.vit) == fingerprint(whole.vit) and numbers(resumed) == numbers(whole)
 
 
+def test_measure_is_asked_at_the_start_halfway_and_at_the_end() -> None:
+    numbers = iter(range(9))
+    recipe = replace(QUICK, steps_per_noise=1)
+    options = dict(method="standard", steps=5, recipe=recipe, progress=False)
+    done = finetune(start(), few(), measure=lambda vit: {"number": next(numbers)}, **options)
+    assert [record.get("number") for record in done.history] == [0, None, 1, None, None, 2]
+
+
 def test_zero_noise_is_standard_finetuning() -> None:
     """The control differs from the method in its noise alone; with the mean over two equal branches nothing is left."""
     for plain, zero in zip(run("standard").history[1:], run("zero").history[1:], strict=True):

@@ -10,6 +10,7 @@ from nullpaper.models.vit import SHIPPED, load_vit
 from nullpaper.synthesis.controls import centred, gaussian, of_norm, permuted, permuted_within
 from nullpaper.synthesis.influence import influence_of, noise_influence, read_pool
 from nullpaper.synthesis.noise import encoder_noise, input_noise, rescaled, verified
+from nullpaper.synthesis.problem import pose, to_boundary
 
 CONTROLS = {"gaussian": gaussian, "permuted": permuted, "permuted_within": permuted_within}
 
@@ -34,7 +35,15 @@ def test_learned_noise_is_longer_than_a_random_one_rescaled_from_any_length():
     pool, held_out = pools()
     direction = torch.randn(1, 36, 96, generator=drawn())
     short, long = (rescaled(vit(), s * direction, pool, held_out=held_out, eps=EPS).norm for s in (0.01, 100.0))
-    assert short == pytest.approx(long, rel=0.05) and learned().norm > 1.3 * long
+    assert short == pytest.approx(long, rel=0.05) and learned().norm > 1.15 * long
+
+
+@pytest.mark.parametrize("length", [0.01, 1.0, 100.0])
+def test_a_scale_is_within_eps_where_it_was_read_off_and_hardly_longer_is_not(length):
+    problem = pose(vit(), pools()[0], level="encoder", eps=EPS, margin=False)
+    noise = to_boundary(problem, length * torch.randn(1, 36, 96, generator=drawn()))
+    within, beyond = (influence_of(vit(), scale * noise, problem.calibration).mean() for scale in (1, 1.02))
+    assert within <= EPS < beyond
 
 
 def test_the_radius_grows_below_eps_and_shrinks_above():
