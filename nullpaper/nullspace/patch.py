@@ -224,10 +224,13 @@ def _weyl_bound(vit: ViT, matrix: Tensor) -> float:
 
 
 def _split(matrix: Tensor, rtol: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Orthonormal bases of the nullspace and the row space, and the singular values."""
-    _, values, right = torch.linalg.svd(matrix, full_matrices=True)
+    """Orthonormal bases of the nullspace and the row space, and the singular values.
+
+    Made on the CPU: a nullspace has many bases, and every device should get the same, as keys and samples depend on it.
+    """
+    _, values, right = torch.linalg.svd(matrix.cpu(), full_matrices=True)
     rank = int((values > rtol * values[0]).sum())
-    return right[rank:].T.contiguous(), right[:rank].T.contiguous(), values
+    return tuple(part.contiguous().to(matrix.device) for part in (right[rank:].T, right[:rank].T, values))
 
 
 def _legal(images: Tensor, noise: Tensor) -> Tensor:
