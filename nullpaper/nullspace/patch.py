@@ -198,23 +198,25 @@ def patch_nullspace(vit: ViT, *, through: str = "embedding", rtol: float | None 
     check_choice("through", through, THROUGH)
     if rtol is not None:
         check_number("rtol", rtol, 0, 1, "[)")
-    matrix = vit.patch_matrix
+    matrix = vit.patch_matrix.cpu()  # a nullspace has many bases: every device gets the same, as keys depend on it
     if through == "encoder":
         invariance = shift_invariance(vit)
         if not invariance.holds:
             raise InputError(f"the encoder of {vit.name} does not ignore a shift of its tokens: {invariance.reason}.")
         matrix = matrix - matrix.mean(0)
     parts = _split(matrix, _weyl_bound(vit, matrix) if rtol is None else rtol)
+    parts = (part.to(vit.mean.device) for part in parts)
     return PatchNullspace(*parts, through, vit.name, vit.channels, vit.image_size, vit.patch_size)
 
 
 def channel_nullspace(vit: ViT) -> PatchNullspace:
     """The official code's per-channel nullspace, a control: block-diagonal, and empty wherever p*p <= d."""
     check_vit(vit)
-    channels = vit.patch_matrix.unflatten(1, (vit.channels, -1)).transpose(0, 1)
+    channels = vit.patch_matrix.cpu().unflatten(1, (vit.channels, -1)).transpose(0, 1)
     parts = zip(*(_split(matrix, _weyl_bound(vit, matrix)) for matrix in channels), strict=True)
     bases, complements, values = parts
-    parts = torch.block_diag(*bases), torch.block_diag(*complements), torch.stack(values)
+    joined = torch.block_diag(*bases), torch.block_diag(*complements), torch.stack(values)
+    parts = (part.to(vit.mean.device) for part in joined)
     return PatchNullspace(*parts, "embedding", vit.name, vit.channels, vit.image_size, vit.patch_size)
 
 
@@ -224,13 +226,10 @@ def _weyl_bound(vit: ViT, matrix: Tensor) -> float:
 
 
 def _split(matrix: Tensor, rtol: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Orthonormal bases of the nullspace and the row space, and the singular values.
-
-    Made on the CPU: a nullspace has many bases, and every device should get the same, as keys and samples depend on it.
-    """
-    _, values, right = torch.linalg.svd(matrix.cpu(), full_matrices=True)
+    """Orthonormal bases of the nullspace and the row space, and the singular values."""
+    _, values, right = torch.linalg.svd(matrix, full_matrices=True)
     rank = int((values > rtol * values[0]).sum())
-    return tuple(part.contiguous().to(matrix.device) for part in (right[rank:].T, right[:rank].T, values))
+    return right[rank:].T.contiguous(), right[:rank].T.contiguous(), values
 
 
 def _legal(images: Tensor, noise: Tensor) -> Tensor:
