@@ -170,7 +170,7 @@ ANYWHERE: dict[str, Case] = {  # model and data may live on different devices
         [1 + evaluation.evaluate(w.vit, w.split, attacks=["fgsm"], corruptions="fog", severities=3)["accuracy"]],
         0.07,  # one image of 16
     ),
-    "gradient_masking.diagnose": lambda w: gradient_masking.diagnose(w.vit, w.x, w.labels, eps=EPS, steps=5),
+    "gradient_masking.diagnose": lambda w: "".join(gradient_masking.diagnose(w.vit, w.x, w.labels, eps=EPS, steps=5)),
     "perturbation.in_box": lambda w: perturbation.in_box(w.x, on(w, w.t), vit.norms(w.x)),
     "perturbation.transported_logits": lambda w: [
         perturbation.transported_logits(w.vit, w.x, name) for name in ("float32", "8 bits")
@@ -216,7 +216,7 @@ ANYWHERE: dict[str, Case] = {  # model and data may live on different devices
     "watermark.official_noise": lambda w: watermark.official_noise(
         w.space, *(vit.patchify(part[:1], (8, 8))[0, 0] for part in (w.x, on(w, w.t))), norm="l2", gradient=True
     ),
-    "watermark.encode_message": lambda w: vars(watermark.encode_message(w.space, w.x, drawn_bits(w), key=7)),
+    "watermark.encode_message": lambda w: watermark.encode_message(w.space, w.x, drawn_bits(w), key=7).noise,
     "watermark.decode_message": equal_keys,
     "watermark.message_keys": lambda w: watermark.message_keys(w.space, 16, key=7, share=0.5),
 }
