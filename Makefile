@@ -84,7 +84,7 @@ test-more: $(READY) ## run the long tests: the book in a browser, sweeps on Dask
 
 test-gpu: $(READY) ## hold every public function on CUDA against the CPU, and run every notebook there: build/test-gpu.xml
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n auto --maxprocesses 8 --dist worksteal \
-		-m gpu --junitxml build/test-gpu.xml tests/devices
+		--junitxml build/test-gpu.xml tests/devices
 
 lint: $(READY) ## check style
 	$(BIN)/ruff check .

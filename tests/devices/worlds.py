@@ -18,7 +18,6 @@ from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 from nullpaper.synthesis.influence import Pool, read_pool
 
 DEVICE = os.environ.get("NULLPAPER_TEST_DEVICE", "cuda")
-MISSING = "" if DEVICE != "cuda" or torch.cuda.is_available() else "torch sees no CUDA device"
 
 
 @cache
