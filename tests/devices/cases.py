@@ -271,7 +271,7 @@ INSIDE = """
 attention.explicit_attention vit.Classifier.forward vit.ViT.forward vit.ViT.embed vit.ViT.encode vit.evaluating box_qp.
 l1_lp. patch.PatchNullspace.over_patches influence.logits_at noise.polar problem. files.save_adapter inject.inject
 inject.attach inject.remove layers. patch_attack.patch_attack perturbation. pgd.frozen methods.loss_of trainer. descent.
-explanations.
+explanations. influence.Pool.parts
 """
 """Run by the cases of others: functions, or the rest of a module."""
 EVERYWHERE = """
