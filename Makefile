@@ -1,7 +1,7 @@
 # nullpaper: `make paper` runs everything, `make test` checks everything, `make help` lists the rest.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup lock data paper figures book verify sweep report run checkpoint test test-more lint bench lab clean
+.PHONY: help setup lock data paper figures book verify sweep report run checkpoint test test-more test-gpu lint bench lab clean
 
 # Kills at random moments that make test-more survives.
 KILLS ?= 50
@@ -77,10 +77,14 @@ checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on 
 test: $(READY) ## run the tests, and say how long they took
 	@# the notebooks first: they take longest, and the rest fills what is left of the workers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder \
-		-m "not long" tests/notebooks tests
+		-m "not long and not gpu" tests/notebooks tests
 
 test-more: $(READY) ## run the long tests: the book in a browser, sweeps on Dask clusters, kills at random moments (KILLS=50)
 	OMP_NUM_THREADS=1 NULLPAPER_KILLS=$(KILLS) $(BIN)/python -m pytest -q -rsP -m long tests
+
+test-gpu: $(READY) ## hold every public function on CUDA against the CPU, and run every notebook there: build/test-gpu.xml
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n auto --maxprocesses 8 --dist worksteal \
+		--junitxml build/test-gpu.xml tests/devices
 
 lint: $(READY) ## check style
 	$(BIN)/ruff check .

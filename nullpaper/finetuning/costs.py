@@ -60,7 +60,7 @@ def memory(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels
 
     Args:
         method: a name in `METHODS`; where it needs noise it gets zeros.
-        images, labels: (B, C, H, W) in [0, 1] and (B,), on the model's device.
+        images, labels: (B, C, H, W) in [0, 1] and (B,).
 
     Returns:
         ``parameters`` (frozen ones too), ``gradients`` and ``optimizer`` (AdamW's moments) after a step;
@@ -80,12 +80,12 @@ def memory(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels
     step.optimizer.zero_grad(set_to_none=True)
     sizes["saved"] = step.saved()
     sizes["step_peak"] = sizes["saved"] + gradients
-    if images.is_cuda:
+    if (device := step.batch.images.device).type == "cuda":
         gc.collect()  # or garbage from before, released inside, would count as memory won
-        torch.cuda.reset_peak_memory_stats(images.device)
-        before = torch.cuda.memory_allocated(images.device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         step()
-        sizes["step_peak"] = torch.cuda.max_memory_allocated(images.device) - before
+        sizes["step_peak"] = torch.cuda.max_memory_allocated(device) - before
     return sizes | {"total": sizes["parameters"] + sizes["optimizer"] + sizes["step_peak"]}
 
 
@@ -125,7 +125,8 @@ def step_times(
     seed = check_seed(seed)
     chosen = Method(_careless) if careless else check_method(method)
     steps = [_Step(vit, chosen, recipe, images, labels) for vit in models.values()]
-    clock = "cpu" if images.device.type == "cpu" and torch.get_num_threads() == 1 else "wall"
+    on_cpu = all(step.batch.images.device.type == "cpu" for step in steps)
+    clock = "cpu" if on_cpu and torch.get_num_threads() == 1 else "wall"
     now = time.process_time if clock == "cpu" else time.perf_counter
     for step in steps:
         step()

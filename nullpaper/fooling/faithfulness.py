@@ -93,7 +93,7 @@ def _curves(
 
     def probability(tokens: Tensor) -> Tensor:
         logits = vit.encode(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        return logits.softmax(2)[:, torch.arange(len(target)), target].T
+        return logits.softmax(2)[:, torch.arange(len(target), device=target.device), target].T
 
     foremost = (rank < counts.view(-1, 1, 1)).unsqueeze(3)
     deletion = probability(torch.where(foremost, absent, present))

@@ -186,7 +186,7 @@ def without_nullspace(space: PatchNullspace, images: Tensor, noise: Tensor) -> T
         InputError: as `PatchNullspace.nearest`.
     """
     images = check_images(space, images)
-    noisy = (images + check_images(space, noise, what="noise", box=False)).clamp(0, 1)
+    noisy = (images + check_images(space, noise, what="noise", box=False).to(images.device)).clamp(0, 1)
     return noisy + space.nearest(noisy, images)[0] - images
 
 
@@ -203,7 +203,7 @@ def equal_norm_controls(
         InputError: as `PatchNullspace.nearest`.
     """
     images, targets = check_images(space, images), check_images(space, targets, what="targets", box=False)
-    noise = check_images(space, noise, what="noise", box=False)
+    targets, noise = targets.to(images.device), check_images(space, noise, what="noise", box=False).to(images.device)
     norm = norms(noise)
     draw = space.sample(images.shape, norm=norm.cpu(), generator=generator).to(images)
     random = torch.zeros_like(images)

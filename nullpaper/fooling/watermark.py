@@ -94,7 +94,7 @@ def official_noise(space: PatchNullspace, patch: Tensor, logo: Tensor, *, norm: 
     original left the gradient to finite differences; ``gradient`` gives SLSQP the exact one (a subgradient for L1).
     """
     check_choice("norm", norm, ("l1", "l2"))
-    basis, x, difference = (value.cpu().double().numpy() for value in (space.basis, patch, logo - patch))
+    basis, x, difference = (value.cpu().double().numpy() for value in (space.basis, patch, logo.to(patch) - patch))
 
     def objective(a: np.ndarray) -> float:
         rest = difference - basis @ a

@@ -198,23 +198,25 @@ def patch_nullspace(vit: ViT, *, through: str = "embedding", rtol: float | None 
     check_choice("through", through, THROUGH)
     if rtol is not None:
         check_number("rtol", rtol, 0, 1, "[)")
-    matrix = vit.patch_matrix
+    matrix = vit.patch_matrix.cpu()  # a nullspace has many bases: every device gets the same, as keys depend on it
     if through == "encoder":
         invariance = shift_invariance(vit)
         if not invariance.holds:
             raise InputError(f"the encoder of {vit.name} does not ignore a shift of its tokens: {invariance.reason}.")
         matrix = matrix - matrix.mean(0)
     parts = _split(matrix, _weyl_bound(vit, matrix) if rtol is None else rtol)
+    parts = (part.to(vit.mean.device) for part in parts)
     return PatchNullspace(*parts, through, vit.name, vit.channels, vit.image_size, vit.patch_size)
 
 
 def channel_nullspace(vit: ViT) -> PatchNullspace:
     """The official code's per-channel nullspace, a control: block-diagonal, and empty wherever p*p <= d."""
     check_vit(vit)
-    channels = vit.patch_matrix.unflatten(1, (vit.channels, -1)).transpose(0, 1)
+    channels = vit.patch_matrix.cpu().unflatten(1, (vit.channels, -1)).transpose(0, 1)
     parts = zip(*(_split(matrix, _weyl_bound(vit, matrix)) for matrix in channels), strict=True)
     bases, complements, values = parts
-    parts = torch.block_diag(*bases), torch.block_diag(*complements), torch.stack(values)
+    joined = torch.block_diag(*bases), torch.block_diag(*complements), torch.stack(values)
+    parts = (part.to(vit.mean.device) for part in joined)
     return PatchNullspace(*parts, "embedding", vit.name, vit.channels, vit.image_size, vit.patch_size)
 
 

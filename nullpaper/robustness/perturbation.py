@@ -27,6 +27,7 @@ def in_box(images: Tensor, direction: Tensor, norm: Tensor) -> Tensor:
         InputError: as `check_images`.
     """
     images, direction = check_images(None, images), check_images(None, direction, what="directions", box=False)
+    direction, norm = direction.to(images.device), norm.to(images.device)
 
     def clipped(scale: Tensor) -> Tensor:
         return (images + scale.view(-1, 1, 1, 1) * direction).clamp(0, 1) - images

@@ -65,6 +65,13 @@ class Pool:
         features = None if self.features is None else self.features[indices]
         return replace(self, inputs=self.inputs[indices], logits=self.logits[indices], features=features)
 
+    def to(self, device: torch.device) -> Pool:
+        """The pool on a device; itself where it is there."""
+        if self.inputs.device == device:
+            return self
+        features = None if self.features is None else self.features.to(device)
+        return replace(self, inputs=self.inputs.to(device), logits=self.logits.to(device), features=features)
+
 
 @dataclass(frozen=True)
 class Noise:
@@ -147,7 +154,7 @@ def read_pool(
 @torch.no_grad()
 def influence_of(model: nn.Module, noise: Tensor, pool: Pool) -> Tensor:
     """The pool's measure of each image, (n,), which eps bounds, such as sum_k (softmax(z)_k - softmax(z')_k)^2."""
-    gap = MEASURES[pool.measure]
+    gap, noise = MEASURES[pool.measure], noise.to(pool.inputs.device)
     return torch.cat([gap(logits_at(model, pool, inputs + noise), clean) for inputs, clean in pool.parts()])
 
 
@@ -230,6 +237,7 @@ def _same_pool(model: nn.Module, pool: Pool, level: str, measure: str) -> Pool:
             f"the pool was read at level '{pool.level}' with measure '{pool.measure}', but '{level}' and '{measure}' "
             "are needed; read it again."
         )
+    pool = pool.to(next(model.parameters(), pool.inputs).device)
     with torch.no_grad():
         now = logits_at(model, pool, pool.inputs[:PROBE])
     if now.shape != pool.logits[:PROBE].shape or not torch.allclose(now, pool.logits[:PROBE], rtol=1e-3, atol=1e-3):

@@ -34,10 +34,11 @@ class Linearised:
 
     def filtered(self, noise: Tensor) -> Tensor:
         """Noise (1, N, d) turned towards what the logits ignore, its norm kept: multiplied by (M + rho I)^-2."""
-        rho = RIDGE * self.eigenvalues.sum() / self.dim
-        kept = 1 - (rho / (self.eigenvalues + rho)) ** 2
+        values, vectors = self.eigenvalues.to(noise), self.eigenvectors.to(noise)
+        rho = RIDGE * values.sum() / self.dim
+        kept = 1 - (rho / (values + rho)) ** 2
         flat = centred(noise).flatten()
-        turned = flat - self.eigenvectors @ (kept * (self.eigenvectors.T @ flat))
+        turned = flat - vectors @ (kept * (vectors.T @ flat))
         return turned.view_as(noise) / turned.norm() * noise.norm()
 
     def without(self, noise: Tensor, count: int) -> Tensor:
@@ -47,7 +48,7 @@ class Linearised:
             InputError: a count below 0 or above the number of directions.
         """
         count = check_count("count", count, 0, self.eigenvectors.shape[1])
-        seen = self.eigenvectors[:, :count]
+        seen = self.eigenvectors[:, :count].to(noise)
         flat = centred(noise).flatten()
         return (flat - seen @ (seen.T @ flat)).view_as(noise)
 
