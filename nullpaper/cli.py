@@ -253,6 +253,39 @@ def fetch(name: str, force: bool) -> None:
     click.echo(f"{name} is in {fetch_data(name, force=force)}")
 
 
+@main.group()
+def store() -> None:
+    """Carry stored results and runs from one machine to another."""
+
+
+@store.command()
+@click.argument("file", type=FILE)
+@PROFILE
+def pack(file: Path, profile: str | None) -> None:
+    """Write FILE (a .tar.gz): every stored result, and the finished runs of one profile."""
+    from nullpaper.workflow.archive import pack as write
+
+    profile = _profile(profile)
+    counts = write(file, profile)
+    click.echo(f"{file} holds {counts['results']} stored results and {counts['runs']} runs of profile {profile}.")
+
+
+@store.command()
+@click.argument("file", type=FILE)
+def unpack(file: Path) -> None:
+    """Put the results and runs of a packed FILE into build/, where they are missing, for later runs to use.
+
+    All checksums are verified first. What is there already is never replaced.
+    """
+    from nullpaper.workflow.archive import unpack as read
+
+    counts = read(file)
+    sentence = f"{counts['new']} results and runs are new, {counts['there']} were there already."
+    if counts["different"]:
+        sentence += f" {counts['different']} differ from those here, which stay: delete these to take the others."
+    click.echo(sentence)
+
+
 def _say(sentence: str) -> None:
     click.echo(sentence, err=True)
 

@@ -22,7 +22,7 @@ from nullpaper.workflow.kernels import end_kernels, execute, page
 from nullpaper.workflow.parameters import cores, has_gpu
 from nullpaper.workflow.plan import Plan, plan_run
 from nullpaper.workflow.progress import Progress, duration
-from nullpaper.workflow.reference import changed_manifest, checksum, finished, read_manifest, record
+from nullpaper.workflow.reference import checksum, finished, put, read_manifest, record
 
 PAGES = (".py", ".ipynb", ".html")
 """What a run leaves beside figures and tables: the notebook as it was written, as it was executed, and as a page."""
@@ -157,13 +157,7 @@ def _execute(plan: Plan, watch: Progress, threads: int | None) -> RunReport:
             ipynb.with_suffix(".html").write_text(page(ipynb), encoding="utf-8")
             entry = record(hidden, plan.context, code=plan.code, seconds=seconds)
             entry["files"] |= {f"{name}{suffix}": checksum(hidden / f"{name}{suffix}") for suffix in PAGES}
-            with changed_manifest(out) as entries:
-                for file in entries.get(name, {"files": {}})["files"].keys() - entry["files"].keys():
-                    (out / file).unlink(missing_ok=True)
-                for file in entry["files"]:
-                    (out / file).parent.mkdir(exist_ok=True)
-                    os.replace(hidden / file, out / file)
-                entries[name] = entry
+            put(hidden, out, name, entry)
             failed.unlink(missing_ok=True)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
