@@ -143,7 +143,7 @@ def test_an_equal_run_is_skipped_without_heavy_imports(project: Path, reports: l
         "import sys, pathlib; from nullpaper.workflow.runs import run_notebooks\n"
         "(report,) = run_notebooks([pathlib.Path(sys.argv[1])], {'eps': '0.5'}, profile='smoke')\n"
         "assert report.reused and len(report.figures) == 2, report\n"
-        "print(sorted({'torch', 'matplotlib', 'nbconvert'} & sys.modules.keys()))"
+        "print(sorted({'torch', 'matplotlib', 'nbconvert', 'numpy', 'pandas'} & sys.modules.keys()))"
     )
     command = [sys.executable, "-c", script, str(project / "notebooks" / "00_tiny.py")]
     done = subprocess.run(command, capture_output=True, text=True)
