@@ -46,7 +46,7 @@ data: $(READY) ## fetch CIFAR-10 into the cache (make paper does it too)
 	$(NULLPAPER) data fetch cifar10
 
 paper: $(READY) ## run every notebook at the profile that fits the machine into build/PROFILE; PROFILE=smoke is the quick one
-	$(NULLPAPER) paper $(PROFILE_FLAG)
+	$(NULLPAPER) paper $(PROFILE_FLAG) $(ARGS)
 
 figures: $(READY) ## bring the reference, figures/ and results/, up to date: run what changed, and nothing else
 	$(NULLPAPER) figures $(ARGS)

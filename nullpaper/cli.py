@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -86,19 +86,25 @@ def run(
 
 @main.command()
 @click.option("--jobs", type=COUNT, help="Notebooks at a time; by default one a core on a CPU, up to 4.")
+@click.option("--budget", metavar="TIME", help="Stop after so long: 90s, 8m, 1h30m. A later call goes on.")
 @PROFILE
 @FORCE
-def paper(jobs: int | None, profile: str | None, force: bool) -> None:
+def paper(jobs: int | None, budget: str | None, profile: str | None, force: bool) -> None:
     """Run all numbered notebooks, say what was made, and hold it against the reference.
 
-    What is up to date is skipped. Exits with 1 if a notebook fails; the others still run.
+    What is up to date is skipped. Exits with 1 if a notebook fails; the others still run. Within a budget the shortest
+    notebooks come first, the one that it stops keeps its finished trials, and the exit status is 3 if any is left.
     """
     from nullpaper.workflow.agreement import agreement
     from nullpaper.workflow.plan import paper_notebooks
+    from nullpaper.workflow.progress import seconds
     from nullpaper.workflow.runs import run_notebooks
 
-    profile = _profile(profile)
-    reports = run_notebooks(paper_notebooks(), profile=profile, force=force, jobs=jobs)
+    profile, limit, notebooks = _profile(profile), budget and seconds(budget), paper_notebooks()
+    reports = run_notebooks(notebooks, profile=profile, force=force, jobs=jobs, budget=limit or None)
+    if left := [path.stem for path in notebooks if path not in [report.notebook for report in reports]]:
+        again = "the same command" + " without --force" * force
+        _end(reports, f"Out of time after {budget}, left are {', '.join(left)}; {again} goes on from here.", status=3)
     # the numbers of smoke are not meant to be the paper's
     _end(reports, "" if profile == "smoke" else agreement(reports[0].out))
 
@@ -247,6 +253,39 @@ def fetch(name: str, force: bool) -> None:
     click.echo(f"{name} is in {fetch_data(name, force=force)}")
 
 
+@main.group()
+def store() -> None:
+    """Carry stored results and runs from one machine to another."""
+
+
+@store.command()
+@click.argument("file", type=FILE)
+@PROFILE
+def pack(file: Path, profile: str | None) -> None:
+    """Write FILE (a .tar.gz): every stored result, and the finished runs of one profile."""
+    from nullpaper.workflow.archive import pack as write
+
+    profile = _profile(profile)
+    counts = write(file, profile)
+    click.echo(f"{file} holds {counts['results']} stored results and {counts['runs']} runs of profile {profile}.")
+
+
+@store.command()
+@click.argument("file", type=FILE)
+def unpack(file: Path) -> None:
+    """Put the results and runs of a packed FILE into build/, where they are missing, for later runs to use.
+
+    All checksums are verified first. What is there already is never replaced.
+    """
+    from nullpaper.workflow.archive import unpack as read
+
+    counts = read(file)
+    sentence = f"{counts['new']} results and runs are new, {counts['there']} were there already."
+    if counts["different"]:
+        sentence += f" {counts['different']} differ from those here, which stay: delete these to take the others."
+    click.echo(sentence)
+
+
 def _say(sentence: str) -> None:
     click.echo(sentence, err=True)
 
@@ -257,10 +296,10 @@ def _profile(name: str | None) -> str:
     return check_profile(name) if name else default_profile()
 
 
-def _end(reports: Sequence[RunReport], sentence: str = "") -> None:
-    """Say how many ran, and the ``sentence``; exit with 1 if something failed."""
+def _end(reports: Sequence[RunReport], sentence: str = "", status: int = 0) -> NoReturn:
+    """Say how many ran, and the ``sentence``; exit with 1 if something failed, else with ``status``."""
     failed = sum(report.error is not None for report in reports)
     click.echo(f"{len(reports)} notebook{'s' * (len(reports) != 1)}, {failed} failed.")
     if sentence:
         click.echo(sentence)
-    sys.exit(1 if failed else 0)
+    sys.exit(1 if failed else status)

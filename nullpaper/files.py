@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,7 +68,10 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold the lock file ``path``, which the system frees if the process dies; ``on_wait`` is called if it is taken.
+    """Hold the lock file ``path``, which the system frees if the process dies.
+
+    Args:
+        on_wait: called again and again while another holds it; what it raises ends the waiting.
 
     Raises:
         InputError: the lock file cannot be made.
@@ -75,10 +79,13 @@ def locked(path: Path, on_wait: Callable[[], object] = lambda: None) -> Iterator
     lock = FileLock(path, thread_local=False)
     with storable(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            on_wait()
-            held = lock.acquire()
-    with held:
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                on_wait()
+                time.sleep(0.05)
+    try:
         yield
+    finally:
+        lock.release()

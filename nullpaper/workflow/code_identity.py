@@ -86,14 +86,14 @@ class _Description:
     def file(self, path: str | Path) -> str | None:
         """The digest of a file, whose imports are followed; None for one that decides nothing."""
         path = Path(path).resolve()
-        if any(path.is_relative_to(keeper) for keeper in KEEPERS):
+        if _is_keeper(path):
             return None
-        digest, imported = _read(path, path.read_bytes())
         if path not in self.files:
-            self.files[path] = digest
-            for file in filter(Path.is_file, imported):
-                self.file(file)
-        return digest
+            self.files[path], imported = _read(path, path.read_bytes())
+            for file in imported:
+                if file not in self.files and file.is_file():
+                    self.file(file)
+        return self.files[path]
 
     def of(self, value: Any) -> Any:
         """The description of a value, the same for all data of a class."""
@@ -186,7 +186,8 @@ def _canonical(node: Any) -> Any:
         return repr(node)
     if isinstance(node, ast.Raise):
         return ["Raise"]
-    fields = ((name, _canonical(value)) for name, value in ast.iter_fields(node) if value is not None)
+    values = ((name, getattr(node, name, None)) for name in node._fields)
+    fields = ((name, _canonical(value)) for name, value in values if value is not None)
     return [type(node).__name__, *(field for field in fields if field[1] != [])]
 
 
@@ -200,14 +201,19 @@ def _is_idle(node: Any) -> bool:
 
 @functools.lru_cache(maxsize=512)
 def _read(path: Path, source: bytes) -> tuple[str, list[Path]]:
-    """A file's digest and the project's files that it imports."""
+    """A file's digest and the project's files that it imports and that decide something."""
     tree = ast.parse(source, str(path))
-    return identity(_canonical(tree)), sorted(set(_imported(tree, path)))
+    return identity(_canonical(tree)), [file for file in _imported(tree, path) if not _is_keeper(file)]
 
 
-def _imported(tree: ast.AST, path: Path) -> Iterator[Path]:
+def _imported(tree: ast.AST, path: Path) -> list[Path]:
     """The project's files that code of the file at ``path`` imports, found without importing them."""
-    for node in ast.walk(tree):
+    return sorted({candidate.resolve() for candidate in {*_candidates(tree, path)} if _is_own(candidate)})
+
+
+def _candidates(tree: ast.AST, path: Path) -> Iterator[Path]:
+    """Where the files would be, be they there or not."""
+    for node in _statements(tree):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             level, module = getattr(node, "level", 0), getattr(node, "module", None)
             direct = [f"{module}.{alias.name}" if module else alias.name for alias in node.names]
@@ -215,7 +221,16 @@ def _imported(tree: ast.AST, path: Path) -> Iterator[Path]:
                 stem = path.parents[level - 1] if level else _folder_of(name.partition(".")[0])
                 for part in name.split(".") if stem else []:
                     stem /= part
-                    yield from filter(_is_own, (stem.with_suffix(".py"), stem / "__init__.py"))
+                    yield from (stem.with_suffix(".py"), stem / "__init__.py")
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all statements in it, however deep; no expressions, of which there are ten times as many."""
+    yield node
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        children = getattr(node, name, None)
+        for child in children if isinstance(children, list) else []:
+            yield from _statements(child)
 
 
 def _folder_of(top: str) -> Path | None:
@@ -228,6 +243,12 @@ def _folder_of(top: str) -> Path | None:
 
 def _is_own(file: str | Path | None) -> bool:
     """Whether there is code at ``file`` that is the paper's or the reader's, not that of an installed library."""
-    path = Path(file or "").resolve()
+    if not (str(file).endswith(".py") and os.path.isfile(file)):
+        return False
+    path = Path(file).resolve()
     installed = path.is_relative_to(STDLIB) or {"site-packages", "dist-packages"}.intersection(path.parts)
-    return path.suffix == ".py" and path.is_file() and (path.is_relative_to(PACKAGE) or not installed)
+    return path.is_relative_to(PACKAGE) or not installed
+
+
+def _is_keeper(path: Path) -> bool:
+    return any(path.is_relative_to(keeper) for keeper in KEEPERS)

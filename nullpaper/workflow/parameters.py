@@ -93,6 +93,7 @@ def remembered(read: Callable[[Path], Content]) -> Callable[[Path], Content]:
     return look
 
 
+@remembered
 def read_notebook(notebook: Path) -> str:
     """The text of a py:percent notebook.
 

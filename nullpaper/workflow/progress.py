@@ -5,6 +5,7 @@ On a terminal the lines stay in place; elsewhere a line is printed whenever a no
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from statistics import fmean
@@ -12,6 +13,8 @@ from statistics import fmean
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
+
+from nullpaper.errors import InputError
 
 UNKNOWN = 60.0  # seconds expected of a notebook where none ever ran
 
@@ -23,6 +26,19 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def seconds(text: str) -> float:
+    """``90s``, ``8m`` or ``1h30m`` in seconds.
+
+    Raises:
+        InputError: anything else, or no time at all.
+    """
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    hours, minutes, rest = (int(part or 0) for part in parts.groups()) if parts else (0, 0, 0)
+    if not (total := 3600 * hours + 60 * minutes + rest):
+        raise InputError(f"'{text}' is no duration: write hours, minutes and seconds as in 90s, 8m or 1h30m")
+    return float(total)
 
 
 class Progress:

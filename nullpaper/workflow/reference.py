@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,17 @@ def altered(folder: Path, entry: Mapping[str, Any]) -> dict[str, str]:
         elif checksum(path) != digest:
             words[name] = "edited"
     return words
+
+
+def put(folder: Path, out: Path, notebook: str, entry: Mapping[str, Any]) -> None:
+    """Move a finished run from ``folder`` into ``out``, its entry last; files that it no longer makes vanish."""
+    with changed_manifest(out) as entries:
+        for name in entries.get(notebook, {"files": {}})["files"].keys() - entry["files"].keys():
+            (out / name).unlink(missing_ok=True)
+        for name in entry["files"]:
+            (out / name).parent.mkdir(exist_ok=True)
+            os.replace(folder / name, out / name)
+        entries[notebook] = dict(entry)
 
 
 def promote(out: Path, notebook: str) -> None:

@@ -11,9 +11,10 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from nullpaper.files import locked, storable
@@ -21,7 +22,7 @@ from nullpaper.workflow.kernels import end_kernels, execute, page
 from nullpaper.workflow.parameters import cores, has_gpu
 from nullpaper.workflow.plan import Plan, plan_run
 from nullpaper.workflow.progress import Progress, duration
-from nullpaper.workflow.reference import changed_manifest, checksum, finished, read_manifest, record
+from nullpaper.workflow.reference import checksum, finished, put, read_manifest, record
 
 PAGES = (".py", ".ipynb", ".html")
 """What a run leaves beside figures and tables: the notebook as it was written, as it was executed, and as a page."""
@@ -55,6 +56,7 @@ def run_notebooks(
     label: str | None = None,
     force: bool = False,
     jobs: int | None = None,
+    budget: float | None = None,
 ) -> list[RunReport]:
     """Run notebooks side by side, each in a fresh kernel of this Python; one that fails does not stop the others.
 
@@ -65,6 +67,10 @@ def run_notebooks(
         force: compute everything anew, stored results too; else an equal run that is finished is not repeated.
         jobs: notebooks at a time; None: 1 on a machine with a GPU, else one a core, up to 4. They share the cores
             evenly, unless OMP_NUM_THREADS says otherwise: two kernels of one thread do more than one of two.
+        budget: seconds after which all kernels are ended; what they have stored is kept, and a later call goes on.
+
+    Returns:
+        A report of each notebook that has succeeded or failed, in their order; within a budget others may be left.
 
     Raises:
         InputError: unknown or mistyped parameters, an unreadable notebook; nothing has run then. Or a folder that
@@ -75,17 +81,34 @@ def run_notebooks(
     jobs = min(jobs or (1 if has_gpu() else min(cores(), 4)), len(plans))
     threads = max(1, cores() // jobs) if jobs > 1 else None
     watch = Progress({plan.notebook.stem: _earlier_seconds(plan) for plan in plans}, jobs)
+    over = Event()
     with watch.shown(), ThreadPoolExecutor(jobs) as pool:
-        futures = [pool.submit(_run, plan, watch, threads) for plan in plans]
+        futures = [pool.submit(_run, plan, watch, threads, over) for plan in _in_order(plans, watch, jobs, budget)]
         try:
-            for future in as_completed(futures):
+            for future in wait(futures, timeout=budget, return_when=FIRST_EXCEPTION).done:
                 future.result()
-        except BaseException:  # an interrupt ends all kernels
+        finally:  # what runs now is interrupted or out of time; what waits never begins
+            over.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            while wait(futures, timeout=0.1).not_done:
+            while not all(future.done() for future in futures):
                 end_kernels()
-            raise
-    return [future.result() for future in futures]
+                time.sleep(0.05)
+    reports = [future.result() for future in futures if not future.cancelled() and future.exception() is None]
+    return sorted(reports, key=lambda report: notebooks.index(report.notebook))
+
+
+def _in_order(plans: Sequence[Plan], watch: Progress, jobs: int, budget: float | None) -> Sequence[Plan]:
+    """Side by side the longest first, so that none is left alone at the end; within a budget the shortest first.
+
+    So a budget finishes as many as fit, and what is left of it goes to one that does not fit, whose results are kept.
+    """
+    if jobs == 1 and budget is None:
+        return plans
+
+    def seconds(plan: Plan) -> float:
+        return 0.0 if up_to_date(plan) else watch.expected[plan.notebook.stem]
+
+    return sorted(plans, key=seconds, reverse=budget is None)
 
 
 def _earlier_seconds(plan: Plan) -> float | None:
@@ -94,9 +117,15 @@ def _earlier_seconds(plan: Plan) -> float | None:
     return entries[0].get("seconds") or entries[1].get("seconds")
 
 
-def _run(plan: Plan, watch: Progress, threads: int | None) -> RunReport:
-    name = plan.notebook.stem
-    with locked(plan.out / f".{name}.lock", lambda: watch.say(f"waiting for another run of {name} in {plan.out}")):
+def _run(plan: Plan, watch: Progress, threads: int | None, over: Event) -> RunReport:
+    name, say = plan.notebook.stem, functools.cache(watch.say)  # once
+
+    def waiting() -> None:
+        if over.is_set():
+            raise KeyboardInterrupt
+        say(f"waiting for another run of {name} in {plan.out}")
+
+    with locked(plan.out / f".{name}.lock", waiting):
         report = up_to_date(plan) or _execute(plan, watch, threads)
     watch.end(name, 0 if report.reused else report.seconds, str(report))
     return report
@@ -128,13 +157,7 @@ def _execute(plan: Plan, watch: Progress, threads: int | None) -> RunReport:
             ipynb.with_suffix(".html").write_text(page(ipynb), encoding="utf-8")
             entry = record(hidden, plan.context, code=plan.code, seconds=seconds)
             entry["files"] |= {f"{name}{suffix}": checksum(hidden / f"{name}{suffix}") for suffix in PAGES}
-            with changed_manifest(out) as entries:
-                for file in entries.get(name, {"files": {}})["files"].keys() - entry["files"].keys():
-                    (out / file).unlink(missing_ok=True)
-                for file in entry["files"]:
-                    (out / file).parent.mkdir(exist_ok=True)
-                    os.replace(hidden / file, out / file)
-                entries[name] = entry
+            put(hidden, out, name, entry)
             failed.unlink(missing_ok=True)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)

@@ -94,11 +94,11 @@ def stored(
     key = identity(described, _counted(json.loads(given)))[:20]
     folder = (root if root is not None else store_root()) / experiment / key
     with locked(folder.parent / f".{key}.lock"):
-        result = _load(folder)
+        result = load(folder)
         if result is not None and result.provenance["timestamp"] >= (run_context().recompute_before or 0.0):
             return result
         _compute(folder, given, described, compute)
-        return replace(_load(folder), reused=False)
+        return replace(load(folder), reused=False)
 
 
 def _as_json(value: Any, what: str) -> str:
@@ -127,7 +127,7 @@ def _counted(value: Any, where: str = "params") -> Any:
     )
 
 
-def _load(folder: Path) -> Result | None:
+def load(folder: Path) -> Result | None:
     """The result in ``folder`` if it is whole and unaltered."""
     try:
         origin = json.loads((folder / PROVENANCE).read_bytes())
@@ -136,6 +136,21 @@ def _load(folder: Path) -> Result | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # absent, or damaged in some way: computed anew either way
     return None
+
+
+def adopt(folder: Path) -> str:
+    """Move the whole result in ``<...>/<experiment>/<key>``, computed elsewhere, into the store unless there is one.
+
+    Returns:
+        "new", "there" if the store has the same result, or "different" if it has another one, which stays.
+    """
+    place = store_root() / folder.parent.name / folder.name
+    with locked(place.parent / f".{place.name}.lock"):
+        if (result := load(place)) is not None:
+            return "there" if result.provenance["files"] == load(folder).provenance["files"] else "different"
+        shutil.rmtree(place, ignore_errors=True)  # altered
+        os.rename(folder, place)
+        return "new"
 
 
 def _compute(folder: Path, given: str, described: Mapping[str, Any], compute: Callable[[], Any]) -> None:

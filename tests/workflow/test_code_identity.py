@@ -145,3 +145,22 @@ def test_what_a_user_registers_counts() -> None:
     assert code_identity(vars(other)) != code_identity(vars(method))
     attack = ATTACKS["fgsm"]
     assert code_identity(vars(replace(attack, steps=attack.steps + 1))) != code_identity(vars(attack))
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "try:\n        pass\n    except OSError:\n        {}",
+        "try:\n        pass\n    finally:\n        {}",
+        "with open(x):\n        for _ in x:\n            {}",
+        "if x:\n        pass\n    else:\n        {}",
+        "match x:\n        case 1:\n            {}",
+        "class Inner:\n        async def method():\n            {}",
+    ],
+)
+def test_an_import_is_found_in_whatever_block_it_stands(tmp_path: Path, block: str) -> None:
+    (tmp_path / "lower.py").write_text("SCALE = 2\n")
+    (tmp_path / "upper.py").write_text(f"def compute(x):\n    {block.format('from .lower import SCALE')}\n")
+    first = code_identity(tmp_path / "upper.py")
+    (tmp_path / "lower.py").write_text("SCALE = 3\n")
+    assert code_identity(tmp_path / "upper.py") != first

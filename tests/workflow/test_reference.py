@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from nullpaper.errors import InputError
-from nullpaper.workflow.agreement import agreement, compare
+from nullpaper.workflow.agreement import agreement
+from nullpaper.workflow.comparison import compare
 from nullpaper.workflow.figures import save_table
 from nullpaper.workflow.provenance import RunContext
 from nullpaper.workflow.reference import MANIFEST, finished, promote, read_manifest, record

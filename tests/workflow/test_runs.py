@@ -14,16 +14,19 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 from processes import heed_interrupts
 
+from nullpaper.cli import main
+from nullpaper.errors import InputError
 from nullpaper.files import locked, sha256
 from nullpaper.workflow import kernels
 from nullpaper.workflow.figures import read_stamp
 from nullpaper.workflow.plan import paper_notebooks, plan_run
-from nullpaper.workflow.progress import Progress
+from nullpaper.workflow.progress import Progress, seconds
 from nullpaper.workflow.reference import entry_of, read_manifest
-from nullpaper.workflow.runs import RunReport, run_notebooks, up_to_date
+from nullpaper.workflow.runs import RunReport, _in_order, run_notebooks, up_to_date
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = REPOSITORY / "tests" / "tiny"
@@ -140,7 +143,7 @@ def test_an_equal_run_is_skipped_without_heavy_imports(project: Path, reports: l
         "import sys, pathlib; from nullpaper.workflow.runs import run_notebooks\n"
         "(report,) = run_notebooks([pathlib.Path(sys.argv[1])], {'eps': '0.5'}, profile='smoke')\n"
         "assert report.reused and len(report.figures) == 2, report\n"
-        "print(sorted({'torch', 'matplotlib', 'nbconvert'} & sys.modules.keys()))"
+        "print(sorted({'torch', 'matplotlib', 'nbconvert', 'numpy', 'pandas'} & sys.modules.keys()))"
     )
     command = [sys.executable, "-c", script, str(project / "notebooks" / "00_tiny.py")]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -257,6 +260,67 @@ def test_an_interrupt_ends_all_kernels_at_once(tmp_path: Path) -> None:
     assert out == "" and told.startswith("Interrupted: ") and told.count("\n") == 1 and "same command goes on" in told
     left = {path.name for path in (tmp_path / "build" / "smoke").iterdir()}
     assert left == {".00_a.lock", ".01_b.lock"}, "nothing looks finished"
+
+
+KEEPS = """# %%
+import time
+from pathlib import Path
+from nullpaper.workflow.store import stored
+folder = Path(r"{folder}")
+def compute(trial):
+    with (folder / "computed").open("a") as log:
+        log.write(trial)
+for trial in "{trials}":
+    stored("trial", {{"trial": trial}}, lambda: compute(trial))
+while "{trials}" and not (folder / "go").exists():
+    time.sleep(0.1)
+"""
+
+
+def test_a_budget_ends_what_runs_and_a_later_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
+    for name, trials in (("00_quick", ""), ("01_long", "ab"), ("02_never_begun", "c")):
+        text = KEEPS.format(folder=tmp_path, trials=trials)
+        (tmp_path / "notebooks" / f"{name}.py").write_text(text)
+
+    def paper(*more: str) -> Result:
+        return CliRunner().invoke(main, ["paper", "--profile", "smoke", "--jobs", "1", *more])
+
+    computed = tmp_path / "computed"
+    for _ in range(10):  # a busy machine may need several calls until the trials are stored
+        stopped = paper("--budget", "6s")
+        assert stopped.exit_code == 3 and "Out of time after 6s, left are " in stopped.stdout
+        if computed.exists() and "02_never_begun; the same command goes on" in stopped.stdout:
+            break
+    assert "1 notebook, 0 failed." in stopped.stdout and "left are 01_long, 02_never_begun;" in stopped.stdout
+    shown = {path.name for path in (tmp_path / "build" / "smoke").iterdir() if not path.name.endswith(".lock")}
+    assert shown == {"00_quick.py", "00_quick.ipynb", "00_quick.html", "manifest.json"}, "nothing is half-written"
+    assert computed.read_text() == "ab"
+    (tmp_path / "go").touch()
+    done = paper("--budget", "1h")
+    assert done.exit_code == 0 and "3 notebooks, 0 failed." in done.stdout and "up to date" in done.stderr
+    assert computed.read_text() == "abc", "a stored trial is not computed again"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("90s", 90), ("8m", 480), ("1h30m", 5400), ("2h5s", 7205)])
+def test_durations_are_read(text: str, expected: float) -> None:
+    assert seconds(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0m", "8", "8 m", "-8m", "30m1h", "1.5h", "soon"])
+def test_what_is_no_duration_is_one_sentence(text: str) -> None:
+    with pytest.raises(InputError, match="is no duration: write hours, minutes and seconds"):
+        seconds(text)
+
+
+def test_side_by_side_the_longest_come_first_and_within_a_budget_the_shortest(project: Path, reports: list) -> None:
+    tiny, failing = (plan_run(path, profile="smoke", label="order") for path in paper_notebooks())
+    finished = plan_run(tiny.notebook, profile="smoke")
+    watch = Progress({"00_tiny": 5.0, "01_failing": 60.0}, jobs=2)
+    assert _in_order([tiny, failing], watch, 2, None) == [failing, tiny]
+    assert _in_order([failing, tiny, finished], watch, 2, 30.0) == [finished, tiny, failing]
+    assert _in_order([tiny, failing], watch, 1, None) == [tiny, failing]
 
 
 def test_the_overall_line_estimates_from_earlier_runs() -> None:
