@@ -5,12 +5,14 @@ A plain forward pass, which is what results report, never changes: outside, ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear, unfold
 
 CHUNK = 64  # images that a CPU's caches hold: 0.55 to 0.87 of the time of 500 at once, for three architectures
 COARSEST = {"cpu": ("mkldnn", "bf16"), "cuda": ("cuda", "tf32")}
@@ -43,18 +45,17 @@ def frozen(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
 def fast_gradients(model: Callable[[Tensor], Tensor], *, exact: bool = False) -> Iterator[None]:
     """Inside, forward and backward passes of a model cost about half, and add the same numbers in another order.
 
-    Patches are embedded by a matrix product and not by a convolution, and float32 products go through the kernels that
-    may round what enters them (not the sums): to TF32 on a GPU, to bfloat16 on a CPU that has AMX. Other CPUs do not
-    round, yet take half the time on AVX-512, if attention is plain products too, and not a fused kernel.
+    Float32 matrix products go through the kernels that may round what enters them (not the sums): to TF32 on a GPU, to
+    bfloat16 on a CPU that has AMX. Other CPUs with AVX-512 do not round, and may yet take half the time. On every CPU
+    convolutions that embed patches become matrix products, and attention is plain products and not a fused kernel.
 
     Args:
         exact: no rounding, as where it is decided whether an image is fooled: such kernels are left out.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     device = next((p.device.type for module in modules for p in module.parameters()), "cpu")
-    switches = {"matmul_embedding": True} | ({"fused_attn": False} if device == "cpu" else {})
-    changes = [(module, *one) for module in modules for one in switches.items() if hasattr(module, one[0])]
-    before = [getattr(module, name) for module, name, _ in changes]
+    changes = _on_a_cpu(modules) if device == "cpu" else []
+    before = [vars(module).get(name) for module, name, _ in changes]
     try:
         for change in changes:
             setattr(*change)
@@ -62,7 +63,30 @@ def fast_gradients(model: Callable[[Tensor], Tensor], *, exact: bool = False) ->
             yield
     finally:
         for (module, name, _), value in zip(changes, before, strict=True):
-            setattr(module, name, value)
+            if value is None:
+                delattr(module, name)
+            else:
+                setattr(module, name, value)
+
+
+def _on_a_cpu(modules: Iterable[nn.Module]) -> list[tuple[nn.Module, str, Any]]:
+    """What to change in modules, as (module, attribute, value)."""
+    plain = [(module, "fused_attn", False) for module in modules if hasattr(module, "fused_attn")]
+    convolutions = [module for module in modules if type(module) is nn.Conv2d]  # an adapter's has more than its weight
+    return plain + [(one, "forward", partial(_embedded, one)) for one in convolutions if _cuts_patches(one)]
+
+
+def _cuts_patches(layer: nn.Conv2d) -> bool:
+    """Whether each pixel enters one patch, and all channels each output."""
+    aside = (layer.padding, layer.dilation, layer.groups, layer.padding_mode)
+    return layer.kernel_size == layer.stride != (1, 1) and aside == ((0, 0), (1, 1), 1, "zeros")
+
+
+def _embedded(layer: nn.Conv2d, images: Tensor) -> Tensor:
+    """What such a layer makes of images (B, C, H, W), by one matrix product: (B, d, H/p, W/p)."""
+    patches = unfold(images, layer.kernel_size, stride=layer.stride).transpose(1, 2)
+    grid = [side // step for side, step in zip(images.shape[-2:], layer.stride, strict=True)]
+    return linear(patches, layer.weight.flatten(1), layer.bias).transpose(1, 2).unflatten(2, grid)
 
 
 @cache

@@ -93,14 +93,11 @@ class ViT(Classifier):
         image_size, patch_size: (height, width) in pixels.
         grid_size: patches (down, across); their product is N.
         channels, embed_dim: C and d.
-        matmul_embedding: embed by one matrix product, equal to rounding, whose backward pass is quicker.
 
     Raises:
         InputError: ``net.patch_embed`` is not one linear, non-overlapping convolution (the sentence says why), its
             image size is no multiple of its patch, or mean and std are not those of its channels.
     """
-
-    matmul_embedding = False
 
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], name: str = "vit") -> None:
         super().__init__(net, mean, std, name)
@@ -122,11 +119,7 @@ class ViT(Classifier):
 
     def embed(self, images: Tensor) -> Tensor:
         """Patch tokens (B, N, d), before class token and position embedding: ``u`` of paper A, section 3."""
-        images, stem = self._normalised(images), self.net.patch_embed
-        if self.matmul_embedding:
-            patches = patchify(images, self.patch_size)
-            return full(nn.functional.linear(patches, stem.proj.weight.flatten(1), stem.proj.bias))
-        tokens = full(stem(images))
+        tokens = full(self.net.patch_embed(self._normalised(images)))
         return tokens if tokens.ndim == 3 else tokens.flatten(1, 2)
 
     def encode(self, tokens: Tensor) -> Tensor:
