@@ -18,9 +18,8 @@ import torchattacks
 from torch import Tensor
 
 from nullpaper.data.datasets import load_data, to_pixels
-from nullpaper.models.gradients import frozen
 from nullpaper.models.vit import SHIPPED, ViT, load_vit
-from nullpaper.robustness.pgd import REACH, pgd
+from nullpaper.robustness.pgd import REACH, frozen, pgd
 from nullpaper.statistics import paired_difference, proportion
 
 
