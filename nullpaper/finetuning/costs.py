@@ -28,6 +28,7 @@ from nullpaper.adapters.inject import AdaptedViT, remove, trainable
 from nullpaper.errors import check_count, check_seed
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, Method, check_method, loss_of
 from nullpaper.finetuning.trainer import adamw, descend
+from nullpaper.models.gradients import fast_gradients
 from nullpaper.models.inputs import check_labelled
 from nullpaper.models.vit import ViT, check_vit, evaluating, save_vit
 from nullpaper.robustness.pgd import REACH
@@ -191,7 +192,7 @@ def _careless(vit: ViT, batch: Batch) -> Tensor:
     low, high = (batch.images - eps).clamp_min(0), (batch.images + eps).clamp_max(1)
     start = 2 * torch.rand(batch.images.shape, generator=batch.generator) - 1
     points = torch.clamp(batch.images + eps * start.to(batch.images), low, high)
-    with evaluating(vit):
+    with evaluating(vit), fast_gradients(vit):
         for _ in range(steps):
             points = points.detach().requires_grad_()
             cross_entropy(vit(points).float(), batch.labels, reduction="sum").backward()

@@ -18,8 +18,9 @@ from torch.nn.functional import cross_entropy, kl_div
 from nullpaper.data.datasets import Split
 from nullpaper.errors import check_choice, check_count, check_number
 from nullpaper.finetuning.trainer import check_training
+from nullpaper.models.gradients import fast_gradients, frozen
 from nullpaper.models.vit import ViT, check_vit, evaluating
-from nullpaper.robustness.pgd import pgd
+from nullpaper.robustness.pgd import ascent, start
 from nullpaper.synthesis.controls import gaussian, permuted
 from nullpaper.synthesis.influence import EncoderNoise, Noise, Pool, read_pool
 from nullpaper.synthesis.noise import encoder_noise, rescaled, verified
@@ -117,10 +118,11 @@ def _trades(vit: ViT, batch: Batch) -> Tensor:
 
 def _attacked(vit: ViT, batch: Batch, loss: str = "ce") -> Tensor:
     """PGD against the model in evaluation mode: dropout would move the target of the attack from step to step."""
-    recipe = batch.recipe
-    options = {"eps": recipe.attack_eps, "steps": recipe.attack_steps, "generator": batch.generator}
-    with evaluating(vit):
-        return pgd(vit, batch.images, batch.labels, loss=loss, **options)
+    recipe, images = batch.recipe, batch.images
+    begin = start(images, recipe.attack_eps, loss, batch.generator)
+    options = {"eps": recipe.attack_eps, "steps": recipe.attack_steps, "loss": loss}
+    with evaluating(vit), frozen(vit), fast_gradients(vit):
+        return ascent(vit, images, batch.labels, begin, **options)
 
 
 def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor:

@@ -16,13 +16,14 @@ from torch.nn.functional import one_hot
 
 from nullpaper.errors import InputError, check_count, check_seed, first_line
 from nullpaper.fooling.descent import Feasible, bisect_segment, descend
+from nullpaper.models.gradients import frozen
 from nullpaper.models.inputs import check_images, check_labelled, check_labels
 from nullpaper.models.predict import answers, check_influence, probability_gap
 from nullpaper.models.vit import ViT, check_classifier, check_evaluating, check_vit, norms, per_image
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 from nullpaper.robustness.attacks import torchattacks
 from nullpaper.robustness.perturbation import in_box, permuted_in_patches
-from nullpaper.robustness.pgd import check_eps, frozen
+from nullpaper.robustness.pgd import check_eps
 
 MARGIN = 1e-3  # of logits, so that rounding in float32 cannot undo a changed answer
 SLACK = 1e-3  # relative, kept from eps for the same reason

@@ -7,14 +7,15 @@ from torch import Tensor, nn
 
 from nullpaper.data.datasets import Split
 from nullpaper.errors import check_count, check_number
+from nullpaper.models.gradients import chunks
 from nullpaper.models.inputs import check_split
 from nullpaper.models.vit import Classifier, check_classifier, evaluating
 
 
 @torch.no_grad()
 def answers(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits (B, K), without a graph."""
-    return model(images)
+    """Logits (B, K), without a graph; on a CPU in chunks, to the bit those of all images at once."""
+    return torch.cat([model(part) for (part,) in chunks(images)])
 
 
 @torch.inference_mode()
@@ -28,7 +29,7 @@ def predictions(vit: Classifier, split: Split, batch_size: int = 500) -> Tensor:
     batch_size = check_count("batch_size", batch_size)
     device = next(vit.parameters()).device
     batches = split.batches(batch_size, image_size=vit.image_size, device=device)
-    return torch.cat([vit(images).cpu() for images, _ in batches])
+    return torch.cat([answers(vit, images).cpu() for images, _ in batches])
 
 
 def correct(vit: Classifier, split: Split) -> Tensor:

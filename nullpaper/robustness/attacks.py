@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError, check_choice, check_count, check_seed
+from nullpaper.models.gradients import chunks, fast_gradients, frozen
 from nullpaper.models.inputs import check_labelled
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, check_classifier, evaluating, norms, per_image
 from nullpaper.robustness.patch_attack import patch_attack
-from nullpaper.robustness.pgd import check_eps, frozen, margin, pgd
+from nullpaper.robustness.pgd import ascent, check_eps, margin, start
 
 Stage = Callable[[nn.Module, Tensor, Tensor, float, int, int], Tensor]
 """(model, images, labels, eps, steps, seed) -> images that may leave ball and box by rounding."""
@@ -71,34 +72,54 @@ def attack(
             do not fit the model, steps or batch size below 1, a negative seed, or an attack that the model does not
             admit.
     """
-    method, steps = check_attack(vit, name, eps)
+    check_attack(vit, name, eps)
     images, labels = check_labelled(vit, images, labels)
-    batch_size = check_count("batch_size", batch_size)
-    seed = check_seed(seed)
-    if eps == 0:
-        return images.clone()
-    result = []
-    pairs = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    with torch.inference_mode(False), torch.random.fork_rng(), evaluating(vit), frozen(vit):
+    seed, batch_size = check_seed(seed), check_count("batch_size", batch_size)
+    return attacked(vit, images, labels, name, eps=eps, seed=seed, batch_size=batch_size)[0]
+
+
+def attacked(
+    vit: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    name: str,
+    *,
+    eps: float,
+    seed: int,
+    batch_size: int,
+    logits: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`attack` without its checks, and which images (B,) bool the model still gets right.
+
+    Args:
+        logits: what the model answers to the images (B, K), if that is known.
+    """
+    method, steps = check_attack(vit, name, eps)
+    result, cards = [], [images.device] if images.is_cuda else []
+    with torch.inference_mode(False), torch.random.fork_rng(cards), evaluating(vit), frozen(vit):
+        logits = answers(vit, images) if logits is None else logits
+        if eps == 0:
+            return images.clone(), logits.argmax(1) == labels
+        pairs = zip(*(part.split(batch_size) for part in (images, labels, logits)), strict=True)
         for number, pair in enumerate(pairs):
             draws = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
             result.append(_strongest(vit, *pair, method, eps, steps, draws))
-    return torch.cat(result)
+    best, right = zip(*result, strict=True)
+    return torch.cat(best), torch.cat(right)
 
 
 def _strongest(
-    model: nn.Module, images: Tensor, labels: Tensor, method: Attack, eps: float, steps: int, seed: int
-) -> Tensor:
-    """The best of all stages on one batch, by the margin; each stage only on what is still correct."""
+    model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor, method: Attack, eps: float, steps: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The best of all stages on one batch, by the margin; each only on what is right; and what is last."""
     images = images.clone(memory_format=torch.contiguous_format)  # FAB views the gradient, which has these strides
-    logits, best = answers(model, images), images.clone()
-    score, right = margin(logits, labels), logits.argmax(1) == labels
+    best, score, right = images.clone(), margin(logits, labels), logits.argmax(1) == labels
     for stage in method.stages:
         standing = right.nonzero().squeeze(1)
         if len(standing) == 0:
             break
         torch.manual_seed(seed)
-        with torch.enable_grad():
+        with torch.enable_grad(), fast_gradients(model, exact=True):
             points = stage(model, images[standing], labels[standing], eps, steps, seed)
         points = _legal(points.detach().to(images), images[standing], eps, method.norm)
         logits = answers(model, points)
@@ -106,7 +127,7 @@ def _strongest(
         better = (gain > score[standing]) | ~still_right
         best[standing[better]], score[standing[better]] = points[better], gain[better]
         right[standing] = still_right
-    return best
+    return best, right
 
 
 def _legal(points: Tensor, images: Tensor, eps: float, norm: str) -> Tensor:
@@ -169,38 +190,50 @@ def torchattacks() -> ModuleType:
 
 
 def _fgsm(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    return pgd(model, images, labels, eps=eps, steps=steps, random_start=False)
+    return ascent(model, images, labels, images, eps=eps, steps=steps)
 
 
 def _pgd(
     model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int, loss: str = "ce"
 ) -> Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    return pgd(model, images, labels, eps=eps, steps=steps, loss=loss, generator=draws, stop_when_fooled=True)
+    begin = start(images, eps, loss, torch.Generator().manual_seed(seed))
+    return ascent(model, images, labels, begin, eps=eps, steps=steps, loss=loss, stop_when_fooled=True)
+
+
+class _InChunks(nn.Module):
+    """A model for a library that passes many images at once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W)."""
+        return torch.cat([self.model(part) for (part,) in chunks(images)])
 
 
 def _cw_l2(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    return torchattacks().CW(model, c=1, steps=steps, lr=0.01)(images.clamp(EDGE, 1 - EDGE), labels)
+    return torchattacks().CW(_InChunks(model), c=1, steps=steps, lr=0.01)(images.clamp(EDGE, 1 - EDGE), labels)
 
 
 def _apgd_ce(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    return torchattacks().APGD(model, eps=eps, steps=steps, seed=seed)(images, labels)
+    return torchattacks().APGD(_InChunks(model), eps=eps, steps=steps, seed=seed)(images, labels)
 
 
 def _apgd_t(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
     classes = min(model.num_classes, TARGETS + 1)
-    return torchattacks().APGDT(model, eps=eps, steps=steps, seed=seed, n_classes=classes)(images, labels)
+    return torchattacks().APGDT(_InChunks(model), eps=eps, steps=steps, seed=seed, n_classes=classes)(images, labels)
 
 
 def _fab_t(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
     options = dict(multi_targeted=True, n_classes=min(model.num_classes, TARGETS + 1))
-    return torchattacks().FAB(model, eps=eps, steps=steps, seed=seed, **options)(images, labels)
+    return torchattacks().FAB(_InChunks(model), eps=eps, steps=steps, seed=seed, **options)(images, labels)
 
 
 def _square(
     model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int, queries: int = 1
 ) -> Tensor:
-    return torchattacks().Square(model, eps=eps, n_queries=queries * steps, seed=seed)(images, labels)
+    return torchattacks().Square(_InChunks(model), eps=eps, n_queries=queries * steps, seed=seed)(images, labels)
 
 
 AUTOATTACK = (_apgd_ce, _apgd_t, _fab_t, partial(_square, queries=QUERIES))

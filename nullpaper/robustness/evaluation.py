@@ -6,20 +6,21 @@ has what several such tables say together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from nullpaper.data.datasets import Split
 from nullpaper.errors import InputError, check_count, check_seed, shown
-from nullpaper.models.inputs import check_split
+from nullpaper.models.inputs import check_labelled, check_split
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import Classifier, ViT, evaluating
-from nullpaper.robustness.attacks import ATTACKS, attack, check_attack, split_name
+from nullpaper.robustness.attacks import ATTACKS, attacked, check_attack, split_name
 from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruptions, corrupt
 from nullpaper.statistics import proportion
 
@@ -121,9 +122,8 @@ def evaluate(
     if not all(np.array_equal(corrupted.labels, split.labels) for corrupted in corruptions.values()):
         raise InputError("the corruptions were prepared from another split: its labels differ; prepare them anew.")
     with evaluating(vit):
-        masks = {Clean(): _mask(vit, split, batch_size)}
-        masks |= {threat: _mask(vit, split, batch_size, threat, seed) for threat in threats}
-        masks |= {level: _mask(vit, corrupted, batch_size) for level, corrupted in corruptions.items()}
+        masks = _masks(vit, split, batch_size, threats, seed)
+        masks |= {level: _masks(vit, made, batch_size)[Clean()] for level, made in corruptions.items()}
     return from_masks(masks)
 
 
@@ -162,18 +162,21 @@ def unpacked(rows: list[dict[str, Any]], arrays: Mapping[str, np.ndarray]) -> Ev
     return Evaluation(pd.DataFrame(rows).assign(correct=[*np.asarray(arrays["correct"]).astype(bool)]))
 
 
-def _mask(
-    vit: ViT | Classifier, split: Split, batch_size: int, threat: Threat | None = None, seed: int = 0
-) -> np.ndarray:
-    """Which images of the split are classified correctly, (n,) bool, after an attack if there is one."""
+def _masks(
+    vit: ViT | Classifier, split: Split, batch_size: int, threats: Sequence[Threat] = (), seed: int = 0
+) -> dict[Condition, np.ndarray]:
+    """Which images of the split are classified correctly, (n,) bool, as they are and after each attack."""
     device = next(vit.parameters()).device
-    right = []
+    right: dict[Condition, list[Tensor]] = {Clean(): [], **{threat: [] for threat in threats}}
     for number, (images, labels) in enumerate(split.batches(batch_size, image_size=vit.image_size, device=device)):
-        if threat is not None:
-            options = dict(eps=threat.eps, seed=seed + number, batch_size=batch_size)
-            images = attack(vit, images, labels, threat.name, **options)
-        right.append((answers(vit, images).argmax(1) == labels).cpu())
-    return torch.cat(right).numpy()
+        if threats:
+            images, labels = check_labelled(vit, images, labels)
+        logits = answers(vit, images)
+        right[Clean()].append(logits.argmax(1) == labels)
+        for threat in threats:
+            options = dict(eps=threat.eps, seed=seed + number, batch_size=batch_size, logits=logits)
+            right[threat].append(attacked(vit, images, labels, threat.name, **options)[1])
+    return {condition: torch.cat(parts).cpu().numpy() for condition, parts in right.items()}
 
 
 def _threats(vit: ViT | Classifier, attacks: Attacks) -> list[Threat]:

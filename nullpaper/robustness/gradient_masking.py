@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nullpaper.errors import InputError, check_count, check_seed
+from nullpaper.models.gradients import frozen
 from nullpaper.models.inputs import check_labelled
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import evaluating
 from nullpaper.robustness.attacks import attack, check_attack
-from nullpaper.robustness.pgd import frozen
 
 SHARE = 0.02  # of the images: what a check lets pass, since attacks draw
 UNBOUNDED = 0.5  # the radius from which every image can be made plain grey

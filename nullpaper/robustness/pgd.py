@@ -7,18 +7,21 @@ literature), and the inner problem of TRADES (Zhang et al. 2019, a divergence fr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from nullpaper.errors import InputError, check_choice, check_count, check_number
+from nullpaper.models.gradients import chunks, fast_gradients, frozen
 from nullpaper.models.inputs import check_labelled
+from nullpaper.models.predict import answers
+from nullpaper.models.vit import per_image
 
 REACH = 2.5  # Madry et al. 2018: steps that could cross the ball this many radii in all
+REPACK = {False: 1, True: 5}  # steps after which fooled images are taken out: on a GPU it means waiting for the card
 TRADES_START = 1e-3  # standard deviation of the start, Zhang et al. 2019
 
 
@@ -76,42 +79,56 @@ def pgd(
     steps = check_count("steps", steps)
     check_choice("loss", loss, LOSSES)
     images, labels = check_labelled(model, images, labels)
-    if eps == 0:
-        return images.clone()
     generator = generator or torch.Generator().manual_seed(0)
-    with torch.inference_mode(False), torch.enable_grad(), frozen(model):
-        result = images.clone()
-        low, high = (result - eps).clamp_min(0), (result + eps).clamp_max(1)
-        points = torch.clamp(result + _start(result, eps, loss, generator), low, high) if random_start else result
-        with torch.no_grad():
-            clean = model(result).float() if stop_when_fooled or loss == "kl" else labels
-        state = (points, low, high, labels, clean if loss == "kl" else labels)
-        index = torch.arange(len(images), device=images.device)
+    begin = start(images, eps, loss, generator) if random_start else images
+    rows = torch.arange(len(images), device=images.device)
+    if stop_when_fooled and eps > 0:
+        rows = rows[answers(model, images).argmax(1) == labels]
+    if eps == 0 or len(rows) == 0:
+        return images.clone()
+    with frozen(model), fast_gradients(model, exact=stop_when_fooled):
+        parts = (part[rows] for part in (images, labels, begin))
+        found = ascent(model, *parts, eps=eps, steps=steps, loss=loss, stop_when_fooled=stop_when_fooled)
+    return images.index_copy(0, rows, found)
+
+
+def start(images: Tensor, eps: float, loss: str, generator: torch.Generator) -> Tensor:
+    """A draw around images, for "kl" Gaussian (0.001), else uniform in the ball, from a generator on the CPU."""
+    if loss == "kl":
+        return images + TRADES_START * torch.randn(images.shape, generator=generator).to(images)
+    return images + eps * (2 * torch.rand(images.shape, generator=generator) - 1).to(images)
+
+
+def ascent(
+    model: Callable[[Tensor], Tensor],
+    images: Tensor,
+    labels: Tensor,
+    begin: Tensor,
+    *,
+    eps: float,
+    steps: int,
+    loss: str = "ce",
+    stop_when_fooled: bool = False,
+) -> Tensor:
+    """`pgd` without its checks, to be called inside `frozen` and `fast_gradients`; nothing of it waits for a GPU.
+
+    Args:
+        images, labels: as `check_labelled` returns them.
+        begin: the first iterate, as `start` draws it.
+        eps: above 0.
+        stop_when_fooled: of images that the model gets right; it waits for a GPU every few steps.
+    """
+    step_size, function = REACH * eps / steps, LOSSES[loss]
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+        images, labels, begin = images.clone(), labels.clone(), begin.clone()  # inference mode might have made them
+        low, high = (images - eps).clamp_min(0), (images + eps).clamp_max(1)
+        target = answers(model, images).float() if loss == "kl" else labels
+        state = (torch.clamp(begin, low, high), low, high, labels, target)
         if stop_when_fooled:
-            index, state = _where(clean.argmax(1) == labels, index, state)
+            return _ascend_until_fooled(model, state, step_size, steps, function)
         for _ in range(steps):
-            if len(index) == 0:
-                break
-            moved, logits = _ascend(model, state, REACH * eps / steps, LOSSES[loss])
-            points, state = state[0], (moved, *state[1:])
-            if stop_when_fooled:
-                result[index] = points
-                index, state = _where(logits.argmax(1) == state[3], index, state)
-        result[index] = state[0]
-    return result
-
-
-@contextmanager
-def frozen(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, no parameter asks for gradients, so that nothing is kept for them; each flag is put back after."""
-    parameters = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+            state = (_ascend(model, state, step_size, function)[0], *state[1:])
+    return state[0]
 
 
 def check_eps(eps: float, largest: float = 1.0) -> None:
@@ -127,15 +144,22 @@ def check_eps(eps: float, largest: float = 1.0) -> None:
         )
 
 
-def _start(images: Tensor, eps: float, loss: str, generator: torch.Generator) -> Tensor:
-    if loss == "kl":
-        return TRADES_START * torch.randn(images.shape, generator=generator).to(images)
-    return eps * (2 * torch.rand(images.shape, generator=generator) - 1).to(images)
-
-
-def _where(right: Tensor, index: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The images on which the model is still ``right`` (B,) bool, packed anew."""
-    return index[right], tuple(part[right] for part in state)
+def _ascend_until_fooled(
+    model: Callable[[Tensor], Tensor], state: tuple[Tensor, ...], step_size: float, steps: int, loss: Callable
+) -> Tensor:
+    """The first iterates that fool, or the last ones; the images that still stand are packed anew now and then."""
+    result, rows = state[0].clone(), torch.arange(len(state[0]), device=state[0].device)
+    standing = torch.ones_like(rows, dtype=torch.bool)
+    for step in range(1, steps + 1):
+        moved, logits = _ascend(model, state, step_size, loss)
+        standing = standing & (logits.argmax(1) == state[3])
+        state = (torch.where(per_image(standing), moved, state[0]), *state[1:])
+        if step % REPACK[rows.device.type == "cuda"] == 0 or step == steps:
+            result[rows] = state[0]
+            rows, standing, *state = (part[standing] for part in (rows, standing, *state))
+            if len(rows) == 0:
+                break
+    return result
 
 
 def _ascend(
@@ -143,7 +167,14 @@ def _ascend(
 ) -> tuple[Tensor, Tensor]:
     """One step, and the logits of where it began."""
     points, low, high, _, target = state
+    gradients, logits = zip(*(_gradient(model, *part, loss) for part in chunks(points, target)), strict=True)
+    return torch.clamp(points + step_size * torch.cat(gradients).sign(), low, high), torch.cat(logits)
+
+
+def _gradient(
+    model: Callable[[Tensor], Tensor], points: Tensor, target: Tensor, loss: Callable
+) -> tuple[Tensor, Tensor]:
+    """That of the loss by the points, and the logits."""
     points = points.detach().requires_grad_()
     logits = model(points).float()
-    (gradient,) = torch.autograd.grad(loss(logits, target).sum(), points)
-    return torch.clamp(points.detach() + step_size * gradient.sign(), low, high), logits.detach()
+    return torch.autograd.grad(loss(logits, target).sum(), points)[0], logits.detach()
