@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from nullpaper.models.nets import TokenLinear
 from nullpaper.models.vit import patchify
 
 THIRDS = ("q", "k", "v")
@@ -50,8 +51,8 @@ class Branch(nn.Module):
         place = {"device": layer.weight.device, "dtype": layer.weight.dtype}
         self.scale = adapter.alpha / adapter.r
         self.lora_norm = NORMS[adapter.norm](d_in).to(**place)
-        self.lora_A = skip_init(nn.Linear, d_in, adapter.r, bias=False, **place)  # spares the global generator
-        self.lora_B = skip_init(nn.Linear, adapter.r, d_out, bias=False, **place)
+        self.lora_A = skip_init(TokenLinear, d_in, adapter.r, bias=False, **place)  # spares the global generator
+        self.lora_B = skip_init(TokenLinear, adapter.r, d_out, bias=False, **place)
         drawn = torch.empty(adapter.r, d_in)
         nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
         with torch.no_grad():
@@ -86,7 +87,7 @@ class ThirdsBranch(nn.Module):
         return torch.cat([parts.get(third, zeros) for third in THIRDS], dim)
 
 
-class AdaptedLinear(nn.Linear):
+class AdaptedLinear(TokenLinear):
     """A frozen linear map beside a branch."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +102,7 @@ class AdaptedConv2d(nn.Conv2d):
         return y + self.adapter(patchify(x, self.kernel_size)).transpose(1, 2).reshape(y.shape)
 
 
-ADAPTED_LAYERS = {nn.Linear: AdaptedLinear, nn.Conv2d: AdaptedConv2d}
+ADAPTED_LAYERS = {TokenLinear: AdaptedLinear, nn.Conv2d: AdaptedConv2d}
 
 
 def merged_weight(layer: AdaptedLinear | AdaptedConv2d) -> Tensor:
