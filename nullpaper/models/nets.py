@@ -13,7 +13,7 @@ import torch
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, linear
 
 from nullpaper.errors import InputError, check_count, first_line, nearest
 from nullpaper.models.weights import Checkpoint, Size, load_weights, read_checkpoint, skeleton, warn_of_guess
@@ -36,20 +36,25 @@ CONVOLVE = _convolutions_are_faster()
 LEAST_BATCH = 16  # PyTorch gives smaller ones to oneDNN only where several threads compute
 
 
-class TokenLinear(nn.Linear):
-    """A linear layer that acts on tokens (B, N, d_in) as the convolution over single tokens that it is.
+def token_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """W x + b of tokens (B, N, d_in), as the convolution over single tokens that it is: (B, N, d_out).
 
     That takes half the time where `CONVOLVE`, since oneDNN, behind PyTorch's convolutions, uses AVX-512 on every make
-    of processor. The results are equal up to rounding.
+    of processor. Equal up to rounding to `torch.nn.functional.linear`, which does all else: other shapes, small
+    batches, other processors, types and devices.
     """
+    suits = x.ndim == 3 and len(x) >= LEAST_BATCH and x.device.type == "cpu" and x.dtype == torch.float32
+    if not (CONVOLVE and suits):
+        return linear(x, weight, bias)
+    columns = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, d_in, N, 1), channels last
+    return conv2d(columns, weight[:, :, None, None], bias).permute(0, 2, 3, 1).squeeze(2)
+
+
+class TokenLinear(nn.Linear):
+    """A linear layer by `token_linear`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, d_out); anything else, and tokens elsewhere, as `nn.Linear` does."""
-        suits = x.ndim == 3 and len(x) >= LEAST_BATCH and x.device.type == "cpu" and x.dtype == torch.float32
-        if not (CONVOLVE and suits):
-            return super().forward(x)
-        columns = x.unsqueeze(2).permute(0, 3, 1, 2)  # (B, d_in, N, 1), channels last
-        return conv2d(columns, self.weight[:, :, None, None], self.bias).permute(0, 2, 3, 1).squeeze(2)
+        return token_linear(x, self.weight, self.bias)
 
 
 def convolve_tokens(net: nn.Module) -> None:

@@ -22,8 +22,14 @@ from nullpaper.files import write_atomic
 from nullpaper.models.nets import CIFAR10_MEAN as CIFAR10_MEAN  # "as": to be had from here too
 from nullpaper.models.nets import CIFAR10_STD as CIFAR10_STD
 from nullpaper.models.nets import SHIPPED as SHIPPED
-from nullpaper.models.nets import TokenPatchEmbed, check_size, convolve_tokens, network_of
-from nullpaper.models.nets import require_linear_patch_embedding, unwrapped
+from nullpaper.models.nets import (
+    TokenPatchEmbed,
+    check_size,
+    convolve_tokens,
+    network_of,
+    require_linear_patch_embedding,
+    unwrapped,
+)
 from nullpaper.models.nets import shipped_weights as shipped_weights
 from nullpaper.models.weights import Size
 
