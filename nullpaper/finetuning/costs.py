@@ -26,10 +26,10 @@ from torch.nn.functional import cross_entropy
 from nullpaper.adapters.files import save_adapter
 from nullpaper.adapters.inject import AdaptedViT, remove, trainable
 from nullpaper.errors import check_count, check_seed
-from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, Method, check_method, loss_of
-from nullpaper.finetuning.trainer import adamw, descend
+from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, Method, attacking, check_method, loss_of
+from nullpaper.finetuning.trainer import adamw, descend, draws_from
 from nullpaper.models.inputs import check_labelled
-from nullpaper.models.vit import ViT, check_vit, evaluating, save_vit
+from nullpaper.models.vit import ViT, check_vit, save_vit
 from nullpaper.robustness.pgd import REACH
 from nullpaper.statistics import Interval
 
@@ -157,8 +157,7 @@ class _Step:
             torch.cuda.synchronize()
 
     def loss(self) -> Tensor:
-        with torch.random.fork_rng():  # dropout draws from the global generator
-            torch.manual_seed(0)
+        with draws_from(0, self.batch.images.device):
             self.batch.generator.manual_seed(0)
             return loss_of(self.method, self.vit, self.batch)
 
@@ -190,7 +189,7 @@ def _careless(vit: ViT, batch: Batch) -> Tensor:
     low, high = (batch.images - eps).clamp_min(0), (batch.images + eps).clamp_max(1)
     start = 2 * torch.rand(batch.images.shape, generator=batch.generator) - 1
     points = torch.clamp(batch.images + eps * start.to(batch.images), low, high)
-    with evaluating(vit):
+    with attacking(vit):
         for _ in range(steps):
             points = points.detach().requires_grad_()
             cross_entropy(vit(points).float(), batch.labels, reduction="sum").backward()
