@@ -19,17 +19,11 @@ from torch import Tensor, nn
 
 from nullpaper.errors import InputError
 from nullpaper.files import write_atomic
+from nullpaper.models import nets
 from nullpaper.models.nets import CIFAR10_MEAN as CIFAR10_MEAN  # "as": to be had from here too
 from nullpaper.models.nets import CIFAR10_STD as CIFAR10_STD
 from nullpaper.models.nets import SHIPPED as SHIPPED
-from nullpaper.models.nets import (
-    TokenPatchEmbed,
-    check_size,
-    convolve_tokens,
-    network_of,
-    require_linear_patch_embedding,
-    unwrapped,
-)
+from nullpaper.models.nets import TokenPatchEmbed, check_size, network_of, require_linear_patch_embedding, unwrapped
 from nullpaper.models.nets import shipped_weights as shipped_weights
 from nullpaper.models.weights import Size
 
@@ -71,7 +65,7 @@ class Classifier(nn.Module):
                 "divide those of pixels up to 255 by 255."
             )
         self.channels = self.mean.shape[1]
-        convolve_tokens(net)
+        nets.convolve_tokens(net)
 
     def extra_repr(self) -> str:
         mean, std = ([round(value, 4) for value in part.flatten().tolist()] for part in (self.mean, self.std))

@@ -20,9 +20,10 @@ from nullpaper.adapters.inject import (
     merge,
     trainable,
 )
-from nullpaper.adapters.layers import NORMS
+from nullpaper.adapters.layers import NORMS, Branch
 from nullpaper.errors import InputError
 from nullpaper.finetuning.finetune import finetune
+from nullpaper.models.attention import explicit_attention
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit, patchify
 from nullpaper.models.weights import skeleton
 from nullpaper.nullspace.patch import patch_nullspace
@@ -86,6 +87,38 @@ def test_every_branch_computes_its_equation() -> None:
     patches = patchify(x, (8, 8))
     expected = patches @ stem.weight.flatten(1).T + stem.bias + branch(stem.adapter, patches)
     torch.testing.assert_close(y.flatten(2).transpose(1, 2), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("count", [8, 20])
+def test_added_weights_equal_added_outputs_with_their_gradients(count: int, monkeypatch) -> None:
+    vit = adapted(0.1, kind="lora")
+
+    def results(merges: bool) -> list[torch.Tensor]:
+        if not merges:
+            monkeypatch.setattr(Branch, "merges", lambda branch: False)
+        pixels = images(count).clone().requires_grad_()
+        with explicit_attention(vit):
+            logits = vit(pixels)
+            (slope,) = torch.autograd.grad(logits[:, 0].sum(), pixels, create_graph=True)
+            trained = [parameter for parameter in vit.parameters() if parameter.requires_grad]
+            once = torch.autograd.grad(logits.logsumexp(1).sum(), trained, retain_graph=True)
+            twice = torch.autograd.grad(slope.square().sum(), vit.net.blocks[0].attn.qkv.adapter.parameters())
+        return [logits, slope, *once, *twice]
+
+    for merged, branched in zip(results(True), results(False), strict=True):
+        assert (merged - branched).norm() <= 1e-5 * branched.norm()
+
+
+def test_weights_are_not_added_where_that_would_lose_something() -> None:
+    """Small updates in half precision, and the gradient of a base that was set free."""
+    vit = adapted(0.1, kind="lora")
+    layer = vit.net.blocks[0].mlp.fc1
+    layer.weight.requires_grad_(True)
+    vit(images()).sum().backward()
+    assert layer.weight.grad.norm() > 0 and layer.adapter.lora_A.weight.grad.norm() > 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not layer.adapter.merges()
+    assert layer.adapter.merges() and not layer.adapter.bfloat16().merges()
 
 
 @pytest.mark.parametrize("norm", NORMS)

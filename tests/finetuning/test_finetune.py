@@ -21,6 +21,7 @@ from nullpaper.errors import InputError
 from nullpaper.finetuning import methods
 from nullpaper.finetuning.finetune import FinetuneResult, _Run, finetune
 from nullpaper.finetuning.methods import METHODS
+from nullpaper.finetuning.trainer import draws_from
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 
 
@@ -80,6 +81,34 @@ def test_measure_is_asked_at_the_start_halfway_and_at_the_end() -> None:
     options = dict(method="standard", steps=5, recipe=recipe, progress=False)
     done = finetune(start(), few(), measure=lambda vit: {"number": next(numbers)}, **options)
     assert [record.get("number") for record in done.history] == [0, None, 1, None, None, 2]
+
+
+def test_draws_of_a_step_are_its_own_and_leave_the_global_generator() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with draws_from(5, torch.device("cpu")):
+        inside = torch.rand(4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(inside, torch.rand(4, generator=torch.Generator().manual_seed(5)))
+
+
+def test_an_attack_computes_outside_of_the_autocast_of_its_loss() -> None:
+    vit = load_vit(SHIPPED).train()
+    before = torch.backends.cuda.matmul.allow_tf32
+    with torch.autocast("cpu", dtype=torch.bfloat16), methods.attacking(vit):
+        assert not torch.is_autocast_enabled("cpu") and not vit.training and torch.backends.cuda.matmul.allow_tf32
+    assert vit.training and torch.backends.cuda.matmul.allow_tf32 is before
+
+
+def test_bfloat16_on_a_cpu_is_asked_for_and_close() -> None:
+    vit, (images, labels) = load_vit(SHIPPED), next(iter(few().train.batches(32, image_size=48)))
+    slopes = []
+    for recipe in (QUICK, replace(QUICK, cpu_amp=True)):
+        batch = methods.Batch(images, labels, None, recipe, torch.Generator())
+        loss = methods.loss_of(METHODS["standard"], vit, batch)
+        slopes.append(torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, vit.parameters())]))
+        assert loss.dtype == torch.float32 and all(block.attn.fused_attn for block in vit.net.blocks)
+    assert 0 < (slopes[1] - slopes[0]).norm() / slopes[0].norm() < 0.05
 
 
 def test_zero_noise_is_standard_finetuning() -> None:

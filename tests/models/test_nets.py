@@ -15,6 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError
+from nullpaper.models import nets
+from nullpaper.models.attention import explicit_attention
 from nullpaper.models.checkpoints import load_classifier
 from nullpaper.models.vit import CIFAR10_MEAN, SHIPPED, Classifier, ViT, load_vit, save_vit
 
@@ -231,3 +233,22 @@ def test_names_and_tags_that_timm_does_not_have_get_the_nearest(name, words: str
     for pretrained in (True, False):
         with pytest.raises(InputError, match=words):
             load_vit(name, pretrained=pretrained)
+
+
+@pytest.mark.parametrize("name", [SHIPPED, NAME])
+def test_linear_layers_as_convolutions_give_the_same_answers_and_gradients(name: str, monkeypatch) -> None:
+    model = load_vit(SHIPPED) if name == SHIPPED else load_vit(net(), **STATISTICS)
+    pixels = torch.rand(nets.LEAST_BATCH, 3, *model.image_size, generator=torch.Generator().manual_seed(0))
+
+    def results(convolve: bool) -> list[Tensor]:
+        monkeypatch.setattr(nets, "CONVOLVE", convolve)
+        inputs = pixels.clone().requires_grad_()
+        with explicit_attention(model):
+            logits = model(inputs)
+            (slope,) = torch.autograd.grad(logits[:, 0].sum(), inputs, create_graph=True)
+            twice = torch.autograd.grad(slope.square().sum() + logits.sum(), model.net.blocks.parameters())
+        return [logits, slope, *twice]
+
+    assert all(type(module) is not nn.Linear for module in model.modules())
+    for plain, convolved in zip(results(False), results(True), strict=True):
+        assert (convolved - plain).norm() <= 1e-5 * plain.norm() + 1e-9
