@@ -92,11 +92,11 @@ def test_draws_of_a_step_are_its_own_and_leave_the_global_generator() -> None:
     assert torch.equal(inside, torch.rand(4, generator=torch.Generator().manual_seed(5)))
 
 
-def test_an_attack_computes_outside_of_the_autocast_of_its_loss() -> None:
+def test_an_attack_has_its_own_mode_and_gives_it_back() -> None:
     vit = load_vit(SHIPPED).train()
     before = torch.backends.cuda.matmul.allow_tf32
-    with torch.autocast("cpu", dtype=torch.bfloat16), methods.attacking(vit):
-        assert not torch.is_autocast_enabled("cpu") and not vit.training and torch.backends.cuda.matmul.allow_tf32
+    with methods.attacking(vit):
+        assert not vit.training and torch.backends.cuda.matmul.allow_tf32
     assert vit.training and torch.backends.cuda.matmul.allow_tf32 is before
 
 
