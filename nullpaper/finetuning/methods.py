@@ -26,6 +26,8 @@ from nullpaper.synthesis.controls import gaussian, permuted
 from nullpaper.synthesis.influence import EncoderNoise, Noise, Pool, read_pool
 from nullpaper.synthesis.noise import encoder_noise, rescaled, verified
 
+EVERYWHERE = "everywhere"
+
 
 @dataclass(frozen=True)
 class FinetuneRecipe:
@@ -40,8 +42,9 @@ class FinetuneRecipe:
     clip_norm: float = 1.0
     label_smoothing: float = 0.1  # as the shipped checkpoint was trained, or its confidence would change
     ema: float = 0.98  # decay per step; 0: off
-    amp: bool = True  # bfloat16 autocast of the loss, on CUDA alone
-    cpu_amp: bool = False  # of attack and loss on a CPU: 0.6 of the time with AVX512-BF16, many times slower without
+    # bfloat16 autocast of the loss on CUDA; "everywhere": on a CPU too, of loss and attack, which takes half the time
+    # with AVX512-BF16 and many times as long without
+    amp: bool | str = True
     # rounds: a noise, its steps, a look at dev
     steps_per_noise: int = 40
     dev_images: int = 1_000  # that select the best round
@@ -63,6 +66,8 @@ class FinetuneRecipe:
         check_training(self)
         for name in ("steps_per_noise", "dev_images", "noise_steps", "attack_steps"):
             check_count(name, getattr(self, name))
+        if not isinstance(self.amp, bool):
+            check_choice("amp", self.amp, (EVERYWHERE,))
         check_count("noise_images", self.noise_images, least=0)
         check_number("final_share", self.final_share, 0, 1, "[]")
         check_number("noise_eps", self.noise_eps, 0, 2)
@@ -130,7 +135,7 @@ def attacking(vit: ViT) -> Iterator[None]:
     """Inside, the model is in evaluation mode, since dropout would move the target of an attack from step to step.
 
     CUDA computes in TensorFloat-32 and not in a loss's autocast, whose casts are kernels of their own. A CPU
-    stays in bfloat16 where the recipe says ``cpu_amp``: the attack is as strong, and takes 0.6 of the time.
+    stays in bfloat16 where the recipe says "everywhere": the attack is as strong, and takes 0.6 of the time.
     """
     kind, before = vit.mean.device.type, torch.backends.cuda.matmul.allow_tf32
     with nullcontext() if kind == "cpu" else torch.autocast(kind, enabled=False), evaluating(vit):
@@ -176,7 +181,7 @@ def check_method(name: str) -> Method:
 def loss_of(method: Method, vit: ViT, batch: Batch) -> Tensor:
     """The loss of a batch; in bfloat16 where the recipe says so of the device."""
     kind = batch.images.device.type
-    half = batch.recipe.amp if kind == "cuda" else batch.recipe.cpu_amp
+    half = bool(batch.recipe.amp) if kind == "cuda" else batch.recipe.amp == EVERYWHERE
     explicit = half and kind == "cpu"  # the fused kernel is slower there in bfloat16 than in float32
     with (
         torch.autocast(kind, dtype=torch.bfloat16, enabled=half),

@@ -103,11 +103,13 @@ def test_an_attack_has_its_own_mode_and_gives_it_back() -> None:
 def test_bfloat16_on_a_cpu_is_asked_for_and_close() -> None:
     vit, (images, labels) = load_vit(SHIPPED), next(iter(few().train.batches(32, image_size=48)))
     slopes = []
-    for recipe in (QUICK, replace(QUICK, cpu_amp=True)):
+    for recipe in (QUICK, replace(QUICK, amp="everywhere")):
         batch = methods.Batch(images, labels, None, recipe, torch.Generator())
         loss = methods.loss_of(METHODS["standard"], vit, batch)
         slopes.append(torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, vit.parameters())]))
         assert loss.dtype == torch.float32 and all(block.attn.fused_attn for block in vit.net.blocks)
+    with pytest.raises(InputError, match="amp 'everywhere!' is unknown"):
+        replace(QUICK, amp="everywhere!")
     assert 0 < (slopes[1] - slopes[0]).norm() / slopes[0].norm() < 0.05
 
 
