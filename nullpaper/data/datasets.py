@@ -6,7 +6,7 @@ Batches are float tensors in pixel units, [0, 1], at the size that the model rec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,6 +23,7 @@ from nullpaper.errors import InputError, check_choice, check_count, check_seed, 
 
 DEV_SHARE = 10  # one training image in ten: CIFAR is split 45,000 / 5,000
 PADDING = 4  # pixels, of the random crops
+RESIDENT = 4 << 30  # bytes: so large an array of images is sent to the device as a whole
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,24 @@ def check_array(images: np.ndarray) -> None:
         raise InputError(f"images are {images.dtype}{span}; pass uint8, or floats in [0, 1] without NaN.")
 
 
+def reader(split: Split, device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """A function of indices (B,), on the CPU: images (B, C, H, W) as they are stored and labels (B,), on ``device``.
+
+    Images in memory are sent there once, and as uint8; lazy ones, and more than `RESIDENT` bytes, batch by batch.
+    """
+    lazy = isinstance(split.images, LazyImages) or split.images.nbytes > RESIDENT
+    labels = torch.from_numpy(split.labels).to(device)
+    images = None if lazy else torch.from_numpy(np.require(split.images, requirements=["C", "W"])).to(device)
+
+    def read(indices: Tensor) -> tuple[Tensor, Tensor]:
+        places = indices.to(device)
+        if images is None:
+            return torch.from_numpy(split.images[indices.numpy()]).to(device).permute(0, 3, 1, 2), labels[places]
+        return images[places].permute(0, 3, 1, 2), labels[places]
+
+    return read
+
+
 def augmented(images: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Random crop after reflective padding, and random horizontal flip, of images (B, C, H, W), where they live.
 
@@ -203,14 +222,13 @@ def augmented(images: Tensor, size: tuple[int, int], generator: torch.Generator)
     """
     count, _, height, width = images.shape
     shifts = torch.randint(0, 2 * PADDING + 1, (2, count, 1), generator=generator)
-    flips = torch.rand(count, 1, generator=generator) < 0.5
-    rows = shifts[0] + torch.arange(height)
-    columns = shifts[1] + torch.where(flips, torch.arange(width).flip(0), torch.arange(width))
-    places = torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]
-    image, row, column = (place.to(images.device) for place in places)
+    flips = torch.rand(1, count, 1, generator=generator) < 0.5
+    down, across, flipped = torch.cat([shifts, flips]).to(images.device)
+    image, row, column = (torch.arange(length, device=images.device) for length in (count, height, width))
+    rows, columns = down + row, across + torch.where(flipped > 0, width - 1 - column, column)
     pixels = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
     padded = pad(pixels, [PADDING] * 4, mode="reflect")
-    cropped = padded[image, :, row, column].permute(0, 3, 1, 2).contiguous()
+    cropped = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
     return interpolate(cropped, size=size, mode="bicubic", antialias=True).clamp_(0, 1)
 
 

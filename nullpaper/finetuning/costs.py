@@ -27,7 +27,7 @@ from nullpaper.adapters.files import save_adapter
 from nullpaper.adapters.inject import AdaptedViT, remove, trainable
 from nullpaper.errors import check_count, check_seed
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, Method, check_method, loss_of
-from nullpaper.finetuning.trainer import adamw, descend
+from nullpaper.finetuning.trainer import adamw, descend, draws_from
 from nullpaper.models.gradients import fast_gradients
 from nullpaper.models.inputs import check_labelled
 from nullpaper.models.vit import ViT, check_vit, evaluating, save_vit
@@ -154,13 +154,13 @@ class _Step:
         self.optimizer = adamw(self.vit, recipe, recipe.learning_rate)
 
     def __call__(self) -> None:
-        descend(self.vit, self.optimizer, self.loss(), self.batch.recipe.clip_norm)
+        with fast_gradients(self.vit):
+            descend(self.vit, self.optimizer, self.loss(), self.batch.recipe.clip_norm)
         if self.batch.images.is_cuda:
             torch.cuda.synchronize()
 
     def loss(self) -> Tensor:
-        with torch.random.fork_rng():  # dropout draws from the global generator
-            torch.manual_seed(0)
+        with draws_from(0, self.batch.images.device):
             self.batch.generator.manual_seed(0)
             return loss_of(self.method, self.vit, self.batch)
 
@@ -173,7 +173,7 @@ class _Step:
             packed.append(weakref.ref(alias))
             return alias
 
-        with saved_tensors_hooks(pack, lambda alias: alias):
+        with fast_gradients(self.vit), saved_tensors_hooks(pack, lambda alias: alias):
             loss = self.loss()
         there = [*self.vit.parameters(), *self.vit.buffers(), self.batch.images, self.batch.labels]
         kept = [alias for one in packed if (alias := one()) is not None]

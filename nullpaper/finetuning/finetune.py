@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nullpaper.adapters.inject import adapted_copy
-from nullpaper.data.datasets import Data, Split, augmented
+from nullpaper.data.datasets import Data, Split, augmented, reader
 from nullpaper.errors import InputError, check_count
 from nullpaper.finetuning.methods import Batch, FinetuneRecipe, check_method, loss_of, make_noise
 from nullpaper.finetuning.trainer import LARGEST_SEED, Loss, Record, Trainer, schedule, seeded, state_file
@@ -140,7 +140,7 @@ class _Run:
         folder: str | Path | None = None,
         measure: Measure | None = None,
     ) -> None:
-        self.train, self.method, self.measure = data.train, check_method(method), measure
+        self.count, self.method, self.measure = len(data.train), check_method(method), measure
         self.steps, self.seed, self.recipe = steps, seed, recipe
         self.criterion = "dev_robust" if self.method.robust else "dev_accuracy"
         shuffled = np.random.default_rng(seed).permutation(len(data.dev))
@@ -152,6 +152,7 @@ class _Run:
         rounds = -(-steps // recipe.steps_per_noise)
         self.measured_at = 0, rounds // 2 * recipe.steps_per_noise, steps
         self.best = deepcopy(vit).eval()
+        self.read = reader(data.train, vit.mean.device)
         self.trainer = Trainer(deepcopy(vit), recipe, seed, path, best=self.best)
         self.history = self.trainer.history
 
@@ -188,27 +189,25 @@ class _Run:
 
     def batch(self, step: int, noise: Tensor | None) -> Batch:
         """The batch of a step, the same for every method."""
-        size, device = self.recipe.batch_size, self.best.mean.device
-        epoch, place = divmod(step, len(self.train) // size)
-        indices = _order(len(self.train), self.seed, epoch)[place * size : (place + 1) * size]
-        raw = torch.from_numpy(np.ascontiguousarray(self.train.images[indices])).permute(0, 3, 1, 2).to(device)
+        size = self.recipe.batch_size
+        epoch, place = divmod(step, self.count // size)
+        raw, labels = self.read(_order(self.count, self.seed, epoch)[place * size : (place + 1) * size])
         images = augmented(raw, self.best.image_size, seeded(self.seed, step, AUGMENTATION))
-        labels = torch.from_numpy(self.train.labels[indices]).to(device)
         return Batch(images, labels, noise, self.recipe, seeded(self.seed, step, ATTACK))
 
 
 @lru_cache(maxsize=2)
-def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+def _order(count: int, seed: int, epoch: int) -> Tensor:
     """The order of the training images in an epoch, the same for every method."""
-    return torch.randperm(count, generator=seeded(seed, epoch, ORDER)).numpy()
+    return torch.randperm(count, generator=seeded(seed, epoch, ORDER))
 
 
 def _robust_accuracy(vit: ViT, split: Split, recipe: FinetuneRecipe) -> float:
     """Accuracy under the attack of training, from a fixed start."""
-    hits, generator = 0, torch.Generator().manual_seed(0)
+    hits, generator = torch.zeros((), device=vit.mean.device), torch.Generator().manual_seed(0)
     options = {"eps": recipe.attack_eps, "steps": recipe.attack_steps, "generator": generator}
     for images, labels in split.batches(250, image_size=vit.image_size, device=vit.mean.device):
         attacked = pgd(vit, images, labels, stop_when_fooled=True, **options)
         with torch.inference_mode():
-            hits += (vit(attacked).argmax(1) == labels).sum().item()
-    return hits / len(split)
+            hits += (vit(attacked).argmax(1) == labels).sum()
+    return hits.item() / len(split)

@@ -7,14 +7,13 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from timm.layers import PatchDropout
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 from torchvision.transforms import v2
 
-from nullpaper.data.datasets import Data, augmented
+from nullpaper.data.datasets import Data, augmented, reader
 from nullpaper.errors import check_count, check_number
 from nullpaper.finetuning.trainer import (
     LARGEST_SEED,
@@ -90,23 +89,21 @@ def train(
     """
     check_vit(vit, Classifier)
     vit = deepcopy(vit)
-    device = next(vit.parameters()).device
     for split in (data.train, data.dev):
         check_split(vit, split)
-    images = torch.from_numpy(np.ascontiguousarray(data.train.images)).permute(0, 3, 1, 2).to(device)
-    labels = torch.from_numpy(data.train.labels).to(device)
-    seen, length = data.train.subset(min(SEEN, len(images))), len(images) // recipe.batch_size
+    read, count = reader(data.train, next(vit.parameters()).device), len(data.train)
+    seen, length = data.train.subset(min(SEEN, count)), count // recipe.batch_size
     trainer = Trainer(vit, recipe, recipe.seed, state_file(folder, "training", asdict(recipe)))
 
     def begin(first: int) -> tuple[Loss, Record]:
         epoch = first // length
-        order = torch.randperm(len(images), generator=seeded(recipe.seed, epoch, 1)).to(device)
+        order = torch.randperm(count, generator=seeded(recipe.seed, epoch, 1))
         _drop_patches(vit, recipe, epoch)
 
         def loss(step: int) -> Tensor:
             start = (step - first) * recipe.batch_size
-            indices = order[start : start + recipe.batch_size]
-            pixels, targets = _batch(images[indices], labels[indices], vit, recipe, seeded(recipe.seed, step, 2))
+            images, labels = read(order[start : start + recipe.batch_size])
+            pixels, targets = _batch(images, labels, vit, recipe, seeded(recipe.seed, step, 2))
             return cross_entropy(vit(pixels), targets, label_smoothing=recipe.label_smoothing)
 
         return loss, {"epoch": epoch + 1}

@@ -10,7 +10,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tqdm import tqdm
 
 from nullpaper.errors import InputError, check_count, check_number, shown
 from nullpaper.files import check_writable, write_atomic
+from nullpaper.models.gradients import fast_gradients
 from nullpaper.models.vit import HALF
 
 LOOK = 10  # steps between two looks at the loss: each waits for the device
@@ -84,7 +86,8 @@ class Trainer:
             while self.step < steps:
                 begun, first, last = time.perf_counter(), self.step, min(self.step + length, steps)
                 loss, record = begin(first)
-                record |= {"step": last, "loss": self._steps(first, last, rate, loss, bar)}
+                with fast_gradients(self.model):  # what judges the round is outside
+                    record |= {"step": last, "loss": self._steps(first, last, rate, loss, bar)}
                 record = judge(record | {"learning_rate": self.optimizer.param_groups[0]["lr"]})
                 self.history.append(record | {"seconds": time.perf_counter() - begun})
                 self._save()
@@ -96,20 +99,20 @@ class Trainer:
         for step in range(first, last):
             total += self._step(step, rate(step), loss)
             if (step - first) % LOOK == 0 or step == last - 1:
-                if not math.isfinite(total.item()):
+                mean = total.item() / (step - first + 1)
+                if not math.isfinite(mean):
                     kept = "" if self.path is None else f"; the state of step {self.step} is kept"
-                    raise InputError(f"the loss is {total.item()} at step {step + 1}: lower the learning rate{kept}.")
+                    raise InputError(f"the loss is {mean} at step {step + 1}: lower the learning rate{kept}.")
                 dev = self.history[-1]["dev_accuracy"] if self.history else math.nan
-                bar.set_postfix(loss=f"{total.item() / (step - first + 1):.3f}", dev=f"{dev:.1%}")
+                bar.set_postfix(loss=f"{mean:.3f}", dev=f"{dev:.1%}")
             bar.update()
         self.model.eval()
-        return total.item() / (last - first)
+        return mean
 
     def _step(self, step: int, rate: float, make_loss: Loss) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with torch.random.fork_rng():  # dropout and augmentation draw from the global generator
-            torch.manual_seed(self.seed * 1_000_003 + step)
+        with draws_from(self.seed * 1_000_003 + step, next(self.model.parameters()).device):
             loss = make_loss(step)
         descend(self.model, self.optimizer, loss, self.recipe.clip_norm)
         decay = min(self.recipe.ema, (1 + step) / (10 + step))  # short memory while the weights still move fast
@@ -226,3 +229,22 @@ def schedule(progress: float, length: float, *, warmup: float = 0.0, final: floa
 def seeded(seed: int, index: int, stream: int) -> torch.Generator:
     """A generator of its own for each (seed, index, stream), so that a draw does not depend on the draws before it."""
     return torch.Generator().manual_seed((int(seed) * 3 + stream) * 10_000_019 + index)
+
+
+@contextmanager
+def draws_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, the global generators, which dropout and augmentation use, start at ``seed``; after, they are as before.
+
+    Those of the CPU and of ``device``: other cards are not asked, which `torch.random.fork_rng` would do at every step.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index])
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)

@@ -25,6 +25,7 @@ from nullpaper.errors import InputError, check_count, check_seed
 from nullpaper.finetuning.finetune import finetune
 from nullpaper.finetuning.methods import METHODS, FinetuneRecipe, check_method
 from nullpaper.models import checkpoints
+from nullpaper.models.gradients import rounds
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 from nullpaper.robustness.attacks import ATTACKS, split_name
 from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruptions
@@ -183,7 +184,7 @@ def _corrupted(protocol: Protocol, data: str) -> dict[Corrupted, Split]:
 def _finetuned(trial: Trial) -> Result:
     data, start = _data(trial.data), start_of(trial)
     described = asdict(trial) | {"registered": code_identity(vars(METHODS[trial.method]))}
-    origin = data.identity | {"start": fingerprint(start)}
+    origin = data.identity | {"start": fingerprint(start)} | ({"products": "rounded"} if rounds(_device()) else {})
     state = store_root().parent / "finetuning" / identity(described, origin)[:20]  # decides nothing, as any folder
 
     def compute() -> tuple[dict[str, Any], dict[str, Any]]:

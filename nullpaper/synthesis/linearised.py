@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nullpaper.errors import check_count, check_seed
+from nullpaper.models.gradients import fast_gradients
 from nullpaper.models.vit import ViT
 from nullpaper.synthesis.controls import centred
 from nullpaper.synthesis.influence import Batches, Pool, logits_at, read_pool
@@ -87,7 +88,7 @@ def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0, measure: str 
 
 def _slopes(vit: ViT, pool: Pool, tokens: Tensor, generator: torch.Generator) -> Tensor:
     """J^T s of each image (B, N*d), token-centred, s random signs."""
-    with torch.enable_grad():
+    with torch.enable_grad(), fast_gradients(vit):
         tokens = tokens.detach().requires_grad_()
         logits = logits_at(vit, pool, tokens)
         signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1

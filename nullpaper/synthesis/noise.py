@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError, check_count, check_number
+from nullpaper.models.gradients import fast_gradients
 from nullpaper.models.vit import ViT
 from nullpaper.synthesis.controls import of_norm
 from nullpaper.synthesis.influence import (
@@ -161,17 +162,18 @@ def polar(problem: Problem, start: Tensor, steps: int, rate: float) -> tuple[Ten
     adam = torch.optim.Adam([direction], lr=rate, betas=BETAS)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     records: list[Tensor] = []
-    for indices in _minibatches(problem, BATCH, steps):  # nothing in here waits for the device
-        log_radius = radius.float().requires_grad_()
-        noise = of_norm(problem.shaped(direction), log_radius.exp())
-        distance, influence = _distances(problem, noise, indices)
-        loss = distance.clamp_min(1e-12).sqrt().mean()
-        records.append(_record(noise, influence, loss))
-        # asked for by name, so that autograd computes no gradient of any weight
-        direction.grad, slope = torch.autograd.grad(loss, [direction, log_radius])
-        adam.step()
-        cosine.step()
-        radius = radius + RADIUS_RATE * _misfit(problem, influence.double(), slope.double()).clamp(-2, 2)
+    with fast_gradients(problem.model):  # what is verified is outside
+        for indices in _minibatches(problem, BATCH, steps):  # nothing in here waits for the device
+            log_radius = radius.float().requires_grad_()
+            noise = of_norm(problem.shaped(direction), log_radius.exp())
+            distance, influence = _distances(problem, noise, indices)
+            loss = distance.clamp_min(1e-12).sqrt().mean()
+            records.append(_record(noise, influence, loss))
+            # asked for by name, so that autograd computes no gradient of any weight
+            direction.grad, slope = torch.autograd.grad(loss, [direction, log_radius])
+            adam.step()
+            cosine.step()
+            radius = radius + RADIUS_RATE * _misfit(problem, influence.double(), slope.double()).clamp(-2, 2)
     return of_norm(problem.shaped(direction.detach()), radius.exp()), _history(records)
 
 

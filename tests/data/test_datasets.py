@@ -104,6 +104,17 @@ def test_augmentation_crops_flips_and_repeats(cifar: data.Data) -> None:
     assert 0 < (straight < flipped).sum() < 16
 
 
+def test_images_that_stay_on_the_device_are_those_that_come_batch_by_batch(cifar: data.Data, monkeypatch) -> None:
+    split, indices = cifar.dev.take(range(50)), torch.tensor([7, 3, 49])
+    images, labels = data.reader(split, torch.device("cpu"))(indices)
+    assert images.dtype == torch.uint8 and images.shape == (3, 3, 32, 32)
+    assert np.array_equal(images.permute(0, 2, 3, 1), split.images[[7, 3, 49]])
+    assert np.array_equal(labels, split.labels[[7, 3, 49]])
+    monkeypatch.setattr(data, "RESIDENT", 1_000)
+    again = data.reader(split, torch.device("cpu"))(indices)
+    assert torch.equal(again[0], images) and torch.equal(again[1], labels)
+
+
 def test_cifar100_has_the_same_interface(tmp_path, monkeypatch) -> None:
     """Stand-in arrays under the name, since only torchvision's download has the real ones."""
     labels = np.arange(1_000) % 100

@@ -21,6 +21,7 @@ from nullpaper.errors import InputError
 from nullpaper.finetuning import methods
 from nullpaper.finetuning.finetune import FinetuneResult, _Run, finetune
 from nullpaper.finetuning.methods import METHODS
+from nullpaper.finetuning.trainer import draws_from
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 
 
@@ -80,6 +81,15 @@ def test_measure_is_asked_at_the_start_halfway_and_at_the_end() -> None:
     options = dict(method="standard", steps=5, recipe=recipe, progress=False)
     done = finetune(start(), few(), measure=lambda vit: {"number": next(numbers)}, **options)
     assert [record.get("number") for record in done.history] == [0, None, 1, None, None, 2]
+
+
+def test_draws_of_a_step_are_its_own_and_leave_the_global_generator() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    with draws_from(5, torch.device("cpu")):
+        inside = torch.rand(4)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(inside, torch.rand(4, generator=torch.Generator().manual_seed(5)))
 
 
 def test_zero_noise_is_standard_finetuning() -> None:
