@@ -111,7 +111,7 @@ class PatchNullspace:
         noise, primal, dual = self.over_patches(project, images, targets)
         return noise, (primal - dual).abs() / primal.clamp_min(GAP_FLOOR**2 * images[0].numel() / 2)
 
-    def largest(self, images: Tensor, *, steps: int = 15) -> Tensor:
+    def largest(self, images: Tensor, *, steps: int = 60) -> Tensor:
         """Noise (B, C, H, W) of large L2 norm in the nullspace, with images + noise in [0, 1] to the last bit.
 
         Maximising a norm over a polytope is NP-hard. The result is the global maximum if the nullspace has dimension 0,
