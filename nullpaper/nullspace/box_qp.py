@@ -66,6 +66,11 @@ class Patches:
         z = (self.t - u).clamp(0, 1)
         return z, self.on_row(z - self.x)
 
+    def dual(self, u: Tensor) -> Tensor:
+        """g(u), (b,), a lower bound on the objective for u in the row space."""
+        z = (self.t - u).clamp(0, 1)
+        return (z - self.t).square().sum(1) / 2 + (u * (z - self.x)).sum(1)
+
     def unsolved(self, u: Tensor, z: Tensor, grad: Tensor) -> Tensor:
         """Indices of the patches that are not within TARGET of the box and RELATIVE_GAP of the dual bound."""
         primal = (z - grad - self.t).square().sum(1) / 2
@@ -95,8 +100,11 @@ def project(patches: Patches) -> Projection:
     u = patches.on_row(patches.t - patches.x)
     rest = patches.unsolved(u, *patches.dual_point(u))
     for dtype, steps in ROUNDS:
-        u[rest] = patches.on_row(_conjugate_ascent(patches.take(rest).to(dtype), u[rest].to(dtype), steps).to(u.dtype))
-        rest = rest[patches.take(rest).unsolved(u[rest], *patches.take(rest).dual_point(u[rest]))]
+        part, before = patches.take(rest), u[rest]
+        after = part.on_row(_conjugate_ascent(part.to(dtype), before.to(dtype), steps).to(u.dtype))
+        higher = part.dual(after) >= part.dual(before)  # a secant step may fall; NaN is no ascent either
+        u[rest] = torch.where(higher[:, None], after, before)
+        rest = rest[part.unsolved(u[rest], *part.dual_point(u[rest]))]
     for part in row_chunks(len(rest), patches.row.numel(), u.device):
         u[rest[part]] = _proximal_newton(patches.take(rest[part]), u[rest[part]])
     return _certify(patches, u)
@@ -124,14 +132,12 @@ def _interval(patches: Patches) -> tuple[Tensor, Tensor]:
 def _certify(patches: Patches, u: Tensor) -> Projection:
     """The feasible noise and the dual bound that belong to u (b, D)."""
     x, u = patches.x, patches.on_row(u)
-    z = (patches.t - u).clamp(0, 1)
-    v = patches.on_null(z - x)
+    v = patches.on_null((patches.t - u).clamp(0, 1) - x)
     # a patch that ran out of steps is pulled towards v = 0, which is feasible: membership stays exact, the gap tells
     room = torch.where(v > 0, 1 - x, x) + TARGET
     v = v * (room / v.abs()).amin(1, keepdim=True).clamp_max(1)
     primal = (x + v - patches.t).square().sum(1) / 2
-    dual = (z - patches.t).square().sum(1) / 2 + (u * (z - x)).sum(1)
-    return Projection(v, primal, dual)
+    return Projection(v, primal, patches.dual(u))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -175,7 +181,8 @@ def _line_search(
 def _secant_step(patches: Patches, u: Tensor, d: Tensor, slope0: Tensor, s: Tensor) -> Tensor:
     """Steps (b, 1) along ascent directions d, by one secant from a guess s > 0, to where the slope of g is about 0.
 
-    Exact where the same pixels stay free; at most 8 s. Looking twice, or for the free pixels, cost more than it saved.
+    Exact where the same pixels stay free; at most 8 s, and no safe ascent: float64 takes `_line_search`. Looking twice,
+    or for the free pixels, cost more than it saved.
     """
     slope = _dot(torch.addcmul(patches.t - u, s, d, value=-1).clamp_(0, 1), d) - _dot(patches.x, d)
     return (s * slope0 / (slope0 - slope).clamp_min(slope0 / 8)).nan_to_num(1, 1, 1)
@@ -188,7 +195,8 @@ def _conjugate_ascent(patches: Patches, u: Tensor, steps: int) -> Tensor:
     d, norm = grad, _dot(grad, grad)
     slope, s = norm, torch.ones_like(norm)
     for step in range(1, steps + 1):
-        s = _secant_step(patches, u, d, slope, s)
+        rough = u.dtype == torch.float32
+        s = _secant_step(patches, u, d, slope, s) if rough else _line_search(patches, u, d, slope)
         u = torch.addcmul(u, s, d)
         z, new = patches.dual_point(u)
         old, norm, along = norm, _dot(new, new), _dot(new, d)
