@@ -9,11 +9,12 @@ The projection of a target t on x + K(x) is a quadratic programme with the conca
 so a dual step costs two thin matrix products, for all patches of all images at once. With v = B B^T (z - x), x + v
 leaves the box by at most max|grad g(u)|: optimality and feasibility are one and the same number.
 
-Solver, chosen by measurement (CIFAR-10 pairs at 48 px on the shipped net, one core of an AMD EPYC with AVX-512): patches
-whose first multiplier is optimal, half of them, leave at once; then conjugate gradients on g in float32 with one secant
-a step, then float64 with a safe line search, then a proximal semismooth Newton method for the few patches left (few free
-pixels, hence a singular Hessian). 0.031 to 0.049 ms a patch, 0.57 to 0.85 of DAQP's time, and 0.06 at 768 pixels. Newton
-from the start is 4 times slower; without its proximal term, it and conjugate gradients alone stall on saturated pixels.
+Solver, chosen by measurement (CIFAR-10 pairs at 48 px, one core of an AMD EPYC with AVX-512): patches whose first
+multiplier is optimal, half of them, leave at once; then conjugate gradients on g in float32 with one secant a step,
+then float64 with a safe line search, then a proximal semismooth Newton method for the few patches left (few free
+pixels, hence a singular Hessian). 0.05 / 0.04 ms a patch for the shipped / a random embedding, 0.85 / 0.67 of the time
+of the active-set solver DAQP, and 0.06 of it at 768 pixels. Newton from the start took more than three times as long;
+without its proximal term, it and conjugate gradients alone stall on patches of saturated pixels.
 """
 
 from __future__ import annotations
