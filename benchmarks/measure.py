@@ -1,0 +1,180 @@
+"""What a row of the table is, and how it is measured: ours and the reference in alternation, as ratios of pairs."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from nullpaper.data.datasets import load_data, to_pixels
+from nullpaper.models.checkpoints import load_classifier
+from nullpaper.models.vit import SHIPPED, ViT
+
+ROOT = Path(__file__).parents[1]
+Call = Callable[[], Any]
+
+
+class Skip(Exception):
+    """A row that cannot be measured here, and what would make it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a row compares: the seconds of two calls or, with ``values``, the numbers that they return."""
+
+    ours: Call
+    reference: Call | None = None
+    part: float = 1.0  # of our work, what one call of the reference does
+    scale: float = 1.0  # from seconds to the row's unit
+    values: bool = False
+    counted: bool = False  # our operations in products of matrices, for the share of the limit
+    traffic: float = 0.0  # bytes that have to be read or written, for the same
+    note: Callable[[], str] = str  # what else there is to know afterwards, such as equal results
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. The goal bounds the ratio ours / reference, the "share" of the limit, or the "value"."""
+
+    work: str
+    reference: str
+    make: Callable[[Setup], Work]
+    goal: float | None = None
+    of: str = "ratio"
+    at_least: bool = False
+    seconds: float = 10.0  # that 5 pairs take, about
+    needs: tuple[str, ...] = ()
+    unit: str = "s"
+    on_request: bool = False
+
+    def target(self) -> str:
+        number = f"{self.goal:.0%} of limit" if self.of == "share" else f"{self.goal}"
+        return "" if self.goal is None else f"{'>=' if self.at_least else '<='} {number}"
+
+
+ROWS: list[Row] = []
+
+
+def row(work: str, reference: str = "", goal: float | None = None, **options: Any) -> Callable:
+    """Decorates the function that prepares a row's `Work`."""
+    return lambda make: ROWS.append(Row(work, reference, make, goal, **options))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The machine with its two limits, and the models and images that rows share."""
+
+    device: torch.device
+    pairs: int
+    quick: bool
+
+    def size(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+    def vit(self, name: str = SHIPPED, trains: bool = False) -> ViT:
+        return load_classifier(name, device=self.device).requires_grad_(trains)
+
+    def batch(self, count: int, side: int = 48) -> tuple[Tensor, Tensor]:
+        """Test images (count, 3, side, side) of CIFAR-10 in [0, 1] and their labels."""
+        test = load_data("cifar10").test.take(slice(count))
+        images = to_pixels(test.images, size=side, device=self.device)
+        return images, torch.from_numpy(test.labels).long().to(self.device)
+
+    @cached_property
+    def flops(self) -> float:
+        """Operations a second in products of float32 matrices 1,024 x 1,024, the best of 10."""
+        a, b = torch.rand(2, 1024, 1024, device=self.device)
+        return 2 * 1024**3 / min(self.timed(lambda: a @ b) for _ in range(10))
+
+    @cached_property
+    def bandwidth(self) -> float:
+        """Bytes a second, read and written, in copies of 256 MiB, the best of 5."""
+        a, b = torch.rand(2, 2**26, device=self.device)
+        return 2 * a.nbytes / min(self.timed(lambda: b.copy_(a)) for _ in range(5))
+
+    @property
+    def clock(self) -> str:
+        return "CPU" if self.device.type == "cpu" and torch.get_num_threads() == 1 else "wall"
+
+    def timed(self, call: Call) -> float:
+        """CPU seconds where one thread computes, since a busy machine blurs all else; wall seconds elsewhere."""
+        now = time.process_time if self.clock == "CPU" else time.perf_counter
+        begun = now()
+        call()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return now() - begun
+
+
+class Counter(TorchDispatchMode):
+    """Counts operations as PyTorch's own FlopCounterMode, which cannot follow torch.autograd.grad into a module."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result, count = func(*args, **(kwargs or {})), flop_registry.get(func._overloadpacket)
+        self.total += count(*args, **(kwargs or {}), out_val=result) if count else 0
+        return result
+
+
+def measure(line: Row, setup: Setup) -> dict[str, Any]:
+    """The numbers of every pair, the ratio, the share of the limit, and whether the goal is met.
+
+    Raises:
+        Skip: a package that the reference needs is not installed, or as the row says.
+    """
+    if missing := [name for name in line.needs if find_spec(name) is None]:
+        raise Skip(f'no {" and ".join(missing)}: pip install "nullpaper[bench]"')
+    work, counter = line.make(setup), Counter()
+    sides = [(work.ours, 1.0)] + [(work.reference, work.part)] * bool(work.reference)
+    numbers: list[list[float]] = [[] for _ in sides]
+    for call, _ in [] if work.values else sides:  # what is slow once, such as a first import, belongs to nobody
+        with counter if work.counted and call is work.ours else torch.enable_grad():
+            call()
+    for turn in range(setup.pairs):
+        for index in (0, 1)[: len(sides)][:: 1 - 2 * (turn % 2)]:
+            call, part = sides[index]
+            numbers[index].append((call() if work.values else setup.timed(call)) / part * work.scale)
+    ratios = [a / b for a, b in zip(*numbers, strict=True)] if work.reference else numbers[0]
+    result = {name: function(ratios) for name, function in (("ratio", statistics.median), ("low", min), ("high", max))}
+    result |= {"value": statistics.median(numbers[0]), "numbers": numbers, "note": work.note()}
+    least = max(counter.total / setup.flops, work.traffic / setup.bandwidth) * work.scale
+    result["share"] = least / result["value"] if least else None
+    if line.goal is not None:
+        result["met"] = result[line.of] >= line.goal if line.at_least else result[line.of] <= line.goal
+    return result
+
+
+def nullpaper(*arguments: str, **environment: str) -> tuple[str, ...]:
+    """What ``process`` runs for a command of the project, with further variables."""
+    return (
+        "env",
+        *(f"{name}={value}" for name, value in environment.items()),
+        sys.executable,
+        "-m",
+        "nullpaper",
+        *arguments,
+    )
+
+
+def process(*command: str, codes: tuple[int, ...] = (0,)) -> float:
+    """CPU seconds, user and system, of a fresh process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode not in codes:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
