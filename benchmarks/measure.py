@@ -137,7 +137,7 @@ def measure(line: Row, setup: Setup) -> dict[str, Any]:
         Skip: a package that the reference needs is not installed, or as the row says.
     """
     if missing := [name for name in line.needs if find_spec(name) is None]:
-        raise Skip(f'no {" and ".join(missing)}: pip install "nullpaper[bench]"')
+        raise Skip(f"no {' and '.join(missing)}: install the extra 'bench' (make bench does)")
     work, counter = line.make(setup), Counter()
     sides = [(work.ours, 1.0)] + [(work.reference, work.part)] * bool(work.reference)
     numbers: list[list[float]] = [[] for _ in sides]
