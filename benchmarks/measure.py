@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import resource
-import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. The goal bounds the ratio ours / reference, the "share" of the limit, or the "value"."""
+    """A line of the table. The goal bounds the "ratio" ours / reference, the "share" of the limit, or the "value"."""
 
     work: str
     reference: str
@@ -60,9 +60,8 @@ class Row:
     unit: str = "s"
     on_request: bool = False
 
-    def target(self) -> str:
-        number = f"{self.goal:.0%} of limit" if self.of == "share" else f"{self.goal}"
-        return "" if self.goal is None else f"{'>=' if self.at_least else '<='} {number}"
+    def met(self, result: dict[str, Any]) -> bool:
+        return result[self.of] >= self.goal if self.at_least else result[self.of] <= self.goal
 
 
 ROWS: list[Row] = []
@@ -78,11 +77,6 @@ class Setup:
     """The machine with its two limits, and the models and images that rows share."""
 
     device: torch.device
-    pairs: int
-    quick: bool
-
-    def size(self, full: int, quick: int) -> int:
-        return quick if self.quick else full
 
     def vit(self, name: str = SHIPPED, trains: bool = False) -> ViT:
         return load_classifier(name, device=self.device).requires_grad_(trains)
@@ -101,8 +95,8 @@ class Setup:
 
     @cached_property
     def bandwidth(self) -> float:
-        """Bytes a second, read and written, in copies of 256 MiB, the best of 5."""
-        a, b = torch.rand(2, 2**26, device=self.device)
+        """Bytes a second, read and written, in copies of 128 MiB, the best of 5."""
+        a, b = torch.rand(2, 2**25, device=self.device)
         return 2 * a.nbytes / min(self.timed(lambda: b.copy_(a)) for _ in range(5))
 
     @property
@@ -130,50 +124,34 @@ class Counter(TorchDispatchMode):
         return result
 
 
-def measure(line: Row, setup: Setup) -> dict[str, Any]:
-    """The numbers of every pair, the ratio, the share of the limit, and whether the goal is met.
+def measure(line: Row, setup: Setup, pairs: int) -> dict[str, Any]:
+    """The numbers of every pair, the median ratio, the share of the limit, and whether the goal is met.
 
     Raises:
         Skip: a package that the reference needs is not installed, or as the row says.
     """
     if missing := [name for name in line.needs if find_spec(name) is None]:
         raise Skip(f"no {' and '.join(missing)}: install the extra 'bench' (make bench does)")
-    work, counter = line.make(setup), Counter()
-    sides = [(work.ours, 1.0)] + [(work.reference, work.part)] * bool(work.reference)
-    numbers: list[list[float]] = [[] for _ in sides]
-    for call, _ in [] if work.values else sides:  # what is slow once, such as a first import, belongs to nobody
+    work, counter, numbers = line.make(setup), Counter(), ([], [])
+    sides = [(work.ours, 1.0), (work.reference, work.part)][: 2 if work.reference else 1]
+    for call, _ in sides if pairs > 1 and not work.values else []:  # a first import, say, belongs to nobody
         with counter if work.counted and call is work.ours else torch.enable_grad():
             call()
-    for turn in range(setup.pairs):
-        for index in (0, 1)[: len(sides)][:: 1 - 2 * (turn % 2)]:
+    for turn in range(pairs):
+        for index in [*range(len(sides))][:: 1 - 2 * (turn % 2)]:
             call, part = sides[index]
             numbers[index].append((call() if work.values else setup.timed(call)) / part * work.scale)
     ratios = [a / b for a, b in zip(*numbers, strict=True)] if work.reference else numbers[0]
-    result = {name: function(ratios) for name, function in (("ratio", statistics.median), ("low", min), ("high", max))}
-    result |= {"value": statistics.median(numbers[0]), "numbers": numbers, "note": work.note()}
+    result = {"ratio": median(ratios), "low": min(ratios), "high": max(ratios), "value": median(numbers[0])}
     least = max(counter.total / setup.flops, work.traffic / setup.bandwidth) * work.scale
-    result["share"] = least / result["value"] if least else None
-    if line.goal is not None:
-        result["met"] = result[line.of] >= line.goal if line.at_least else result[line.of] <= line.goal
-    return result
+    result |= {"share": least / result["value"], "numbers": numbers, "note": work.note()}
+    return result | ({"met": line.met(result)} if line.goal else {})
 
 
-def nullpaper(*arguments: str, **environment: str) -> tuple[str, ...]:
-    """What ``process`` runs for a command of the project, with further variables."""
-    return (
-        "env",
-        *(f"{name}={value}" for name, value in environment.items()),
-        sys.executable,
-        "-m",
-        "nullpaper",
-        *arguments,
-    )
-
-
-def process(*command: str, codes: tuple[int, ...] = (0,)) -> float:
-    """CPU seconds, user and system, of a fresh process."""
+def process(*command: str, codes: tuple[int, ...] = (0,), **environment: str) -> float:
+    """CPU seconds, user and system, of a fresh process with further environment variables."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode not in codes:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr[-500:]}")

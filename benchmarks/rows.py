@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.measure import ROOT, Call, Setup, Skip, Work, nullpaper, process, row
+from benchmarks.measure import ROOT, Call, Setup, Skip, Work, process, row
 from nullpaper.adapters.inject import adapted_copy
 from nullpaper.data.datasets import load_data
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, loss_of
@@ -33,40 +33,33 @@ from nullpaper.synthesis.influence import read_pool
 from nullpaper.synthesis.noise import BATCH, TURN_RATE, encoder_noise, polar, rescaled
 from nullpaper.synthesis.problem import pose
 
-# Synthesis: the published loop and one by hand
+# Synthesis: the published loop, and one by hand
 
 
-@row(
-    "encoder noise: norm at influence 0.03", "published loop, same time", 1.25, at_least=True, seconds=120, unit="norm"
-)
+@row("encoder noise: norm at influence 0.03", "published loop, same time", 1.25, at_least=True, seconds=80, unit="")
 def noise_norm(setup: Setup) -> Work:
     """Both begin with images and end with a verified noise; the loop, never stopped, gets images for the same time."""
     vit, data, seeds = setup.vit(), load_data("cifar10"), count()
     options = {"size": BATCH, "image_size": 48, "device": setup.device}
-    dev, test = (split.subset(setup.size(2_000, 400)).batches(**options) for split in (data.dev, data.test))
+    dev, test = (split.subset(2_000).batches(**options) for split in (data.dev, data.test))
     asked = {"eps": 0.03, "held_out": read_pool(vit, test)}
-    ours_too = {"steps": 10} if setup.quick else {}
-    images, seconds, reached = setup.size(4_000, 200), [1.0, 1.0], []
+    images, seconds, noises = 4_000, [1.0, 1.0], []
 
-    def norm(side: int, call: Call) -> float:
-        noises: list = []
-        seconds[side] = setup.timed(lambda: noises.append(call()))
-        reached.append(noises[0].reached)
-        return noises[0].norm
+    def ours() -> float:
+        seconds[0] = setup.timed(lambda: noises.append(encoder_noise(vit, dev, seed=next(seeds), **asked)))
+        return noises[-1].norm
 
     def published() -> float:
         nonlocal images
-        train = data.train.subset(images).batches(**options)
-        loop = {"official": True, "early_stop": False, "seed": next(seeds)}
-        value = norm(1, lambda: rescaled(vit, encoder_noise(vit, train, **loop, **asked), dev, **asked))
+        train, loop = data.train.subset(images).batches(**options), {"official": True, "early_stop": False}
+        noise = lambda: encoder_noise(vit, train, **loop, seed=next(seeds), **asked)  # noqa: E731
+        seconds[1] = setup.timed(lambda: noises.append(rescaled(vit, noise(), dev, **asked)))
         images = int(images * seconds[0] / seconds[1])
-        return value
-
-    def ours() -> float:
-        return norm(0, lambda: encoder_noise(vit, dev, seed=next(seeds), **asked, **ours_too))
+        return noises[-1].norm
 
     def note() -> str:
-        return f"{seconds[0] / seconds[1]:.2f} x its time, {sum(reached)} of {len(reached)} verified"
+        reached = sum(noise.reached for noise in noises)
+        return f"{seconds[0] / seconds[1]:.2f} x its time, {reached} of {len(noises)} verified"
 
     ours(), published()  # for the number of images
     return Work(ours, published, values=True, note=note)
@@ -75,22 +68,21 @@ def noise_norm(setup: Setup) -> Work:
 @row("synthesis step, 64 images", "plain loop, frozen weights", 0.5, seconds=12)
 def noise_step(setup: Setup) -> Work:
     """The loop computes clean and noisy answers from images in every step, as the published one does."""
-    vit, steps, (images, _) = setup.vit(), setup.size(10, 2), setup.batch(8 * BATCH)
+    vit, (images, _) = setup.vit(), setup.batch(8 * BATCH)
     problem = pose(vit, [images], level="encoder", held_out=[images[:8]], eps=0.03)
     start = torch.rand(problem.fit.noise_shape, device=setup.device) * 2 - 1
 
     def plain() -> None:
         noise = start.clone().requires_grad_()
         adam = torch.optim.AdamW([noise], lr=0.1)
-        for step in range(steps):
-            batch = images[BATCH * (step % 8) :][:BATCH]
+        for batch in images.split(BATCH):
             with torch.no_grad():
                 clean = vit(batch)
             adam.zero_grad()
             (vit.encode(vit.embed(batch) + noise) - clean).square().sum(1).mean().backward()
             adam.step()
 
-    return Work(lambda: polar(problem, start, steps, TURN_RATE), plain, counted=True)
+    return Work(lambda: polar(problem, start, 8, TURN_RATE), plain, counted=True)
 
 
 # Steps of training: a plain loop, torchattacks inside one, PEFT
@@ -106,29 +98,26 @@ def our_step(vit: ViT, method: str, images: Tensor, labels: Tensor) -> Call:
     return lambda: descend(vit, optimizer, loss_of(METHODS[method], vit, batch), RECIPE.clip_norm)
 
 
-def plain_step(vit: nn.Module, loss: Callable[[nn.Module], Tensor]) -> Call:
-    """The same by hand: AdamW with clipped gradients on ``loss(vit)``."""
+def plain_step(vit: ViT, labels: Tensor, *branches: Callable[[ViT], Tensor]) -> Call:
+    """The same by hand: the mean loss of the logits that the branches make of the model, AdamW, clipped gradients."""
     vit = deepcopy(vit).train()
     weights = [weight for weight in vit.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=RECIPE.learning_rate, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        loss(vit).backward()
+        losses = [cross_entropy(branch(vit), labels, label_smoothing=RECIPE.label_smoothing) for branch in branches]
+        (sum(losses) / len(losses)).backward()
         nn.utils.clip_grad_norm_(weights, RECIPE.clip_norm)
         optimizer.step()
 
     return step
 
 
-def entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return cross_entropy(logits, labels, label_smoothing=RECIPE.label_smoothing)
-
-
 @row("training step, 128 images", "plain loop", 0.46, of="share", at_least=True, seconds=6)
 def train(setup: Setup) -> Work:
     vit, (images, labels) = setup.vit(trains=True), setup.batch(128)
-    plain = plain_step(vit, lambda vit: entropy(vit(images), labels))
+    plain = plain_step(vit, labels, lambda vit: vit(images))
     return Work(our_step(vit, "standard", images, labels), plain, counted=True)
 
 
@@ -136,24 +125,21 @@ def train(setup: Setup) -> Work:
 def train_nullspace(setup: Setup) -> Work:
     vit, (images, labels) = setup.vit(trains=True), setup.batch(128)
     noise = torch.randn(1, 36, vit.embed_dim, device=setup.device)
-
-    def two_passes(vit: ViT) -> Tensor:
-        return (entropy(vit(images), labels) + entropy(vit.encode(vit.embed(images) + noise), labels)) / 2
-
-    return Work(our_step(vit, "nullspace", images, labels), plain_step(vit, two_passes), counted=True)
+    passes = lambda vit: vit(images), lambda vit: vit.encode(vit.embed(images) + noise)
+    return Work(our_step(vit, "nullspace", images, labels), plain_step(vit, labels, *passes), counted=True)
 
 
 @row("PGD-10 training step, 64 images", "torchattacks inside", 0.87, seconds=20, needs=("torchattacks",))
 def train_pgd(setup: Setup) -> Work:
     vit, (images, labels) = setup.vit(trains=True), setup.batch(64)
-    eps, steps = RECIPE.attack_eps, RECIPE.attack_steps
+    radius = {"eps": RECIPE.attack_eps, "alpha": REACH * RECIPE.attack_eps / RECIPE.attack_steps}
 
     def attacked(vit: ViT) -> Tensor:
         with evaluating(vit):
-            points = torchattacks().PGD(vit, eps=eps, alpha=REACH * eps / steps, steps=steps)(images, labels)
-        return entropy(vit(points), labels)
+            points = torchattacks().PGD(vit, steps=RECIPE.attack_steps, **radius)(images, labels)
+        return vit(points)
 
-    return Work(our_step(vit, "pgd_at", images, labels), plain_step(vit, attacked), counted=True)
+    return Work(our_step(vit, "pgd_at", images, labels), plain_step(vit, labels, attacked), counted=True)
 
 
 def adapter_step(setup: Setup, kind: str) -> Work:
@@ -164,7 +150,7 @@ def adapter_step(setup: Setup, kind: str) -> Work:
     theirs, targets = deepcopy(vit), ["qkv", "proj", "fc1", "fc2"]  # "proj" is the patch embedding's too
     config = LoraConfig(r=16, lora_alpha=16, target_modules=targets, modules_to_save=["head"])
     theirs.net = get_peft_model(theirs.net, config).base_model.model
-    plain = plain_step(theirs, lambda vit: entropy(vit(images), labels))
+    plain = plain_step(theirs, labels, lambda vit: vit(images))
     return Work(our_step(adapted_copy(vit, kind), "standard", images, labels), plain, counted=True)
 
 
@@ -176,50 +162,45 @@ for kind, title, goal in (("lora", "LoRA", 0.9), ("lnlora", "LNLoRA", 1.0)):
 # Attacks: equal eps, steps and step lengths, weights frozen for all
 
 STEPS = 20
-Arguments = tuple[ViT, Tensor, Tensor]
 
 
-def with_foolbox(arguments: Arguments, eps: float) -> Tensor:
+def with_torchattacks(vit: ViT, images: Tensor, labels: Tensor, eps: float) -> Tensor:
+    return torchattacks().PGD(vit, eps=eps, alpha=REACH * eps / STEPS, steps=STEPS)(images, labels)
+
+
+def with_foolbox(vit: ViT, images: Tensor, labels: Tensor, eps: float) -> Tensor:
     import foolbox
 
-    model = foolbox.PyTorchModel(arguments[0], bounds=(0, 1), device=arguments[1].device)
     method = foolbox.attacks.LinfPGD(abs_stepsize=REACH * eps / STEPS, steps=STEPS)
-    return method.run(model, *arguments[1:], epsilon=eps)
+    return method.run(foolbox.PyTorchModel(vit, bounds=(0, 1), device=images.device), images, labels, epsilon=eps)
 
 
-def with_adv_lib(arguments: Arguments, eps: float) -> Tensor:
+def with_adv_lib(vit: ViT, images: Tensor, labels: Tensor, eps: float) -> Tensor:
     from adv_lib.attacks import pgd_linf
 
-    return pgd_linf(*arguments, eps, steps=STEPS, absolute_step_size=REACH * eps / STEPS)
+    return pgd_linf(vit, images, labels, eps, steps=STEPS, absolute_step_size=REACH * eps / STEPS)
 
 
-def with_torchattacks(arguments: Arguments, eps: float) -> Tensor:
-    method = torchattacks().PGD(arguments[0], eps=eps, alpha=REACH * eps / STEPS, steps=STEPS)
-    return method(*arguments[1:])
-
-
-def ours_and(setup: Setup, library: Callable, eps: float, name: str = SHIPPED, **options: Any) -> Work:
-    arguments = (setup.vit(name), *setup.batch(setup.size(128, 32)))
-    calls = lambda: pgd(*arguments, eps=eps, steps=STEPS, **options), lambda: library(arguments, eps)  # noqa: E731
+def pgd_and(setup: Setup, library: Callable, eps: float, name: str = SHIPPED, **options: Any) -> Work:
+    vit, (images, labels) = setup.vit(name), setup.batch(128)
+    ours = lambda: pgd(vit, images, labels, eps=eps, steps=STEPS, **options)  # noqa: E731
+    theirs = lambda: library(vit, images, labels, eps)  # noqa: E731
 
     def note() -> str:
-        shares = [(answers(arguments[0], call()).argmax(1) == arguments[2]).float().mean() for call in calls]
+        shares = [(answers(vit, call()).argmax(1) == labels).float().mean() for call in (ours, theirs)]
         return "accuracy {:.1%} and {:.1%}".format(*shares)
 
-    return Work(*calls, counted=not options, note=note)
+    return Work(ours, theirs, counted=not options, note=note)
 
 
-for name, needs, library in (
-    ("torchattacks", ("torchattacks",), with_torchattacks),
-    ("foolbox", ("foolbox",), with_foolbox),
-    ("adv-lib", ("adv_lib", "visdom"), with_adv_lib),
-):
-    row("PGD-20, all steps, 128 images", name, 0.85, seconds=45, needs=needs)(
-        lambda setup, library=library: ours_and(setup, library, 1 / 255)
+LIBRARIES = {"torchattacks": with_torchattacks, "foolbox": with_foolbox, "adv-lib": with_adv_lib}
+for name, library in LIBRARIES.items():
+    row("PGD-20, all steps, 128 images", name, 0.85, seconds=45, needs=(name.replace("-", "_"),))(
+        lambda setup, library=library: pgd_and(setup, library, 1 / 255)
     )
-for title, goal, name, eps in (("standard", 0.45, SHIPPED, 1 / 255), ("robust", 0.3, "vit_robust", 8 / 255)):
+for title, goal, net in (("standard", 0.45, (1 / 255, SHIPPED)), ("robust", 0.3, (8 / 255, "vit_robust"))):
     row(f"PGD-20, fooled images dropped, {title} net", "torchattacks", goal, seconds=35, needs=("torchattacks",))(
-        lambda setup, *given, pair=(eps, name): ours_and(setup, with_torchattacks, *pair, stop_when_fooled=True)
+        lambda setup, net=net: pgd_and(setup, with_torchattacks, *net, stop_when_fooled=True)
     )
 
 
@@ -227,15 +208,15 @@ for title, goal, name, eps in (("standard", 0.45, SHIPPED, 1 / 255), ("robust", 
 def autoattack(setup: Setup) -> Work:
     from pyautoattack import AutoAttack
 
-    vit, (images, labels), robust = setup.vit("vit_robust"), setup.batch(setup.size(16, 2)), {}
+    vit, (images, labels), robust = setup.vit("vit_robust"), setup.batch(8), {}
     reference = AutoAttack(vit, norm="Linf", eps=8 / 255, version="standard", seed=0, device=setup.device)
 
     def keep(name: str, points: Tensor) -> None:
-        robust[name] = set((answers(vit, points).argmax(1) == labels).nonzero().flatten().tolist())
+        robust[name] = (answers(vit, points).argmax(1) == labels).tolist()
 
     def note() -> str:
-        equal = "equal" if robust["ours"] == robust["theirs"] else f"not equal to {len(robust['theirs'])}:"
-        return f"{equal} robust sets, {len(robust['ours'])} of {len(labels)}"
+        equal = "equal" if robust["ours"] == robust["theirs"] else "unequal"
+        return f"{equal} robust sets, {sum(robust['ours'])} and {sum(robust['theirs'])} of {len(labels)}"
 
     return Work(
         lambda: keep("ours", attack(vit, images, labels, "autoattack", eps=8 / 255)),
@@ -281,7 +262,7 @@ def nearest(setup: Setup, side: int, images: int, solved: int) -> Work:
         best, own = (np.square(x + noise - t).sum(1) for noise in (daqp(space, x, t), ours))
         return f"worst excess over its objective {np.max(own / np.maximum(best, 1e-6) - 1):.0e}"
 
-    calls = lambda: space.nearest(images, targets), lambda: daqp(space, x, t)  # noqa: E731
+    calls = lambda: space.nearest(images, targets), lambda: daqp(space, x, t)
     return Work(*calls, part=solved / total, scale=1e3 / total, note=note)
 
 
@@ -305,33 +286,24 @@ for goal, size in ((11, (48, 10)), (340, (224, 1))):
     )
 
 
-@row("watermark, L1", "SLSQP, exact gradient", seconds=40, unit="ms a patch")
+@row("watermark, L1", "SLSQP, exact gradient", seconds=25, unit="ms a patch")
 def watermarked(setup: Setup) -> Work:
     (images, _), space, logo = setup.batch(20), space_of(setup, 48), draw_logo((48, 48)).to(setup.device)
-    total, solved = len(images) * space.image_dim // space.dim, setup.size(4, 1)
+    solved, total = 4, len(images) * space.image_dim // space.dim
     pairs = [*zip(*map(torch.from_numpy, some_patches(space, solved, images, logo.expand_as(images))), strict=True)]
-
-    def slsqp() -> None:
-        for pair in pairs:
-            official_noise(space, *pair, norm="l1", gradient=True)
-
+    slsqp = lambda: [official_noise(space, *pair, norm="l1", gradient=True) for pair in pairs]  # noqa: E731
     return Work(lambda: watermark(space, images, logo, norm="l1"), slsqp, part=solved / total, scale=1e3 / total)
 
 
-# Corruptions: severity 3 of CIFAR-10-C here, of ImageNet-C there, at 32 px
+# Corruptions at 32 px: severity 3 of CIFAR-10-C here, of ImageNet-C there
 
 
 def corrupted(setup: Setup, names: tuple[str, ...]) -> Work:
     from imagecorruptions import corrupt as theirs
 
-    images = load_data("cifar10").test.images[: setup.size(100, 20)]
-
-    def reference() -> None:
-        for name in names:
-            np.stack([theirs(image, severity=3, corruption_name=name) for image in images])
-
-    size = len(images) * len(names)
-    options = {"scale": 1e3 / size, "traffic": 2.0 * images.nbytes * len(names)}
+    images = load_data("cifar10").test.images[:100]
+    reference = lambda: [theirs(image, 3, name) for name in names for image in images]  # noqa: E731
+    options = {"scale": 10 / len(names), "traffic": 2.0 * images.nbytes * len(names)}
     return Work(lambda: [corrupt(images, name, 3) for name in names], reference, **options)
 
 
@@ -343,24 +315,22 @@ for names in (tuple(CORRUPTIONS), *((name,) for name in CORRUPTIONS)):
 
 # What a reader waits for, in fresh processes
 
+COMMAND = (sys.executable, "-m", "nullpaper")
 
-@row("import of load_vit", "import timm", 1.05, seconds=30, unit="CPU s")
+
+@row("import of load_vit", "import timm", 1.05, seconds=40, unit="CPU s")
 def imports(setup: Setup) -> Work:
     ours, timm = ((sys.executable, "-c", f"import {module}") for module in ("nullpaper.models.vit", "timm"))
     return Work(lambda: process(*ours), lambda: process(*timm), values=True)
 
 
-def command(bound: float, *arguments: str, unit: str = "CPU s", **options: Any) -> None:
-    @row(" ".join(("nullpaper", *arguments)), "", bound, of="value", unit=unit, **options)
-    def make(setup: Setup) -> Work:
+for bound, *arguments in ((0.3, "--help"), (1.0, "verify"), (1.0, "paper", "--profile", "smoke")):
+
+    @row(f"nullpaper {' '.join(arguments)}", "", bound, of="value", seconds=10 * bound, unit="CPU s")
+    def command(setup: Setup, arguments: list[str] = arguments) -> Work:
         if "smoke" in arguments and not (ROOT / "build" / "smoke").exists():
             raise Skip("it is timed on finished runs: make paper PROFILE=smoke")
-        return Work(lambda: process(*nullpaper(*arguments), codes=(0, 1)), values=True)
-
-
-command(0.3, "--help", seconds=3)
-command(1.0, "verify", seconds=10)
-command(1.0, "paper", "--profile", "smoke", seconds=10)
+        return Work(lambda: process(*COMMAND, *arguments, codes=(0, 1)), values=True)
 
 
 def wall(call: Call) -> float:
@@ -371,30 +341,30 @@ def wall(call: Call) -> float:
 
 @row("nullpaper paper --profile cpu --force", "", 15, of="value", seconds=7_500, unit="min", on_request=True)
 def paper(setup: Setup) -> Work:
-    run = nullpaper("paper", "--profile", "cpu", "--force")
-    return Work(lambda: wall(lambda: process("env", "-u", "OMP_NUM_THREADS", *run)) / 60, values=True)
+    command = ("env", "-u", "OMP_NUM_THREADS", *COMMAND, "paper", "--profile", "cpu", "--force")
+    return Work(lambda: wall(lambda: process(*command)) / 60, values=True)
 
 
 @row("sweep, of 4 trivial jobs and one worker", "papermill", seconds=120, unit="s a job")
 def sweep_job(setup: Setup) -> Work:
-    """Papermill executes the same notebooks one after the other, and keeps no more than what it executed."""
+    """Papermill executes the same notebook as often, and keeps no more than what it executed."""
     import jupytext
     import papermill
 
-    root, jobs, runs = Path(tempfile.mkdtemp(prefix="nullpaper-bench-")), setup.size(4, 1), count()
+    root, runs = Path(tempfile.mkdtemp(prefix="nullpaper-bench-")), count()
     (root / "notebooks").mkdir()
-    notebook = root / "notebooks" / "trivial.py"
+    notebook, ipynb = root / "notebooks" / "trivial.py", root / "trivial.ipynb"
     notebook.write_text('# %% tags=["parameters"]\nseed: int = 0\n\n# %%\nvalue = seed\n')
-    jupytext.write(jupytext.read(notebook), root / "trivial.ipynb")
+    jupytext.write(jupytext.read(notebook), ipynb)
 
     def ours() -> None:
         grid = root / f"run{next(runs)}.yaml"
-        grid.write_text(yaml.safe_dump({"notebook": "trivial", "grid": {"seed": [*range(jobs)]}}))
-        process(*nullpaper("sweep", str(grid), "--profile", "smoke", "--workers", "1", NULLPAPER_ROOT=str(root)))
+        grid.write_text(yaml.safe_dump({"notebook": "trivial", "profile": "smoke", "grid": {"seed": [0, 1, 2, 3]}}))
+        process(*COMMAND, "sweep", str(grid), "--workers", "1", NULLPAPER_ROOT=str(root))
 
     def theirs() -> None:
-        for seed in range(jobs):
-            files, given = (root / "trivial.ipynb", root / "done.ipynb"), {"seed": seed}
-            papermill.execute_notebook(*files, given, kernel_name="python3", progress_bar=False)
+        for seed in range(4):
+            options = {"kernel_name": "python3", "progress_bar": False}
+            papermill.execute_notebook(ipynb, root / "done.ipynb", {"seed": seed}, **options)
 
-    return Work(lambda: wall(ours) / jobs, lambda: wall(theirs) / jobs, values=True)
+    return Work(lambda: wall(ours) / 4, lambda: wall(theirs) / 4, values=True)
