@@ -36,7 +36,7 @@ from nullpaper.synthesis.problem import pose
 # Synthesis: the published loop, and one by hand
 
 
-@row("encoder noise: norm at influence 0.03", "published loop, same time", 1.25, at_least=True, seconds=80, unit="")
+@row("encoder noise: norm at influence 0.03", "published loop, same time", 1.25, at_least=True, seconds=320, unit="")
 def noise_norm(setup: Setup) -> Work:
     """Both begin with images and end with a verified noise; the loop, never stopped, gets images for the same time."""
     vit, data, seeds = setup.vit(), load_data("cifar10"), count()
@@ -351,7 +351,8 @@ def sweep_job(setup: Setup) -> Work:
     import jupytext
     import papermill
 
-    root, runs = Path(tempfile.mkdtemp(prefix="nullpaper-bench-")), count()
+    folder, runs = tempfile.TemporaryDirectory(), count()
+    root = Path(folder.name)
     (root / "notebooks").mkdir()
     notebook, ipynb = root / "notebooks" / "trivial.py", root / "trivial.ipynb"
     notebook.write_text('# %% tags=["parameters"]\nseed: int = 0\n\n# %%\nvalue = seed\n')
@@ -360,7 +361,7 @@ def sweep_job(setup: Setup) -> Work:
     def ours() -> None:
         grid = root / f"run{next(runs)}.yaml"
         grid.write_text(yaml.safe_dump({"notebook": "trivial", "profile": "smoke", "grid": {"seed": [0, 1, 2, 3]}}))
-        process(*COMMAND, "sweep", str(grid), "--workers", "1", NULLPAPER_ROOT=str(root))
+        process(*COMMAND, "sweep", str(grid), "--workers", "1", NULLPAPER_ROOT=folder.name)
 
     def theirs() -> None:
         for seed in range(4):
