@@ -209,6 +209,7 @@ def autoattack(setup: Setup) -> Work:
     from pyautoattack import AutoAttack
 
     vit, (images, labels), robust = setup.vit("vit_robust"), setup.batch(8), {}
+    images = images.contiguous()  # FAB views its gradients
     reference = AutoAttack(vit, norm="Linf", eps=8 / 255, version="standard", seed=0, device=setup.device)
 
     def keep(name: str, points: Tensor) -> None:
@@ -365,7 +366,7 @@ def sweep_job(setup: Setup) -> Work:
 
     def theirs() -> None:
         for seed in range(4):
-            options = {"kernel_name": "python3", "progress_bar": False}
+            options = {"kernel_name": "python3", "language": "python", "progress_bar": False}
             papermill.execute_notebook(ipynb, root / "done.ipynb", {"seed": seed}, **options)
 
     return Work(lambda: wall(ours) / 4, lambda: wall(theirs) / 4, values=True)
