@@ -204,7 +204,7 @@ for title, goal, net in (("standard", 0.45, (1 / 255, SHIPPED)), ("robust", 0.3,
     )
 
 
-@row("standard AutoAttack, robust net", "pyautoattack", 0.8, seconds=200, needs=("torchattacks", "pyautoattack"))
+@row("standard AutoAttack, robust net", "pyautoattack", 0.8, seconds=320, needs=("torchattacks", "pyautoattack"))
 def autoattack(setup: Setup) -> Work:
     from pyautoattack import AutoAttack
 
