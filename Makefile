@@ -15,6 +15,7 @@ ENV := .venv
 endif
 BIN := $(ENV)/bin
 READY := $(ENV)/.nullpaper-ready
+BENCH := $(ENV)/.nullpaper-bench
 UV := $(shell command -v uv 2>/dev/null || echo build/uv/bin/uv)
 NULLPAPER := $(BIN)/nullpaper
 LAB := $(ENV)/share/jupyter/lab/settings
@@ -39,7 +40,7 @@ build/uv/bin/uv:
 	build/uv/bin/python -m pip install --quiet uv
 
 lock: | $(UV) ## resolve pyproject.toml anew into requirements.lock (exact versions, hashes, every platform)
-	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.10 --upgrade --quiet \
+	$(UV) pip compile pyproject.toml --extra test --universal --python-version 3.10 --upgrade --quiet \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header --output-file requirements.lock
 
 data: $(READY) ## fetch CIFAR-10 into the cache (make paper does it too)
@@ -90,8 +91,12 @@ lint: $(READY) ## check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(READY) ## print speed ratios against references measured in the same run
-	@for script in benchmarks/*.py; do echo "$$script" && $(BIN)/python $$script || exit 1; done
+bench: $(BENCH) ## print one table of speed, with references measured in the same run: make bench ARGS="--only PGD"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
+
+$(BENCH): $(READY) pyproject.toml requirements.lock | $(UV)
+	@$(UV) pip install --quiet --python $(BIN)/python --constraint requirements.lock --editable ".[bench]" && touch $@ \
+		|| echo "Not all references could be installed; their rows will say so."
 
 clean: ## remove what can be rebuilt: stored results, executed notebooks, caches of tools
 	rm -rf build .pytest_cache .ruff_cache

@@ -295,7 +295,7 @@ solver_table.style.hide(axis="index").format(precision=3).format(
 
 # %% [markdown]
 # SLSQP assumes a smooth objective. On the L1 form it stops early, at a worse point, and calls that success; on the smooth form both
-# reach the optimum. (`benchmarks/watermark.py` measures the same on more patches.)
+# reach the optimum.
 #
 # ## (c) A hidden message
 #
