@@ -12,8 +12,9 @@ import jupytext
 import pandas as pd
 import pytest
 from jupyter_client.manager import KernelManager
+from notebook_runs import NotebookRun
 
-from nullpaper.workflow.parameters import PROFILES, parameters
+from nullpaper.workflow.parameters import PROFILES, parameters, profile_parameters
 from nullpaper.workflow.plan import plan_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -22,8 +23,8 @@ SILENT = ("NULLPAPER_ROOT", "NULLPAPER_RUN")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A checkout in small: the notebooks and the file that marks a project's root."""
+def checkout(tmp_path_factory: pytest.TempPathFactory, run: NotebookRun) -> Iterator[Path]:
+    """A checkout in small, the notebooks and the file that marks a project's root; ``run`` has set what it unsets."""
     root = tmp_path_factory.mktemp("checkout")
     shutil.copy(REPOSITORY / "pyproject.toml", root)
     shutil.copytree(REPOSITORY / "notebooks", root / "notebooks")
@@ -37,10 +38,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def reference(project: Path) -> pd.DataFrame:
-    """The table of `nullpaper run`."""
-    call("nullpaper", "run", NOTEBOOK, "-p", "images", str(IMAGES), "--profile", "cpu", cwd=project / "notebooks")
-    return pd.read_csv(project / "build" / f"{NOTEBOOK}-images={IMAGES}" / "results" / "12_effect.csv")
+def reference(run: NotebookRun) -> pd.DataFrame:
+    """The table of `nullpaper run`, at a profile that changes no parameter but the number of images."""
+    assert profile_parameters(REPOSITORY / "notebooks" / f"{NOTEBOOK}.py", "smoke") == {"images": IMAGES}
+    return run.table("12_effect")
 
 
 def call(*command: str, cwd: Path) -> str:
@@ -50,17 +51,17 @@ def call(*command: str, cwd: Path) -> str:
 
 
 @pytest.mark.parametrize("folder", [pytest.param(".", marks=pytest.mark.long), "notebooks"])
-def test_cell_by_cell_in_jupyter(project: Path, reference: pd.DataFrame, folder: str) -> None:
+def test_cell_by_cell_in_jupyter(checkout: Path, reference: pd.DataFrame, folder: str) -> None:
     """As a reader does it: a kernel started in that folder, and a parameter edited in its cell."""
-    table = project / "build" / "interactive" / "results" / "12_effect.csv"
+    table = checkout / "build" / "interactive" / "results" / "12_effect.csv"
     table.unlink(missing_ok=True)
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(cwd=str(project / folder))
+    manager.start_kernel(cwd=str(checkout / folder))
     client = manager.client()
     client.start_channels()
     try:
         client.wait_for_ready(timeout=60)
-        for cell in jupytext.read(project / "notebooks" / f"{NOTEBOOK}.py", fmt="py:percent").cells:
+        for cell in jupytext.read(checkout / "notebooks" / f"{NOTEBOOK}.py", fmt="py:percent").cells:
             tagged = "parameters" in cell.metadata.get("tags", [])
             if cell.cell_type == "code":
                 source = cell.source + f"\nimages = {IMAGES}" * tagged
@@ -72,13 +73,13 @@ def test_cell_by_cell_in_jupyter(project: Path, reference: pd.DataFrame, folder:
     pd.testing.assert_frame_equal(pd.read_csv(table), reference)
 
 
-def test_plain_papermill(project: Path, reference: pd.DataFrame) -> None:
-    folder = project / "notebooks"
+def test_plain_papermill(checkout: Path, reference: pd.DataFrame) -> None:
+    folder = checkout / "notebooks"
     call("jupytext", "--to", "ipynb", f"{NOTEBOOK}.py", cwd=folder)
     told = call("papermill", "--help-notebook", f"{NOTEBOOK}.ipynb", cwd=folder)
     for name, parameter in parameters(folder / f"{NOTEBOOK}.py").items():
         assert f"  {name}: {parameter.type} (default " in told and parameter.help in told
-    table = project / "build" / "interactive" / "results" / "12_effect.csv"
+    table = checkout / "build" / "interactive" / "results" / "12_effect.csv"
     table.unlink(missing_ok=True)
     told = call("papermill", f"{NOTEBOOK}.ipynb", "out.ipynb", "-p", "images", str(IMAGES), cwd=folder)
     assert "unknown parameter" not in told
