@@ -162,11 +162,16 @@ def test_positions_are_resampled_by_timm_from_the_true_grid(name: str, tmp_path)
     assert load_vit(name, weights=tmp_path / "own.safetensors").grid_size == (4, 9)
     larger = load_vit(name, weights=tmp_path / "own.safetensors", img_size=(8 * patch, 18 * patch))
     assert torch.equal(larger.net.pos_embed, resample_abs_pos_embed(positions, [8, 18], [4, 9], prefix))
-    square = load_vit(name, weights=tmp_path / "own.safetensors", img_size=6 * patch)  # as many, and elsewhere
-    assert torch.equal(square.net.pos_embed, resample_abs_pos_embed(positions, [6, 6], [4, 9], prefix))
-    file, statistics = plain(tmp_path, square.net), {"mean": MEAN, "std": STD}
-    small = load_vit(name, weights=file, img_size=3 * patch, **statistics)
-    assert torch.equal(small.net.pos_embed, resample_abs_pos_embed(square.net.pos_embed, [3, 3], [6, 6], prefix))
+
+
+@torch.no_grad()
+def test_a_square_grid_is_told_from_an_oblong_one_of_as_many_patches(tmp_path) -> None:
+    start = load_vit(NAME, pretrained=False, img_size=(64, 144))
+    save_vit(start, tmp_path / "own.safetensors")
+    square = load_vit(NAME, weights=tmp_path / "own.safetensors", img_size=96)
+    assert torch.equal(square.net.pos_embed, resample_abs_pos_embed(start.net.pos_embed, [6, 6], [4, 9], 1))
+    small = load_vit(NAME, weights=plain(tmp_path, square.net), img_size=48, **STATISTICS)
+    assert torch.equal(small.net.pos_embed, resample_abs_pos_embed(square.net.pos_embed, [3, 3], [6, 6], 1))
 
 
 @torch.no_grad()
