@@ -18,19 +18,17 @@ from tqdm import tqdm
 from benchmarks import rows  # noqa: F401
 from benchmarks.measure import ROOT, ROWS, Row, Setup, Skip, measure
 
-PACKAGES = set(
-    [
-        "adv-lib",
-        "daqp",
-        "foolbox",
-        "imagecorruptions-imaug",
-        "papermill",
-        "peft",
-        "pyautoattack",
-        "timm",
-        "torchattacks",
-    ]
-)
+PACKAGES = {
+    "adv-lib",
+    "daqp",
+    "foolbox",
+    "imagecorruptions-imaug",
+    "papermill",
+    "peft",
+    "pyautoattack",
+    "timm",
+    "torchattacks",
+}
 FORM = "{:<44} {:<26} {:>17}  {:<21} {:<19} {:>6}  {}"
 
 

@@ -23,6 +23,7 @@ from nullpaper.data.datasets import load_data
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, loss_of
 from nullpaper.finetuning.trainer import adamw, descend
 from nullpaper.fooling.watermark import draw_logo, official_noise, watermark
+from nullpaper.models.gradients import fast_gradients
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import SHIPPED, ViT, evaluating, load_vit, patchify
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
@@ -30,7 +31,7 @@ from nullpaper.robustness.attacks import attack, torchattacks
 from nullpaper.robustness.corruptions import CORRUPTIONS, corrupt
 from nullpaper.robustness.pgd import REACH, pgd
 from nullpaper.synthesis.influence import read_pool
-from nullpaper.synthesis.noise import BATCH, TURN_RATE, encoder_noise, polar, rescaled
+from nullpaper.synthesis.noise import BATCH, FINE_RATE, encoder_noise, polar, rescaled
 from nullpaper.synthesis.problem import pose
 
 # Synthesis: the published loop, and one by hand
@@ -82,7 +83,7 @@ def noise_step(setup: Setup) -> Work:
             (vit.encode(vit.embed(batch) + noise) - clean).square().sum(1).mean().backward()
             adam.step()
 
-    return Work(lambda: polar(problem, start, 8, TURN_RATE), plain, counted=True)
+    return Work(lambda: polar(problem, start, 8, FINE_RATE), plain, counted=True)
 
 
 # Steps of training: a plain loop, torchattacks inside one, PEFT
@@ -95,7 +96,12 @@ def our_step(vit: ViT, method: str, images: Tensor, labels: Tensor) -> Call:
     vit = deepcopy(vit).train()
     batch = Batch(images, labels, torch.randn(1, 36, vit.embed_dim).to(images), RECIPE, torch.Generator())
     optimizer = adamw(vit, RECIPE, RECIPE.learning_rate)
-    return lambda: descend(vit, optimizer, loss_of(METHODS[method], vit, batch), RECIPE.clip_norm)
+
+    def step() -> None:
+        with fast_gradients(vit):
+            descend(vit, optimizer, loss_of(METHODS[method], vit, batch), RECIPE.clip_norm)
+
+    return step
 
 
 def plain_step(vit: ViT, labels: Tensor, *branches: Callable[[ViT], Tensor]) -> Call:
