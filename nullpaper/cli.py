@@ -132,13 +132,18 @@ def figures(notebooks: Sequence[str]) -> None:
 
 
 @main.command()
-def verify() -> None:
+@click.option("--adopt", "kept", metavar="NAME", help="A notebook whose figures and tables today's code would make.")
+@click.option("--note", default="", metavar="SENTENCE", help="Where they are from, and how that was shown.")
+def verify(kept: str | None, note: str) -> None:
     """Name the figures and tables of the reference that were edited, are missing, or are stale against the code.
 
-    Exits with 1 if there are any.
+    Exits with 1 if there are any. After a change that alters no number, --adopt says so of a notebook that takes hours.
     """
+    from nullpaper.workflow.verify import adopt
     from nullpaper.workflow.verify import verify as look
 
+    if kept:
+        adopt(kept, note)
     findings = look()
     for finding in findings:
         click.echo(f"{finding.word:<8} {finding.path}: {finding.reason}")

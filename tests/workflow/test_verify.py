@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from nullpaper.cli import main
 from nullpaper.workflow.reference import promote, read_manifest
 from nullpaper.workflow.runs import run_notebooks
-from nullpaper.workflow.verify import adopt, to_redraw, verify
+from nullpaper.workflow.verify import to_redraw, verify
 
 NOTEBOOK = """# %% [markdown]
 # # 01 · A line
@@ -102,6 +102,7 @@ def test_what_an_earlier_run_made_can_be_adopted_with_a_note(root: Path) -> None
     notebook.write_text(NOTEBOOK.replace("[0, slope])", "[0, 1 * slope])"))
     assert words() == {"notebooks/01_line.py": "stale"}
     device = read_manifest(root / "results")["01_line"]["device"]
-    adopt("01_line", "From an earlier run; a rerun of a part gave equal numbers.")
+    note = "From an earlier run; a rerun of a part gave equal numbers."
+    assert CliRunner().invoke(main, ["verify", "--adopt", "01_line", "--note", note]).exit_code == 0
     entry = read_manifest(root / "results")["01_line"]
     assert verify() == [] and entry["device"] == device and entry["note"].startswith("From an earlier run")
