@@ -77,7 +77,7 @@ checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on 
 
 test: $(READY) ## run the tests, and say how long they took
 	@# the notebooks first: they take longest, and the rest fills what is left of the workers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 4 --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder \
 		-m "not long and not gpu" tests/notebooks tests
 
 test-more: $(READY) ## run the long tests: the book in a browser, sweeps on Dask clusters, kills at random moments (KILLS=50)

@@ -19,7 +19,7 @@
 # 3; paper C). This notebook asks four things: how large that space is across the models that people use; what a *numerical*
 # rank means; what survives when the noisy image is stored as a file; and what such noise looks like.
 #
-# Takes about 5 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package.
+# Takes about 3 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package.
 
 # %% tags=["parameters"]
 images: int = 1_000  # test images in (c)

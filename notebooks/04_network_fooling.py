@@ -22,7 +22,7 @@
 # - **(c)** The reverse: how short is the noise that makes $f$ say the class of $t$? And where does it live?
 # - **(d)** What does all this look like?
 #
-# Takes about 2 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and torchattacks (`pip install "nullpaper[attacks]"`).
+# Takes about 1 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and torchattacks (`pip install "nullpaper[attacks]"`).
 
 # %% tags=["parameters"]
 images: int = 160  # pairs in (a)
