@@ -73,6 +73,7 @@ def test_cell_by_cell_in_jupyter(checkout: Path, reference: pd.DataFrame, folder
     pd.testing.assert_frame_equal(pd.read_csv(table), reference)
 
 
+@pytest.mark.long
 def test_plain_papermill(checkout: Path, reference: pd.DataFrame) -> None:
     folder = checkout / "notebooks"
     call("jupytext", "--to", "ipynb", f"{NOTEBOOK}.py", cwd=folder)

@@ -179,6 +179,7 @@ METHOD = Method(loss)
 """
 
 
+@pytest.mark.long
 def test_a_registered_method_counts_and_reaches_the_workers(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -130,6 +130,7 @@ def test_kill_while_computing(job, tmp_path: Path) -> None:
     assert not again.reused and again.metrics == {"answer": 42} and leftovers(tmp_path / "store") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", ["metrics.json", "tensors.safetensors", "provenance.json", "os.rename"])
 def test_kill_while_writing(job, tmp_path: Path, moment: str) -> None:
     hook = f"""
