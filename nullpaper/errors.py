@@ -1,12 +1,14 @@
 """The one exception that a user is meant to read, a sentence that names the bad input and the remedy, and the checks of
-single values that raise it: names, counts, seeds, numbers."""
+single values that raise it: names, counts, seeds, numbers, paths."""
 
 from __future__ import annotations
 
 import difflib
+import os
 import reprlib
 from collections.abc import Collection, Iterable
 from numbers import Integral, Number, Real
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -67,6 +69,13 @@ def check_number(name: str, value: object, low: float, high: float, ends: str = 
     inside = real and low <= value <= high and (value != low or ends[0] == "[") and (value != high or ends[1] == "]")
     if not inside:
         raise InputError(f"{name}={_given(value)} must be a number in {ends[0]}{low}, {high}{ends[1]}{why}.")
+
+
+def check_path(name: str, value: object) -> Path:
+    """``value`` as a path, ``~`` expanded; an `InputError` unless it is text or a path."""
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{name}={_given(value)} must be a path: give it as text.")
+    return Path(value).expanduser()
 
 
 def _given(value: object) -> str:

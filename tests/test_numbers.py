@@ -14,8 +14,9 @@ from attacked import batch, vit
 from quick import QUICK, few, start
 
 from nullpaper import statistics
+from nullpaper.adapters.files import load_adapter, save_adapter
 from nullpaper.adapters.inject import adapted_copy, expected_parameters, inject
-from nullpaper.data.datasets import Split
+from nullpaper.data.datasets import Split, load_data
 from nullpaper.errors import InputError
 from nullpaper.finetuning import costs, scratch
 from nullpaper.finetuning.finetune import finetune
@@ -33,7 +34,7 @@ from nullpaper.fooling.watermark import (
     watermark,
 )
 from nullpaper.models.predict import predictions
-from nullpaper.models.vit import SHIPPED, load_vit
+from nullpaper.models.vit import SHIPPED, load_vit, save_vit
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
 from nullpaper.robustness.attacks import attack
 from nullpaper.robustness.comparison import bootstrap
@@ -322,3 +323,20 @@ WHOLE = [
 @pytest.mark.parametrize(("name", "argument"), WHOLE)
 def test_seeds_of_numpy_are_seeds(name: str, argument: str) -> None:
     CALLS[name][0](**{argument: np.int64(2)})
+
+
+PATHS: dict[str, Callable[[object], object]] = {
+    "root": lambda path: load_data("imagenet", path),
+    "weights": lambda path: load_vit(SHIPPED, weights=path),
+    "path": lambda path: save_vit(vit(), path),
+    "folder, saved": lambda path: save_adapter(adapted_copy(vit(), "lora"), path),
+    "folder, loaded": lambda path: load_adapter(load_vit(SHIPPED), path),
+    "folder, finetuned": lambda path: finetune(vit(), few(), method="standard", steps=1, recipe=QUICK, folder=path),
+    "folder, trained": lambda path: scratch.train(vit(), few(), scratch.Recipe(1, 100), folder=path),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_what_is_no_path_is_named(name: str) -> None:
+    with pytest.raises(InputError, match=rf"^{name.partition(',')[0]}=5 must be a path: give it as text\.$"):
+        PATHS[name](5)

@@ -31,7 +31,7 @@ from nullpaper.adapters.inject import (
     trained_parameters,
 )
 from nullpaper.adapters.layers import THIRDS, Adapter
-from nullpaper.errors import InputError, check_choice, first_line, shown
+from nullpaper.errors import InputError, check_choice, check_path, first_line, shown
 from nullpaper.files import sha256, write_atomic
 from nullpaper.models.vit import SHIPPED, ViT, check_vit, load_vit, shipped_weights
 from nullpaper.models.weights import check_fit, read_weights
@@ -66,7 +66,7 @@ def save_adapter(vit: ViT, folder: str | Path) -> None:
     check_vit(vit)
     if not isinstance(vit, AdaptedViT):
         raise InputError(f"{vit.name} carries no adapter to save: inject one, or use save_vit for the whole model.")
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     tensors = {key: value.cpu().contiguous() for key, value in _file_tensors(vit).items()}
     content = save(tensors, metadata={"format": "pt"})
     write_atomic(folder / WEIGHTS_FILE, content)
@@ -89,7 +89,7 @@ def load_adapter(vit: ViT, folder: str | Path, *, any_base: bool = False) -> ViT
             adapter already. The model is then as it was.
     """
     check_vit(vit)
-    folder = Path(folder)
+    folder = check_path("folder", folder)
     config, state = _read_config(folder / CONFIG_FILE), read_weights(folder / WEIGHTS_FILE)
     adapter = _own_adapter(config, folder) if "nullpaper" in config else _peft_adapter(config, state, folder)
     if not adapter.base and not any_base:

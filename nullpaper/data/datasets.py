@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate, pad
 
 from nullpaper.data.fetch import DATASETS, Dataset, fetch, load_arrays
 from nullpaper.data.folders import LazyImages, read_folder
-from nullpaper.errors import InputError, check_choice, check_count, check_seed, first_line
+from nullpaper.errors import InputError, check_choice, check_count, check_path, check_seed, first_line
 
 DEV_SHARE = 10  # one training image in ten: CIFAR is split 45,000 / 5,000
 PADDING = 4  # pixels, of the random crops
@@ -260,7 +260,7 @@ def load_data(name: str, root: str | Path | None = None, *, max_damaged: int = 1
     check_choice("data set", name, (*DATASETS, "imagenet"))
     check_count("max_damaged", max_damaged, least=0)
     if name in ("imagenette", "imagenet"):
-        folder = fetch(name) / "imagenette2-320" if root is None else Path(root).expanduser().absolute()
+        folder = fetch(name) / "imagenette2-320" if root is None else check_path("root", root).absolute()
         known = DATASETS[name] if name in DATASETS else imagenet()
         found = read_folder(folder, known.wnids, complete=name in DATASETS, max_damaged=max_damaged)
         pool, test = (Split(LazyImages(found.paths[part]), found.labels[part]) for part in ("train", "val"))

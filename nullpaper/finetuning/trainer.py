@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from nullpaper.errors import InputError, check_count, check_number, shown
+from nullpaper.errors import InputError, check_count, check_number, check_path, shown
 from nullpaper.files import check_writable, write_atomic
 from nullpaper.models.gradients import fast_gradients
 from nullpaper.models.vit import HALF
@@ -161,7 +161,7 @@ def state_file(folder: str | Path, name: str, *described: Any) -> Path:
         InputError: nothing can be written there.
     """
     text = json.dumps(described, sort_keys=True, default=lambda number: number.item())
-    path = Path(folder) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
+    path = check_path("folder", folder) / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
     check_writable(path.parent)
     return path
 

@@ -14,7 +14,7 @@ from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from nullpaper.errors import InputError, check_count, first_line, nearest
+from nullpaper.errors import InputError, check_count, check_path, first_line, nearest
 from nullpaper.models.weights import Checkpoint, Size, load_weights, read_checkpoint, skeleton, warn_of_guess
 
 SHIPPED = "nullpaper_vit_cifar10"
@@ -82,7 +82,7 @@ def network_of(
     if file is None:
         checkpoint, net = None, _built(name, pretrained, _changes(plan, num_classes, size))
     else:
-        checkpoint = read_checkpoint(Path(file))
+        checkpoint = read_checkpoint(check_path("weights", file))
         trained = checkpoint.image_size(plan, None if img_size is None else size)
         net = _built(name, False, _changes(plan, checkpoint.num_classes, trained))
         load_weights(net, checkpoint, title)

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from nullpaper.errors import InputError
+from nullpaper.errors import InputError, check_path
 from nullpaper.files import write_atomic
 from nullpaper.models.nets import CIFAR10_MEAN as CIFAR10_MEAN  # "as": to be had from here too
 from nullpaper.models.nets import CIFAR10_STD as CIFAR10_STD
@@ -290,11 +290,12 @@ def save_vit(vit: ViT, path: str | Path) -> None:
         InputError: a model that is not from this package.
     """
     check_vit(vit, Classifier)
+    path = check_path("path", path)
     state = {key: value.detach().cpu().contiguous() for key, value in vit.net.state_dict().items()}
     facts = {"mean": vit.mean.flatten().tolist(), "std": vit.std.flatten().tolist()}
     facts |= {"grid": vit.grid_size} if isinstance(vit, ViT) else {}
     metadata = {key: json.dumps(value) for key, value in facts.items()}
-    write_atomic(Path(path), save(state, metadata={"name": vit.name, **metadata}))
+    write_atomic(path, save(state, metadata={"name": vit.name, **metadata}))
 
 
 def fingerprint(vit: Classifier, without: Collection[str] = ()) -> str:
