@@ -78,7 +78,8 @@ checkpoint: $(READY) ## train the shipped checkpoint again (one to two hours on 
 test: $(READY) ## run the tests, and say how long they took
 	@# the notebooks first: they take longest, and the rest fills what is left of the workers
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n 3 --dist loadfile --no-loadscope-reorder \
-		-m "not long and not gpu" tests/notebooks tests
+		-m "not long and not gpu" --ignore tests/workflow/test_workers.py --ignore tests/workflow/test_kills.py \
+		tests/notebooks tests
 
 test-more: $(READY) ## run the long tests: the book in a browser, sweeps on Dask clusters, kills at random moments (KILLS=50)
 	OMP_NUM_THREADS=1 NULLPAPER_KILLS=$(KILLS) $(BIN)/python -m pytest -q -rsP -m long tests

@@ -77,7 +77,7 @@ def state_of(vit: ViT, *tensors: torch.Tensor) -> tuple[Any, ...]:
     )
 
 
-@pytest.mark.parametrize("cut", [None, 2], ids=["whole", "cut"])
+@pytest.mark.parametrize("cut", [None, pytest.param(2, marks=pytest.mark.long)], ids=["whole", "cut"])
 @pytest.mark.parametrize("name", [*ANY_MODE, *EVALUATING])
 def test_arguments_and_random_states_are_as_before(name: str, cut: int | None, tmp_path, monkeypatch) -> None:
     vit, (images, labels), calls = load_vit(SHIPPED), (part.clone() for part in batch()), []

@@ -223,6 +223,7 @@ def starved(send: Callable[[str], None], folder: Path) -> None:
         send(str(error))
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path) -> None:
     looks, options = iter([{}, {}]), dict(method="standard", steps=4, recipe=QUICK, folder=tmp_path, progress=False)
     with pytest.raises(StopIteration):  # in the second of two rounds
