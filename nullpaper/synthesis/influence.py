@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nullpaper.data.datasets import Split
 from nullpaper.errors import InputError, check_choice
+from nullpaper.models.gradients import CHUNK
 from nullpaper.models.inputs import check_images, normal
 from nullpaper.models.predict import feature_gap, probability_gap
 from nullpaper.models.vit import ViT, check_evaluating, check_vit, full
@@ -27,7 +28,6 @@ Batches = Iterable[Tensor | Sequence[Tensor]]
 
 MEASURES = {"probabilities": probability_gap, "features": feature_gap}
 """What eps bounds: a distance (B,) of noisy and clean answers, by name."""
-CACHED = 64  # images whose activations stay in a CPU's cache: more at once take longer
 PROBE = 4  # images on which a pool is compared with the model it is used with
 
 
@@ -56,7 +56,7 @@ class Pool:
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and clean logits, by the images that go through the model at once."""
-        size = min(self.batch_size, CACHED) if self.inputs.device.type == "cpu" else self.batch_size
+        size = min(self.batch_size, CHUNK) if self.inputs.device.type == "cpu" else self.batch_size
         count = -(-len(self) // size)  # of even length: the last bits of a product depend on how few rows it has
         return zip(self.inputs.tensor_split(count), self.logits.tensor_split(count), strict=True)
 

@@ -120,7 +120,7 @@ def changed(end: str, content: bytes):
     ("change", "reason"),
     [
         (lambda members: [*members, ("../../outside", b"x")], "it holds '../../outside'"),
-        (lambda members: [*members, ("/tmp/outside", b"x")], "it holds '/tmp/outside'"),
+        (lambda members: [*members, ("/elsewhere/outside", b"x")], "it holds '/elsewhere/outside'"),
         (lambda members: [*members, ("store/noise/../outside", b"x")], "it holds 'store/noise/../outside'"),
         (lambda members: [*members, ("runs/smoke/00_tiny/figures/.hidden", b"x")], "it holds"),
         (lambda members: [*members, ("runs/smoke/00_tiny/more.txt", b"x")], "00_tiny is no whole run"),
