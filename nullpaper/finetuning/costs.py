@@ -31,7 +31,7 @@ from nullpaper.finetuning.trainer import adamw, descend, draws_from
 from nullpaper.models.gradients import fast_gradients
 from nullpaper.models.inputs import check_labelled
 from nullpaper.models.vit import ViT, check_vit, evaluating, save_vit
-from nullpaper.robustness.pgd import REACH
+from nullpaper.robustness.pgd import REACH, start
 from nullpaper.statistics import Interval
 
 
@@ -190,8 +190,7 @@ def _careless(vit: ViT, batch: Batch) -> Tensor:
     """
     eps, steps = batch.recipe.attack_eps, batch.recipe.attack_steps
     low, high = (batch.images - eps).clamp_min(0), (batch.images + eps).clamp_max(1)
-    start = 2 * torch.rand(batch.images.shape, generator=batch.generator) - 1
-    points = torch.clamp(batch.images + eps * start.to(batch.images), low, high)
+    points = torch.clamp(start(batch.images, eps, "ce", batch.generator), low, high)
     with evaluating(vit), fast_gradients(vit):
         for _ in range(steps):
             points = points.detach().requires_grad_()

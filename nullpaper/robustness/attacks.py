@@ -95,8 +95,8 @@ def attacked(
         logits: what the model answers to the images (B, K), if that is known.
     """
     method, steps = check_attack(vit, name, eps)
-    result, cards = [], [images.device] if images.is_cuda else []
-    with torch.inference_mode(False), torch.random.fork_rng(cards), evaluating(vit), frozen(vit):
+    result = []
+    with torch.inference_mode(False), torch.random.fork_rng(), evaluating(vit), frozen(vit):
         logits = answers(vit, images) if logits is None else logits
         if eps == 0:
             return images.clone(), logits.argmax(1) == labels
