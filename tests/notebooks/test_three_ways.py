@@ -50,7 +50,8 @@ def call(*command: str, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("folder", [pytest.param(".", marks=pytest.mark.long), "notebooks"])
+@pytest.mark.long
+@pytest.mark.parametrize("folder", [".", "notebooks"])
 def test_cell_by_cell_in_jupyter(checkout: Path, reference: pd.DataFrame, folder: str) -> None:
     """As a reader does it: a kernel started in that folder, and a parameter edited in its cell."""
     table = checkout / "build" / "interactive" / "results" / "12_effect.csv"

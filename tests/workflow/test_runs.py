@@ -191,6 +191,7 @@ def test_other_parameters_go_to_a_folder_of_their_own(project: Path, reports: li
     assert {path: sha256(path) for path in before} == before
 
 
+@pytest.mark.long
 def test_odd_strings_arrive_unchanged_and_force_recomputes(project: Path, reports: list[RunReport]) -> None:
     label = '$HOME ${PATH} "quoted" \\n ü {x}'
     report = run_tiny(project, {"label": label}, label="odd")
