@@ -6,6 +6,8 @@ from __future__ import annotations
 import difflib
 import os
 import reprlib
+import sys
+import warnings
 from collections.abc import Collection, Iterable
 from numbers import Integral, Number, Real
 from pathlib import Path
@@ -21,11 +23,19 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def check_choice(what: str, value: object, known: Collection[str]) -> None:
+def warn(text: str) -> None:
+    """A `UserWarning` at the line, outside this package, whose call it is about."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("nullpaper", "torch"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
+
+
+def check_choice(what: str, value: object, known: Collection[str], remedy: str = "") -> None:
     """Raise an `InputError` unless ``value`` is one of the names ``known``; ``what`` is the noun for the sentence."""
     if not isinstance(value, str) or value not in known:
         raise InputError(
-            f"{what} '{shown(value)}' is unknown.{nearest(str(value), known)} Choose from {', '.join(known)}."
+            f"{what} '{shown(value)}' is unknown.{nearest(str(value), known)} Choose from {', '.join(known)}.{remedy}"
         )
 
 

@@ -6,23 +6,23 @@ Batches are float tensors in pixel units, [0, 1], at the size that the model rec
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from timm.data import ImageNetInfo
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
 
-from nullpaper.data.fetch import DATASETS, Dataset, fetch, load_arrays
-from nullpaper.data.folders import LazyImages, read_folder
-from nullpaper.errors import InputError, check_choice, check_count, check_path, check_seed, first_line
+from nullpaper.data.fetch import DATASETS, fetch, load_arrays
+from nullpaper.data.folders import LazyImages, Photographs, Transform
+from nullpaper.data.photographs import IMAGES, read_own, read_published
+from nullpaper.data.pixels import augmented as augmented  # "as": to be had from here too
+from nullpaper.data.pixels import check_array, height_width, to_pixels
+from nullpaper.errors import InputError, check_choice, check_count, check_path, check_seed, first_line, shown
 
 DEV_SHARE = 10  # one training image in ten: CIFAR is split 45,000 / 5,000
-PADDING = 4  # pixels, of the random crops
 RESIDENT = 4 << 30  # bytes: so large an array of images is sent to the device as a whole
 
 
@@ -132,7 +132,9 @@ class Batches:
 class Data:
     """A data set: three splits and the names of its classes. ``identity`` names exactly these bytes and this split.
 
-    ``damaged`` are the files that were left out.
+    Attributes:
+        damaged: files that were left out.
+        imagenet: where its classes are among ImageNet's 1,000, for `ViT.restricted`; None if they are others.
     """
 
     name: str
@@ -142,58 +144,17 @@ class Data:
     classes: tuple[str, ...]
     identity: dict[str, str] = field(default_factory=dict)
     damaged: tuple[str, ...] = ()
+    imagenet: tuple[int, ...] | None = None
 
-
-def height_width(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    """A side, or (height, width), in pixels, as (height, width); None stays None.
-
-    Raises:
-        InputError: neither of these, or a side below 1.
-    """
-    if size is None:
-        return None
-    pair = tuple(size) if isinstance(size, Sequence) and len(size) == 2 else (size, size)
-    for side in pair:
-        check_count("image_size", side)
-    return pair
-
-
-def to_pixels(
-    images: np.ndarray, size: int | tuple[int, int] | None = None, device: str | torch.device = "cpu"
-) -> Tensor:
-    """Images as a model receives them: (B, H, W, C) to float32 (B, C, size, size) in [0, 1].
-
-    Resized bicubically. What comes as uint8 is rounded to multiples of 1/255, so that every image is one that an 8-bit
-    file can hold and rounding acts on a perturbation alone; floats in [0, 1] are right as they are.
-
-    Raises:
-        InputError: as `check_array`, no images, or a size below 1.
-    """
-    check_array(images)
-    if len(images) == 0:
-        raise InputError("there are no images; pass at least one.")
-    pair = height_width(size)
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2)
-    eight_bits, pixels = pixels.dtype == torch.uint8, pixels.float()
-    if pair is not None and tuple(pixels.shape[-2:]) != pair:
-        pixels = interpolate(pixels, size=pair, mode="bicubic", antialias=True)
-    return pixels.round_().clamp_(0, 255).div_(255) if eight_bits else pixels.clamp(0, 1)
-
-
-def check_array(images: np.ndarray) -> None:
-    """Refuse an array that is not images (n, H, W, C) in uint8, or in floats in [0, 1].
-
-    Raises:
-        InputError: it is another.
-    """
-    if not isinstance(images, np.ndarray) or images.ndim != 4:
-        shape = tuple(getattr(images, "shape", ()))
-        raise InputError(f"images are a {type(images).__name__} {shape}; pass a NumPy array (n, H, W, C).")
-    if images.dtype == np.uint8 or images.size == 0:
-        return
-    if images.dtype.kind != "f" or not (images.min() >= 0 and images.max() <= 1):
-        span = f", from {images.min():.4g} to {images.max():.4g}"
-        raise InputError(f"images are {images.dtype}{span}; pass uint8, or floats in [0, 1] without NaN.")
+    def __str__(self) -> str:
+        """Name, classes in their order, images a split and a class, transform."""
+        first, last = ", ".join(self.classes[:3]), self.classes[-1]
+        lines = [f"{self.name}: {len(self.classes):,} classes, {first}, ..., {last}"]
+        for part in ("train", "dev", "test"):
+            counts = np.unique(getattr(self, part).labels, return_counts=True)[1]
+            spread = f", {counts.min():,} to {counts.max():,} each" if len(counts) else ""
+            lines.append(f"  {part}: {counts.sum():,} images of {len(counts):,} classes{spread}")
+        return "\n".join([*lines, *(f"  {key}: {value}" for key, value in self.identity.items() if key != "data")])
 
 
 def reader(split: Split, device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
@@ -214,24 +175,6 @@ def reader(split: Split, device: torch.device) -> Callable[[Tensor], tuple[Tenso
     return read
 
 
-def augmented(images: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Random crop after reflective padding, and random horizontal flip, of images (B, C, H, W), where they live.
-
-    They are uint8, or floats in [0, 1]. The result is resized bicubically: float (B, C, *size) in [0, 1], not rounded.
-    The draws are made on the CPU from ``generator``, so that every device sees the same batches.
-    """
-    count, _, height, width = images.shape
-    shifts = torch.randint(0, 2 * PADDING + 1, (2, count, 1), generator=generator)
-    flips = torch.rand(1, count, 1, generator=generator) < 0.5
-    down, across, flipped = torch.cat([shifts, flips]).to(images.device)
-    image, row, column = (torch.arange(length, device=images.device) for length in (count, height, width))
-    rows, columns = down + row, across + torch.where(flipped > 0, width - 1 - column, column)
-    pixels = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
-    padded = pad(pixels, [PADDING] * 4, mode="reflect")
-    cropped = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
-    return interpolate(cropped, size=size, mode="bicubic", antialias=True).clamp_(0, 1)
-
-
 def split_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sorted indices of a stratified (train, dev) split: every class gives dev one tenth of its images, up to one."""
     shuffled = np.random.default_rng(0).permutation(len(labels))
@@ -241,46 +184,82 @@ def split_indices(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.setdiff1d(np.arange(len(labels)), dev), dev
 
 
-def load_data(name: str, root: str | Path | None = None, *, max_damaged: int = 10) -> Data:
-    """Load a data set: ``cifar10``, ``cifar100``, ``imagenette`` or ``imagenet``.
+def load_data(
+    name: str | Path,
+    root: str | Path | None = None,
+    *,
+    transform: Transform | None = None,
+    max_damaged: int = 10,
+) -> Data:
+    """Load a data set; ``print`` of the result says what was found.
 
-    All but ImageNet are fetched first if they are not in the cache. The labels of ``imagenet`` are indices of the 1,000
-    classes by WordNet id, whatever subset of them is there.
+    CIFAR and Imagenette are fetched first if they are not in the cache. The labels of ImageNet and its kin are indices
+    of the set's own classes by the names of the folders, whatever subset of them is there.
 
     Args:
-        name: of the data set.
-        root: the user's own folder in ImageNet's layout, for ``imagenette`` and ``imagenet``: ``train/WNID/*`` and
-            ``val/WNID/*``, or ``val`` alone, where train and dev are then empty.
+        name: ``cifar10``, ``cifar100``, a name in `nullpaper.data.photographs.IMAGES`, or a path, which has a separator
+            in it: any folder of class folders, directly or under ``train``, ``val`` and ``test``.
+        root: the user's own folder of a named set: ``train/WNID/*`` and ``val/WNID/*``, or ``val`` alone, or the class
+            folders themselves; train and dev are empty without ``train``. Of ImageNet-C the folder of one condition
+            (`nullpaper.data.photographs.imagenet_c` lists them); of DAmageNet also a flat one with its val.txt.
+        transform: how photographs are resized and cropped, ``load_vit(...).transform``; None: as for most ViTs of timm.
+            Nothing is cut off the sets that are crops already. CIFAR is resized bicubically to the size asked for.
         max_damaged: image files that may be unreadable; they are named in a warning and left out.
 
+    Warns:
+        UserWarning: files, folders or classes that are left out, or fewer images than the set has as published.
+
     Raises:
-        InputError: unknown name, no source can be reached, the cached files are truncated or altered, or as
-            `nullpaper.data.folders.read_folder`.
+        InputError: unknown name, no source can be reached, the cached files are truncated or altered, or a layout that
+            is not understood.
     """
-    check_choice("data set", name, (*DATASETS, "imagenet"))
     check_count("max_damaged", max_damaged, least=0)
-    if name in ("imagenette", "imagenet"):
-        folder = fetch(name) / "imagenette2-320" if root is None else check_path("root", root).absolute()
-        known = DATASETS[name] if name in DATASETS else imagenet()
-        found = read_folder(folder, known.wnids, complete=name in DATASETS, max_damaged=max_damaged)
-        pool, test = (Split(LazyImages(found.paths[part]), found.labels[part]) for part in ("train", "val"))
-        digest, damaged = found.digest, found.damaged
-    else:
+    transform = Transform() if transform is None else transform
+    if not isinstance(transform, Transform):
+        raise InputError(f"transform={shown(transform)} is none: pass load_vit(...).transform.")
+    if name in IMAGES:
+        photographs = read_published(name, root, max_damaged)
+    elif isinstance(name, Path) or os.sep in str(name) or "/" in str(name):
         if root is not None:
-            raise InputError(f"{name} takes no root: set NULLPAPER_HOME to the folder whose data/{name} it lies in.")
-        fetch(name)
-        arrays, known, damaged = load_arrays(name), DATASETS[name], ()
-        pool = Split(arrays["train_images"], arrays["train_labels"])
-        test = Split(arrays["test_images"], arrays["test_labels"])
-        digest = known.digest
+            raise InputError(f"{name} is a folder itself, and takes no root: leave it out.")
+        photographs = read_own(check_path("name", name).absolute(), max_damaged)
+    else:
+        return _cifar(name, root)
+    return _lazy(photographs, transform)
+
+
+def _cifar(name: str, root: str | Path | None) -> Data:
+    known = (*DATASETS, *(name for name in IMAGES if name not in DATASETS))
+    here = f" To load the folder of that name here, pass './{name}'." if os.path.isdir(str(name)) else ""
+    check_choice("data set", name, known, here)
+    if root is not None:
+        raise InputError(f"{name} takes no root: set NULLPAPER_HOME to the folder whose data/{name} it lies in.")
+    fetch(name)
+    arrays = load_arrays(name)
+    pool = Split(arrays["train_images"], arrays["train_labels"])
     train, dev = split_indices(pool.labels)
-    identity = {"data": name, "digest": digest, "split": f"stratified, seed 0, dev {len(dev)}"}
-    return Data(name, pool.take(train), pool.take(dev), test, known.classes, identity, damaged)
+    test = Split(arrays["test_images"], arrays["test_labels"])
+    identity = {"data": name, "digest": DATASETS[name].digest, "split": f"stratified, seed 0, dev {len(dev)}"}
+    return Data(name, pool.take(train), pool.take(dev), test, DATASETS[name].classes, identity)
 
 
-@cache
-def imagenet() -> Dataset:
-    """The 1,000 classes of ImageNet-1k in the order of every published head, from timm: first names and WordNet ids."""
-    info = ImageNetInfo()
-    names = tuple(info.label_name_to_description(wnid).split(",")[0] for wnid in info.label_names())
-    return Dataset(names, wnids=tuple(info.label_names()))
+def _lazy(photographs: Photographs, transform: Transform) -> Data:
+    """Photographs as splits: without parts one image in ten is for test; without dev, one in ten of train is for it."""
+    known, rule = photographs.known, "as the folders"
+    transform = replace(transform, crop_pct=1.0) if known.cropped else transform
+    splits = {
+        part: Split(LazyImages(paths, transform=transform), photographs.labels[part])
+        for part, paths in photographs.paths.items()
+    }
+    nothing = next(iter(splits.values())).take([])
+    if "all" in splits:
+        rest, test = split_indices(splits["all"].labels)
+        splits = {"train": splits["all"].take(rest), "test": splits["all"].take(test)}
+        rule = f"stratified, seed 0, test {len(test)}"
+    train, dev, test = (splits.get(part, nothing) for part in ("train", "dev", "test"))
+    if "dev" not in splits:
+        kept, held = split_indices(train.labels)
+        train, dev = train.take(kept), train.take(held)
+        rule = f"{rule}, dev {len(dev)}" if "all" in photographs.paths else f"stratified, seed 0, dev {len(dev)}"
+    identity = {"data": known.name, "digest": photographs.digest, "split": rule, "transform": str(transform)}
+    return Data(known.name, train, dev, test, known.classes, identity, photographs.damaged, known.places)

@@ -1,16 +1,15 @@
-"""Folders of photographs in ImageNet's layout, ``train/WNID/*`` and ``val/WNID/*``: what is sound, and how it is read.
+"""Folders of photographs, one folder a class: where the parts lie, what is sound, and how it is read.
 
-A label is the place of the folder's WordNet id in the data set's own table, never its place among the folders at hand.
+A label is the place of the folder's name in the data set's own table, never its place among the folders at hand.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,24 +18,45 @@ from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
-from nullpaper.errors import InputError, first_line
+from nullpaper.errors import InputError, check_choice, check_number, first_line, warn
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # torchvision's, and GIF
 WHOLE = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}  # how a JPEG and a PNG begin and end
 READERS, QUEUE = 16, 1_000  # files that are looked at together, and that wait for it
 SHOWN = 3  # names in a sentence
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "hamming", "box")
+CROP_MODES = ("center", "squash", "border")
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a checkpoint wants a photograph, in timm's words: resized so that a crop of the model's size is the share
+    ``crop_pct`` of it, and cropped. The values here are those of most ViTs of timm; `ViT.transform` has a model's own.
+
+    Raises:
+        InputError: values that timm does not know.
+    """
+
+    crop_pct: float = 0.9
+    interpolation: str = "bicubic"
+    crop_mode: str = "center"
+
+    def __post_init__(self) -> None:
+        check_number("crop_pct", self.crop_pct, 0, 1, "(]", ": it is the share of a resized photograph that is kept")
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
+        check_choice("crop_mode", self.crop_mode, CROP_MODES)
+
+    def __str__(self) -> str:
+        return f"{self.interpolation} resize, {self.crop_mode} crop of {self.crop_pct:g}"
 
 
 @dataclass(frozen=True)
 class LazyImages:
-    """Image files read on demand by timm's transform for evaluation: bicubic resize, centre crop to (height, width).
-
-    The crop is the share ``crop_pct`` of the resized image, 0.9 as for most ViTs of timm.
-    """
+    """Image files read on demand by timm's transform for evaluation, at (height, width)."""
 
     paths: np.ndarray
     size: tuple[int, int] = (224, 224)
-    crop_pct: float = 0.9
+    transform: Transform = Transform()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -66,12 +86,12 @@ class LazyImages:
             raise InputError(
                 f"{path} is damaged ({_reason(error)}): mend or delete it and load the data again."
             ) from error
-        return _transform(self.size, self.crop_pct)(image).permute(1, 2, 0).numpy()
+        return _reader(self.size, self.transform)(image).permute(1, 2, 0).numpy()
 
 
 @lru_cache(maxsize=8)
-def _transform(size: tuple[int, int], crop_pct: float) -> Callable[[Image.Image], Tensor]:
-    return create_transform((3, *size), interpolation="bicubic", crop_pct=crop_pct, normalize=False)
+def _reader(size: tuple[int, int], transform: Transform) -> Callable[[Image.Image], Tensor]:
+    return create_transform((3, *size), normalize=False, **asdict(transform))
 
 
 def decode(path: str) -> Image.Image:
@@ -93,58 +113,83 @@ def decode(path: str) -> Image.Image:
 
 
 @dataclass(frozen=True)
+class Classes:
+    """The classes of a set of photographs, in the order of its labels.
+
+    Attributes:
+        folders: the name of the folder of each.
+        places: of each among ImageNet's 1,000; None where they are others.
+        images: how many the test part has as published; 0: any number.
+        cropped: the images are finished 224 px crops, of which nothing is to be cut off.
+        complete: every class is expected; otherwise those that any part has.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    folders: tuple[str, ...]
+    places: tuple[int, ...] | None = None
+    images: int = 0
+    cropped: bool = False
+    complete: bool = False
+
+
+@dataclass(frozen=True)
 class Photographs:
-    """What `read_folder` found: image files (n,) and labels (n,) of each part, and the files that it left out.
+    """What `read_folders` found: image files (n,) and labels (n,) of each part, and the files that it left out.
 
     ``digest`` stands for the names, sizes and last bytes of exactly these files.
     """
 
+    known: Classes
     paths: dict[str, np.ndarray]
     labels: dict[str, np.ndarray]
     damaged: tuple[str, ...]
     digest: str
 
 
-def read_folder(root: Path, wnids: Sequence[str], *, complete: bool, max_damaged: int) -> Photographs:
-    """The photographs below ``root``, sorted by path; ``train`` may be missing, and is then empty.
+def read_folders(parts: Mapping[str, Path], known: Classes, max_damaged: int) -> Photographs:
+    """The photographs of each part, by class and then by path.
 
     Hidden files and folders (``.ipynb_checkpoints``, ``._a.JPEG``) and other kinds of files are no images. Every image
     is looked at: one that is empty or truncated is named, counted and left out. Folders that are no class of the table
     are named and left out, and so are classes without an image. About 0.1 ms a file on a local disk.
 
     Args:
-        wnids: the table of WordNet ids; a label is an index into it.
-        complete: every class of the table is expected; otherwise those that either part has.
-        max_damaged: of both parts together.
+        parts: the folder that holds the class folders of each.
+        max_damaged: of all parts together.
 
     Raises:
-        InputError: no folder, no ``val``, no image of a class, or more damaged files than ``max_damaged``.
+        InputError: no image of a class, or more damaged files than ``max_damaged``.
     """
-    if not (root / "val").is_dir():
-        raise InputError(
-            f"{root} has no folder val: make one, or a link to one, that holds a folder of images for each class, such "
-            f"as val/{wnids[0]}; train/{wnids[0]} may stand beside it."
-        )
-    places = {wnid: place for place, wnid in enumerate(wnids)}
-    found = {part: _class_folders(root / part, places) for part in ("train", "val") if (root / part).is_dir()}
+    places = {name: place for place, name in enumerate(known.folders)}
     listed = [
         (part, places[folder.name], path)
-        for part, folders in found.items()
-        for folder in folders
+        for part, held in parts.items()
+        for folder in _class_folders(held, places)
         for path in image_files(folder)
     ]
-    sound, damaged, digest = {"train": [], "val": []}, {}, hashlib.sha256()
+    return sound_images(parts, listed, known, max_damaged)
+
+
+def sound_images(
+    parts: Mapping[str, Path], listed: Sequence[tuple[str, int, str]], known: Classes, max_damaged: int
+) -> Photographs:
+    """Of (part, label, path) those whose file is sound; the rest as `read_folders` says."""
+    sound: dict[str, list[tuple[str, int]]] = {part: [] for part in parts}
+    damaged, digest = {}, hashlib.sha256()
     for (part, label, path), (trouble, mark) in zip(listed, _looks([path for *_, path in listed]), strict=True):
         if trouble is None:
             sound[part].append((path, label))
-            digest.update(os.fsencode(path.removeprefix(str(root))) + mark)
+            digest.update(os.fsencode(part + path.removeprefix(str(parts[part]))) + mark)
         else:
             damaged[path] = trouble
     _name_damage(damaged, max_damaged)
-    expected = set(places.values()) if complete else {label for pairs in sound.values() for _, label in pairs}
-    for part in found:
-        _name_gaps(root / part, expected - {label for _, label in sound[part]}, expected, wnids)
+    held = {label for pairs in sound.values() for _, label in pairs}
+    expected = set(range(len(known.folders))) if known.complete else held
+    for part, folder in parts.items():
+        _name_gaps(folder, expected - {label for _, label in sound[part]}, expected, known.folders)
     return Photographs(
+        known,
         {part: np.array([path for path, _ in pairs], dtype=object) for part, pairs in sound.items()},
         {part: np.array([label for _, label in pairs], dtype=np.int64) for part, pairs in sound.items()},
         tuple(damaged),
@@ -157,15 +202,15 @@ def _name_damage(damaged: dict[str, str], limit: int) -> None:
     if len(damaged) > limit:
         raise InputError(f"{len(damaged)} image files are damaged: {named}. Mend or delete them, or raise max_damaged.")
     if damaged:
-        warnings.warn(f"{len(damaged)} damaged image files are left out: {named}.", stacklevel=4)
+        warn(f"{len(damaged)} damaged image files are left out: {named}.")
 
 
 def _name_gaps(part: Path, missing: set[int], expected: set[int], wnids: Sequence[str]) -> None:
     if missing == expected:
-        raise InputError(f"{part} holds no sound image in a folder of a class: add some, or remove {part.name}.")
+        raise InputError(f"{part} holds no sound image in a folder of a class: add some, or move it elsewhere.")
     if missing:
         absent = _shown(wnids[label] for label in sorted(missing))
-        warnings.warn(f"{part} has no images of {len(missing)} classes: {absent}.", stacklevel=4)
+        warn(f"{part} has no images of {len(missing)} classes: {absent}.")
 
 
 def image_files(folder: Path) -> list[str]:
@@ -183,20 +228,23 @@ def _unreadable(error: OSError) -> None:
 
 
 def _class_folders(part: Path, places: dict[str, int]) -> list[Path]:
-    """The folders of classes in a part, sorted; other folders are named."""
-    folders = sorted(path for path in part.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The folders of classes in a part, in the order of the classes; other folders are named."""
+    folders = visible_folders(part)
     foreign = [path.name for path in folders if path.name not in places]
     if len(foreign) == len(folders):
         held = _shown(path.name for path in sorted(part.iterdir())) or "nothing"
         raise InputError(
             f"{part} has no folder that is named after a class, such as {next(iter(places))}; it holds {held}. Sort "
-            "its images into folders named by WordNet id."
+            "its images into folders of such names."
         )
     if foreign:
-        warnings.warn(
-            f"{part} has {len(foreign)} folders that are no class: {_shown(foreign)}; left out.", stacklevel=4
-        )
-    return [path for path in folders if path.name in places]
+        warn(f"{part} has {len(foreign)} folders that are no class: {_shown(foreign)}; left out.")
+    return sorted((path for path in folders if path.name in places), key=lambda path: places[path.name])
+
+
+def visible_folders(part: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones."""
+    return sorted(path for path in part.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _looks(paths: list[str]) -> Iterator[tuple[str | None, bytes]]:

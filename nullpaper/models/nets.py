@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.data import resolve_data_config
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from nullpaper.errors import InputError, check_count, check_path, first_line, nearest
-from nullpaper.models.weights import Checkpoint, Size, load_weights, read_checkpoint, skeleton, warn_of_guess
+from nullpaper.data.folders import Transform
+from nullpaper.errors import InputError, check_count, check_path, first_line, nearest, shown, warn
+from nullpaper.models.weights import Checkpoint, Size, load_weights, read_checkpoint, skeleton
 
 SHIPPED = "nullpaper_vit_cifar10"
 build_shipped = partial(
@@ -52,6 +55,21 @@ def check_size(size: int | Size, patch: Size, name: str) -> Size:
     return sides
 
 
+def check_classes(classes: Sequence[int], count: int) -> list[int]:
+    """Class indices as Python's numbers.
+
+    Raises:
+        InputError: not at least two different ones of the ``count`` classes.
+    """
+    try:
+        places = [check_count("class", place, 0, count - 1) for place in classes]
+    except TypeError as error:
+        raise InputError(f"classes={shown(classes)} are no class indices: pass `Data.imagenet` or a list.") from error
+    if len(set(places)) != len(places) or len(places) < 2:
+        raise InputError(f"classes={shown(classes)} must be at least two different ones.")
+    return places
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DataParallel, DistributedDataParallel or torch.compile, or the model itself."""
     wraps = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
@@ -71,8 +89,9 @@ def network_of(
     statistics: tuple[Sequence[float], Sequence[float]] | None,
     num_classes: int | None,
     img_size: int | Size | None,
-) -> tuple[nn.Module, str, tuple[Sequence[float], Sequence[float], str]]:
-    """A timm model, what to call it, and its mean and std with where they come from; all as `vit.load_vit` says."""
+) -> tuple[nn.Module, str, tuple[Sequence[float], Sequence[float], str], Transform]:
+    """A timm model, what to call it, its mean and std with where they come from, and how it wants photographs; all as
+    `vit.load_vit` says."""
     if num_classes is not None:
         check_count("num_classes", num_classes, least=0)
     title, plan = _plan(name)
@@ -88,11 +107,12 @@ def network_of(
         load_weights(net, checkpoint, title)
         size = trained if img_size is None and checkpoint.grid else size
     _alter(net, title, **_changes(net, num_classes, size))
+    transform = _transform(net) if checkpoint is None or checkpoint.transform is None else checkpoint.transform
     if statistics is not None:
-        return net, title, (*statistics, "as given")
+        return net, title, (*statistics, "as given"), transform
     guess = weights is not None or isinstance(name, nn.Module)
     own = {"mean": CIFAR10_MEAN, "std": CIFAR10_STD} if title == SHIPPED else _config(net)
-    return net, title, known_statistics(title, own, checkpoint, guess)
+    return net, title, known_statistics(title, own, checkpoint, guess), transform
 
 
 def _plan(name: str | nn.Module) -> tuple[str, nn.Module]:
@@ -166,11 +186,19 @@ def known_statistics(
     if not (own.get("mean") and own.get("std")):
         raise InputError(f"{silent}: pass those that it was trained with as mean=... and std=....")
     if guess:
-        warn_of_guess(
+        warn(
             f"{silent}; {own['mean']} and {own['std']}, as usual for {title}, are a guess: pass those that it was "
             "trained with as mean=... and std=...."
         )
     return own["mean"], own["std"], f"of {title}{', a guess' if guess else ''}"
+
+
+def _transform(net: nn.Module) -> Transform:
+    """How timm says that the model wants photographs; of a model that says nothing, as most."""
+    if not (config := _config(net)):
+        return Transform()
+    asked = resolve_data_config({}, pretrained_cfg=config)
+    return Transform(**{field.name: asked[field.name] for field in fields(Transform)})
 
 
 def _title(net: nn.Module) -> str:

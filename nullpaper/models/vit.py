@@ -11,79 +11,34 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from nullpaper.data.folders import Transform
 from nullpaper.errors import InputError, check_path
 from nullpaper.files import write_atomic
-from nullpaper.models.nets import CIFAR10_MEAN as CIFAR10_MEAN  # "as": to be had from here too
+from nullpaper.models.classifier import HALF as HALF  # "as": to be had from here too
+from nullpaper.models.classifier import Classifier, full
+from nullpaper.models.nets import CIFAR10_MEAN as CIFAR10_MEAN
 from nullpaper.models.nets import CIFAR10_STD as CIFAR10_STD
 from nullpaper.models.nets import SHIPPED as SHIPPED
-from nullpaper.models.nets import TokenPatchEmbed, check_size, network_of, require_linear_patch_embedding, unwrapped
+from nullpaper.models.nets import (
+    TokenPatchEmbed,
+    check_classes,
+    check_size,
+    network_of,
+    require_linear_patch_embedding,
+    unwrapped,
+)
 from nullpaper.models.nets import shipped_weights as shipped_weights
 from nullpaper.models.weights import Size
 
 torch.backends.cudnn.allow_tf32 = False  # a GPU would round the patch embedding to 10 bits, and what it ignores with it
-
-HALF = (torch.float16, torch.bfloat16)
-
-
-class Classifier(nn.Module):
-    """Any timm model with its normalisation inside: images (B, C, H, W) in [0, 1] -> logits (B, num_classes).
-
-    Images of any floating type become that of the weights behind the normalisation, and what comes out in half
-    precision becomes float32: a perturbation is never rounded to the weights' type before the model reads it.
-
-    Args:
-        net: the timm model.
-        mean, std: per-channel statistics, in pixel units, that the checkpoint was trained with.
-        name: what to call the model in results.
-
-    Attributes:
-        statistics: where mean and std come from, in words.
-
-    Raises:
-        InputError: mean and std of different lengths or outside [0, 1], or a std of 0.
-    """
-
-    image_size = (48, 48)  # (height, width) in pixels, of the classifiers that travel with the package
-    statistics = "as given"
-
-    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], name: str = "vit") -> None:
-        super().__init__()
-        self.net, self.name = net, name
-        for key, value in (("mean", mean), ("std", std)):
-            self.register_buffer(key, torch.as_tensor(value, dtype=torch.float32).view(1, -1, 1, 1), persistent=False)
-        low, high = torch.cat([self.mean, self.std]).aminmax() if self.mean.shape == self.std.shape else (-1, -1)
-        if not (low >= 0 and high <= 1 and self.std.min() > 0):
-            raise InputError(
-                f"mean={mean} and std={std} of {name} must be one number a channel, mean in [0, 1] and std in (0, 1]; "
-                "divide those of pixels up to 255 by 255."
-            )
-        self.channels = self.mean.shape[1]
-
-    def extra_repr(self) -> str:
-        mean, std = ([round(value, 4) for value in part.flatten().tolist()] for part in (self.mean, self.std))
-        return f"{self.name}, mean={mean}, std={std} ({self.statistics})"
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W) in [0, 1]."""
-        return full(self.net(self._normalised(images)))
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        return ((images - self.mean) / self.std).to(self.dtype)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating type that the weights compute in."""
-        return next(self.net.parameters()).dtype
-
-    @property
-    def num_classes(self) -> int:
-        return self.net.num_classes
 
 
 class ViT(Classifier):
@@ -93,14 +48,20 @@ class ViT(Classifier):
         image_size, patch_size: (height, width) in pixels.
         grid_size: patches (down, across); their product is N.
         channels, embed_dim: C and d.
+        transform: how the weights want photographs, for ``load_data(..., transform=vit.transform)``.
+        classes: which outputs of the head it answers with, (num_classes,); None: all.
 
     Raises:
         InputError: ``net.patch_embed`` is not one linear, non-overlapping convolution (the sentence says why), its
             image size is no multiple of its patch, or mean and std are not those of its channels.
     """
 
+    transform = Transform()
+    classes: Tensor | None
+
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float], name: str = "vit") -> None:
         super().__init__(net, mean, std, name)
+        self.register_buffer("classes", None, persistent=False)
         require_linear_patch_embedding(net, name)
         stem = net.patch_embed
         check_size(stem.img_size, stem.patch_size, name)
@@ -124,7 +85,7 @@ class ViT(Classifier):
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Logits (B, num_classes) of patch tokens (B, N, d): position embedding, blocks, norm, head."""
-        return full(self.net(tokens.to(self.dtype)))
+        return self._answered(self.net(tokens.to(self.dtype)))
 
     def features(self, tokens: Tensor) -> Tensor:
         """What the head reads, (B, d): the class token or the pooled tokens after the last norm."""
@@ -133,18 +94,36 @@ class ViT(Classifier):
     def encode_both(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, num_classes) and `features` (B, d) of patch tokens (B, N, d), from one pass through the blocks."""
         states = self.net.forward_features(tokens.to(self.dtype))
-        return full(self.net.forward_head(states)), full(self.net.forward_head(states, pre_logits=True))
+        return self._answered(self.net.forward_head(states)), full(self.net.forward_head(states, pre_logits=True))
+
+    @property
+    def num_classes(self) -> int:
+        return self.net.num_classes if self.classes is None else len(self.classes)
+
+    @torch.inference_mode(False)
+    def restricted(self, classes: Sequence[int]) -> ViT:
+        """The same model that answers with the logits of these classes alone, in this order: ``data.imagenet``, say.
+
+        Weights and mode are shared, not copied: what trains or moves one trains or moves the other. `save_vit` writes
+        the whole head, so that a model that was finetuned so still serves all its classes.
+
+        Raises:
+            InputError: no sequence of at least two different classes of this model.
+        """
+        chosen = torch.tensor(check_classes(classes, self.num_classes), device=self.mean.device)
+        view = copy(self)
+        vars(view).update({key: copy(value) for key, value in vars(self).items() if isinstance(value, dict)})
+        view.classes = chosen if self.classes is None else self.classes[chosen]
+        return view
+
+    def _answered(self, logits: Tensor) -> Tensor:
+        return full(logits if self.classes is None else logits.index_select(-1, self.classes))
 
     @property
     def patch_matrix(self) -> Tensor:
         """The patch embedding as a float64 matrix (d, C*p*p) that acts on pixels in [0, 1]: the std is folded in."""
         weight = self.net.patch_embed.proj.weight.detach().double()  # folding in float32 would round it once more
         return (weight / self.std.double()).flatten(1)
-
-
-def full(values: Tensor) -> Tensor:
-    """``values`` in float32 if they are in half precision, in which no statistics should be made."""
-    return values.float() if values.dtype in HALF else values
 
 
 def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
@@ -277,14 +256,14 @@ def load_vit(
     if (mean is None) != (std is None):
         raise InputError("mean and std belong together: pass both, or neither.")
     given = None if mean is None else (mean, std)
-    net, title, (mean, std, origin) = network_of(name, pretrained, weights, given, num_classes, img_size)
+    net, title, (mean, std, origin), transform = network_of(name, pretrained, weights, given, num_classes, img_size)
     vit = ViT(net, mean, std, title)
-    vit.statistics = origin
+    vit.statistics, vit.transform = origin, transform
     return vit.eval().to(device)
 
 
 def save_vit(vit: ViT, path: str | Path) -> None:
-    """Write the weights to ``path`` in one step: safetensors, timm's parameter names; mean, std and grid as metadata.
+    """Write the weights to ``path`` in one step: safetensors, timm's names; mean, std, grid, transform as metadata.
 
     Raises:
         InputError: a model that is not from this package.
@@ -293,7 +272,7 @@ def save_vit(vit: ViT, path: str | Path) -> None:
     path = check_path("path", path)
     state = {key: value.detach().cpu().contiguous() for key, value in vit.net.state_dict().items()}
     facts = {"mean": vit.mean.flatten().tolist(), "std": vit.std.flatten().tolist()}
-    facts |= {"grid": vit.grid_size} if isinstance(vit, ViT) else {}
+    facts |= {"grid": vit.grid_size, "transform": asdict(vit.transform)} if isinstance(vit, ViT) else {}
     metadata = {key: json.dumps(value) for key, value in facts.items()}
     write_atomic(path, save(state, metadata={"name": vit.name, **metadata}))
 
@@ -305,7 +284,9 @@ def fingerprint(vit: Classifier, without: Collection[str] = ()) -> str:
     """
     check_vit(vit, Classifier)
     digest = hashlib.sha256()
-    for key, value in {**vit.net.state_dict(), "mean": vit.mean, "std": vit.std}.items():
+    classes = getattr(vit, "classes", None)
+    told = {"mean": vit.mean, "std": vit.std} | ({} if classes is None else {"head.classes": classes})
+    for key, value in {**vit.net.state_dict(), **told}.items():
         if key.partition(".")[0] not in without:
             digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,21 +16,25 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nullpaper.errors import InputError, first_line
+from nullpaper.data.folders import Transform
+from nullpaper.errors import InputError, first_line, warn
 
 PICKLED = (".pth", ".pt", ".bin")
+SAID = ("mean", "std", "grid", "transform")  # what a file of `vit.save_vit` says of its weights
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file of weights under timm's names, and what it says of them: ``mean``, ``std`` and patch ``grid``, or None."""
+    """A file of weights under timm's names, and what it says of them, or None: ``mean``, ``std``, patch ``grid``, and
+    ``transform`` of photographs."""
 
     path: Path
     state: dict[str, Tensor]
     mean: list[float] | None = None
     std: list[float] | None = None
     grid: Size | None = None
+    transform: Transform | None = None
 
     @property
     def num_classes(self) -> int:
@@ -69,20 +71,12 @@ class Checkpoint:
                 )
             return fitting[0]
         if wanted and wanted[0] != wanted[1] and math.prod(wanted) == tokens:
-            warn_of_guess(
+            warn(
                 f"{self.path.name} does not say its grid: {square} x {square} is a guess, and is resampled to "
                 f"{wanted[0]} x {wanted[1]}; if it has that grid already, load it into a timm model of that img_size "
                 "and pass the model to load_vit."
             )
         return square, square
-
-
-def warn_of_guess(text: str) -> None:
-    """A `UserWarning` at the line, outside this package, whose call is answered by a guess."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in ("nullpaper", "torch"):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(text, stacklevel=level)
 
 
 def load_weights(net: nn.Module, checkpoint: Checkpoint, name: str) -> None:
@@ -97,20 +91,22 @@ def load_weights(net: nn.Module, checkpoint: Checkpoint, name: str) -> None:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The weights in a file, with the statistics and the grid that `vit.save_vit` writes beside them.
+    """The weights in a file, with what `vit.save_vit` writes beside them.
 
     Raises:
-        InputError: as `read_weights`, or its statistics or grid are damaged.
+        InputError: as `read_weights`, or what is beside them is damaged.
     """
     state, metadata = read_weights(path), {}
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
     try:
-        values = {key: json.loads(metadata[key]) for key in ("mean", "std", "grid") if key in metadata}
+        values = {key: json.loads(metadata[key]) for key in SAID if key in metadata}
         if "grid" in values:
             rows, columns = values["grid"]
             values["grid"] = int(rows), int(columns)
+        if "transform" in values:
+            values["transform"] = Transform(**values["transform"])
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} has damaged statistics ({first_line(error)}); save it anew with save_vit.") from error
     return Checkpoint(path, state, **values)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from nullpaper.data.folders import Transform
 from nullpaper.errors import InputError
 from nullpaper.models.vit import (
     SHIPPED,
@@ -139,3 +142,60 @@ def test_weights_that_do_not_fit_are_refused(shipped: ViT, tmp_path) -> None:
     save_file(state, tmp_path / "nan.safetensors")
     with pytest.raises(InputError, match="NaN or infinity in 'head.bias'"):
         load_vit(SHIPPED, weights=tmp_path / "nan.safetensors")
+
+
+def test_photographs_are_wanted_as_timm_says_and_a_saved_file_remembers(tmp_path) -> None:
+    asked = {
+        "vit_tiny_patch16_224": Transform(0.9, "bicubic"),
+        "vit_small_patch14_dinov2": Transform(1.0, "bicubic"),
+        "vit_tiny_patch16_384": Transform(1.0, "bicubic"),
+    }
+    for name, transform in asked.items():
+        assert load_vit(name, pretrained=False, img_size=SIZES.get(name)).transform == transform
+    vit = load_vit("vit_tiny_patch16_224", pretrained=False)
+    vit.transform = Transform(0.95, "bilinear", "squash")
+    save_vit(vit, tmp_path / "own.safetensors")
+    assert load_vit("vit_tiny_patch16_224", weights=tmp_path / "own.safetensors").transform == vit.transform
+    save_file(vit.net.state_dict(), tmp_path / "bare.safetensors")
+    with pytest.warns(UserWarning, match="does not say its mean and std"):
+        assert load_vit("vit_tiny_patch16_224", weights=tmp_path / "bare.safetensors").transform == Transform(0.9)
+    assert load_vit(timm.create_model("vit_tiny_patch16_384"), mean=(0.5,) * 3, std=(0.5,) * 3).transform.crop_pct == 1
+    save_file(
+        vit.net.state_dict(),
+        tmp_path / "odd.safetensors",
+        {"transform": '{"crop_pct": 7}', "mean": "[0]", "std": "[1]"},
+    )
+    with pytest.raises(InputError, match="odd.safetensors has damaged statistics .crop_pct=7 must be a number"):
+        load_vit("vit_tiny_patch16_224", weights=tmp_path / "odd.safetensors")
+
+
+def test_a_restricted_model_answers_with_some_of_the_logits_of_the_same_weights(shipped: ViT, tmp_path) -> None:
+    vit, x = deepcopy(shipped), images(shipped)
+    few = vit.restricted((7, 0, 3))
+    assert few.num_classes == 3 and vit.num_classes == 10 and isinstance(few, ViT)
+    assert torch.equal(few(x), vit(x)[:, [7, 0, 3]]) and torch.equal(few.encode_both(vit.embed(x))[0], few(x))
+    assert torch.equal(few.restricted([2, 0])(x), vit(x)[:, [3, 7]])
+    assert fingerprint(few) != fingerprint(vit) != fingerprint(few.restricted([0, 1]))
+    assert fingerprint(few, ["head"]) == fingerprint(vit, ["head"])
+    assert all(a is b for a, b in zip(few.parameters(), vit.parameters(), strict=True))
+    few(x).square().sum().backward()
+    assert vit.net.head.weight.grad[[7, 0, 3]].abs().sum() > 0 == vit.net.head.weight.grad[[1, 2]].abs().sum()
+    assert deepcopy(few).num_classes == 3
+    save_vit(few, tmp_path / "few.safetensors")
+    assert torch.equal(load_vit(SHIPPED, weights=tmp_path / "few.safetensors")(x), vit(x))
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (None, "classes=None are no class indices: pass `Data.imagenet` or a list"),
+        ([3], "must be at least two different ones"),
+        ([3, 3], "must be at least two different ones"),
+        ([3, 10], "class=10 must be a whole number from 0 to 9"),
+        ([3, -1], "class=-1 must be a whole number from 0 to 9"),
+        ([3, 0.5], "class=0.5 must be a whole number from 0 to 9"),
+    ],
+)
+def test_classes_that_a_model_lacks_are_refused(shipped: ViT, classes, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        shipped.restricted(classes)
