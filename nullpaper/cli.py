@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from nullpaper.workflow.runs import RunReport
 
 INTERRUPTED = "Interrupted: finished runs and every stored result are kept; the same command goes on from here."
-PROFILE = click.option(
-    "--profile", metavar="NAME", help="smoke, cpu, gpu, imagenet or reference; by default what fits the machine."
-)
+PROFILES = "smoke, cpu, gpu, imagenet, photographs or reference; by default what fits the machine."
+PROFILE = click.option("--profile", metavar="NAME", help=PROFILES)
+GIVEN = click.option("-p", "given", nargs=2, multiple=True, metavar="KEY VALUE", help="Set a parameter; repeatable.")
+Given = tuple[tuple[str, str], ...]
 FORCE = click.option("--force", is_flag=True, help="Compute everything anew, stored results too.")
 FILE = click.Path(path_type=Path)
 PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -53,19 +54,12 @@ def main() -> None:
 
 @main.command()
 @click.argument("notebook")
-@click.option("-p", "given", nargs=2, multiple=True, metavar="KEY VALUE", help="Set a parameter; may be repeated.")
+@GIVEN
 @click.option("--label", metavar="NAME", help="Write to build/NAME.")
 @click.option("--parameters", "listing", is_flag=True, help="List the notebook's parameters, and run nothing.")
 @PROFILE
 @FORCE
-def run(
-    notebook: str,
-    given: tuple[tuple[str, str], ...],
-    label: str | None,
-    listing: bool,
-    profile: str | None,
-    force: bool,
-) -> None:
+def run(notebook: str, given: Given, label: str | None, listing: bool, profile: str | None, force: bool) -> None:
     """Run one NOTEBOOK, a path or a name such as 01_existence.
 
     With other parameters than the profile's it writes to a folder named after them. An equal run that is finished is
@@ -87,11 +81,13 @@ def run(
 @main.command()
 @click.option("--jobs", type=COUNT, help="Notebooks at a time; by default one a core on a CPU, up to 4.")
 @click.option("--budget", metavar="TIME", help="Stop after so long: 90s, 8m, 1h30m. A later call goes on.")
+@GIVEN
 @PROFILE
 @FORCE
-def paper(jobs: int | None, budget: str | None, profile: str | None, force: bool) -> None:
+def paper(jobs: int | None, budget: str | None, given: Given, profile: str | None, force: bool) -> None:
     """Run all numbered notebooks, say what was made, and hold it against the reference.
 
+    Those are the notebooks that have part in the profile; -p weights FILE and -p root FOLDER are for photographs.
     What is up to date is skipped. Exits with 1 if a notebook fails; the others still run. Within a budget the shortest
     notebooks come first, the one that it stops keeps its finished trials, and the exit status is 3 if any is left.
     """
@@ -100,31 +96,38 @@ def paper(jobs: int | None, budget: str | None, profile: str | None, force: bool
     from nullpaper.workflow.progress import seconds
     from nullpaper.workflow.runs import run_notebooks
 
-    profile, limit, notebooks = _profile(profile), budget and seconds(budget), paper_notebooks()
-    reports = run_notebooks(notebooks, profile=profile, force=force, jobs=jobs, budget=limit or None)
+    profile, limit = _profile(profile), budget and seconds(budget)
+    notebooks = paper_notebooks(profile)
+    reports = run_notebooks(notebooks, dict(given), profile=profile, force=force, jobs=jobs, budget=limit or None)
     if left := [path.stem for path in notebooks if path not in [report.notebook for report in reports]]:
         again = "the same command" + " without --force" * force
         _end(reports, f"Out of time after {budget}, left are {', '.join(left)}; {again} goes on from here.", status=3)
     # the numbers of smoke are not meant to be the paper's
-    _end(reports, "" if profile == "smoke" else agreement(reports[0].out))
+    _end(reports, "" if profile == "smoke" else agreement(reports[0].out, profile))
 
 
 @main.command()
 @click.argument("notebooks", nargs=-1)
-def figures(notebooks: Sequence[str]) -> None:
+@click.option("--profile", metavar="NAME", default="reference", help="reference, or photographs, which needs -p root.")
+@GIVEN
+def figures(notebooks: Sequence[str], profile: str, given: Given) -> None:
     """Bring figures/ and results/ up to date: run what is stale or missing at the profile reference, and no others.
 
-    With NOTEBOOKS, those. Exits with 1 if a notebook fails, whose figures and tables then stay as they were.
+    With NOTEBOOKS, those. With --profile photographs, figures/photographs and results/photographs. Exits with 1 if a
+    notebook fails, whose figures and tables then stay as they were.
     """
     from nullpaper.workflow.plan import notebook_path
     from nullpaper.workflow.reference import promote
     from nullpaper.workflow.runs import run_notebooks
-    from nullpaper.workflow.verify import to_redraw
+    from nullpaper.workflow.verify import check_reference, left_to_readers, to_redraw
 
-    paths = [notebook_path(name) for name in notebooks] or to_redraw()
+    check_reference(profile, dict(given))
+    paths = [notebook_path(name) for name in notebooks] or to_redraw(profile)
+    if others := not notebooks and profile == "reference" and left_to_readers():
+        _say(others)
     if not paths:
-        return click.echo("All figures and tables are as they would be made today.")
-    reports = run_notebooks(paths, profile="reference")
+        return click.echo(f"All {'other ' * bool(others)}figures and tables are as they would be made today.")
+    reports = run_notebooks(paths, dict(given), profile=profile)
     for report in reports:
         if report.error is None:
             promote(report.out, report.notebook.stem)
@@ -134,7 +137,8 @@ def figures(notebooks: Sequence[str]) -> None:
 @main.command()
 @click.option("--adopt", "kept", metavar="NAME", help="A notebook whose figures and tables today's code would make.")
 @click.option("--note", default="", metavar="SENTENCE", help="Where they are from, and how that was shown.")
-def verify(kept: str | None, note: str) -> None:
+@click.option("--profile", metavar="NAME", default="reference", help="Whose to adopt: reference or photographs.")
+def verify(kept: str | None, note: str, profile: str) -> None:
     """Name the figures and tables of the reference that were edited, are missing, or are stale against the code.
 
     Exits with 1 if there are any. After a change that alters no number, --adopt says so of a notebook that takes hours.
@@ -143,7 +147,7 @@ def verify(kept: str | None, note: str) -> None:
     from nullpaper.workflow.verify import verify as look
 
     if kept:
-        adopt(kept, note)
+        adopt(kept, note, profile)
     findings = look()
     for finding in findings:
         click.echo(f"{finding.word:<8} {finding.path}: {finding.reason}")

@@ -19,16 +19,16 @@ SHOWN = 12
 OTHER, PLACE = "|reference", "|place"  # no columns of a table
 
 
-def held_against(out: Path, root: Path, tables: Sequence[tuple[str, str]]) -> list[str]:
-    """How many numbers of ``tables``, each a notebook and a file, agree in ``out`` and in ``root``; which do not."""
+def held_against(tables: Sequence[tuple[str, Path, Path]], where: str) -> list[str]:
+    """How many numbers of ``tables`` agree: each is a notebook, our file, and that of the reference in ``where``."""
     compared = [
-        compare(pd.read_csv(out / file), pd.read_csv(root / file)).assign(notebook=notebook, table=Path(file).stem)
-        for notebook, file in tables
+        compare(pd.read_csv(ours), pd.read_csv(theirs)).assign(notebook=notebook, table=ours.stem)
+        for notebook, ours, theirs in tables
     ]
     numbers = pd.concat(compared) if compared else pd.DataFrame()
     if numbers.empty:
-        return ["No table here has a counterpart in results/: nothing could be held against the reference."]
-    lines = [f"{numbers['agrees'].sum():,} of {len(numbers):,} numbers agree with the reference in results/."]
+        return [f"No table here has a counterpart in {where}: nothing could be held against the reference."]
+    lines = [f"{numbers['agrees'].sum():,} of {len(numbers):,} numbers agree with the reference in {where}."]
     if len(different := numbers[~numbers["agrees"]]):
         shown = different.head(SHOWN)[["notebook", "table", "row", "column", "here", "reference"]]
         lines += ["These do not:", shown.to_string(index=False, max_colwidth=44)]

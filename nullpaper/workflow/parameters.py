@@ -31,7 +31,9 @@ NEEDED = ("ipykernel", "jupytext", "matplotlib", "nbconvert", "papermill", "rich
 if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
     raise InputError(f"to run notebooks needs {', '.join(missing)}: pip install 'nullpaper[notebooks]'")
 
-PROFILES = ("smoke", "cpu", "gpu", "imagenet", "reference")
+PROFILES = ("smoke", "cpu", "gpu", "imagenet", "reference", "photographs")
+PARTIAL = ("photographs",)
+"""Profiles of those notebooks alone that have an entry for them."""
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 MARK = re.compile(r"^(?=[ \t]*#[ \t]*%%)", re.MULTILINE)  # before each cell, as jupytext reads them
 PARAMETERS = re.compile(r"\s*#\s*%%.*tags[\"']?\s*[=:].*[\"']parameters[\"']")
@@ -188,14 +190,16 @@ def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
     """What a profile changes in a notebook's defaults, by the file ``profiles.yaml`` beside it.
 
     Raises:
-        InputError: the file names a profile or a parameter that does not exist, or a value of another type.
+        InputError: the file names a profile or a parameter that does not exist, or a value of another type; or the
+            notebook is no part of the profile.
     """
     parameters(notebook)  # what is wrong with the notebook itself is not the profile's fault
-    file = notebook.with_name("profiles.yaml")
-    entry = _profiles(file).get(notebook.stem) or {}
+    file, entry = notebook.with_name("profiles.yaml"), _entry(notebook)
     for name in entry:
         check_profile(name, f"{file}, {notebook.stem}: profile")
     fallback = entry.get("gpu") if check_profile(profile) == "imagenet" else None
+    if not takes_part(notebook, profile):
+        raise InputError(f"{notebook.stem} is no part of the profile {profile}: add an entry for it to {file}")
     values = entry.get(profile, fallback) or {}
     if not isinstance(values, dict):
         raise InputError(f"{file}, {notebook.stem}: profile {profile} must map parameters to values, not {values!r}")
@@ -203,6 +207,15 @@ def profile_parameters(notebook: Path, profile: str) -> dict[str, Any]:
         return check_parameters(notebook, values)
     except InputError as error:
         raise InputError(f"{file}, profile {profile}: {error}") from error
+
+
+def takes_part(notebook: Path, profile: str) -> bool:
+    """Whether a profile runs this notebook: any but those of `PARTIAL` run all."""
+    return profile not in PARTIAL or profile in _entry(notebook)
+
+
+def _entry(notebook: Path) -> dict[str, Any]:
+    return _profiles(notebook.with_name("profiles.yaml")).get(notebook.stem) or {}
 
 
 @remembered

@@ -2,7 +2,8 @@
 
 A run writes into a folder ``out`` of its own, whose ``manifest.json`` has one entry a notebook: its parameters, data,
 weights, device, versions, commit and code, and a checksum of each file. The reference is ``figures/`` and ``results/``
-of the project, with ``results/manifest.json``; only `promote` writes there, after a run has succeeded.
+of the project, with ``results/manifest.json``; runs at the profile ``photographs`` have one of their own beside it, in
+``figures/photographs/`` and ``results/photographs/``. Only `promote` writes there, after a run has succeeded.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from nullpaper.workflow.provenance import RunContext, commit_of, device_name, pr
 MANIFEST = "manifest.json"
 KEPT = ("figures", "results")
 """Folders that the reference keeps; what else lies in the folder of a run, such as LaTeX, stays there."""
+REFERENCES = {"reference": "", "photographs": "photographs"}
+"""Profiles whose runs are kept, and the folder below each of `KEPT`; what other profiles make is held to the first."""
 DIGITS = 16
 """Hexadecimal digits of a checksum in a manifest."""
 
@@ -52,6 +55,17 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no manifest ({error}): restore it from git, or delete it and run again") from error
     return entries
+
+
+def reference_folder(profile: str) -> Path:
+    """Where the manifest lies that runs at this profile are held against."""
+    return project_root() / "results" / REFERENCES.get(profile, "")
+
+
+def kept_as(file: str, profile: str) -> str:
+    """The place in the project of ``results/NAME`` or ``figures/NAME`` that a run at this profile has made."""
+    room, _, name = file.partition("/")
+    return Path(room, REFERENCES.get(profile, ""), name).as_posix()
 
 
 def enter_files(out: Path, paths: Iterable[Path]) -> None:
@@ -126,10 +140,11 @@ def promote(out: Path, notebook: str) -> None:
         raise InputError(f"{out} holds no finished run of {notebook}: run it first")
     if words := altered(out, entry):
         raise InputError(f"{out / next(iter(words))} is {next(iter(words.values()))}: run {notebook} again")
-    files = {name: digest for name, digest in entry["files"].items() if name.partition("/")[0] in KEPT}
-    with changed_manifest(root / "results") as entries:
-        for name in files:
-            write_atomic(root / name, (out / name).read_bytes())
+    made = {kept_as(name, entry["profile"]): name for name in entry["files"] if name.partition("/")[0] in KEPT}
+    files = {place: entry["files"][name] for place, name in made.items()}
+    with changed_manifest(reference_folder(entry["profile"])) as entries:
+        for place, name in made.items():
+            write_atomic(root / place, (out / name).read_bytes())
         for name in entries.get(notebook, {"files": {}})["files"].keys() - files.keys():
             (root / name).unlink(missing_ok=True)
         entries[notebook] = entry | {"files": files}
@@ -138,7 +153,8 @@ def promote(out: Path, notebook: str) -> None:
 def entry_of(path: Path) -> dict[str, Any] | None:
     """What a manifest at hand says of the run that made this very file; None if it is in no manifest."""
     path, root = path.resolve(), project_root().resolve()
-    places = [(folder, folder) for folder in path.parents[:2]] + [(root, root / "results")]
+    places = [(folder, folder) for folder in path.parents[:2]]
+    places += [(root, reference_folder(profile).resolve()) for profile in REFERENCES]
     for folder, manifest in places if path.is_file() else []:
         for notebook, entry in read_manifest(manifest).items():
             file = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else ""
@@ -155,7 +171,8 @@ def changed_manifest(folder: Path) -> Iterator[dict[str, dict[str, Any]]]:
         InputError: the folder cannot be written, or its manifest is damaged.
     """
     root = project_root()
-    with locked((root / "build" if folder == root / "results" else folder) / ".manifest.lock"):
+    is_kept = folder in map(reference_folder, REFERENCES)
+    with locked((root / "build" if is_kept else folder) / ".manifest.lock"):
         entries = read_manifest(folder)
         yield entries
         write_atomic(folder / MANIFEST, json.dumps(dict(sorted(entries.items())), indent=1) + "\n")

@@ -22,7 +22,7 @@ from nullpaper.workflow.kernels import end_kernels, execute, page
 from nullpaper.workflow.parameters import cores, has_gpu
 from nullpaper.workflow.plan import Plan, plan_run
 from nullpaper.workflow.progress import Progress, duration
-from nullpaper.workflow.reference import checksum, finished, put, read_manifest, record
+from nullpaper.workflow.reference import checksum, finished, put, read_manifest, record, reference_folder
 
 PAGES = (".py", ".ipynb", ".html")
 """What a run leaves beside figures and tables: the notebook as it was written, as it was executed, and as a page."""
@@ -113,7 +113,8 @@ def _in_order(plans: Sequence[Plan], watch: Progress, jobs: int, budget: float |
 
 def _earlier_seconds(plan: Plan) -> float | None:
     """What this notebook took in its folder before, or as the reference."""
-    entries = [read_manifest(folder).get(plan.notebook.stem, {}) for folder in (plan.out, plan.root / "results")]
+    folders = plan.out, reference_folder(plan.context.profile)
+    entries = [read_manifest(folder).get(plan.notebook.stem, {}) for folder in folders]
     return entries[0].get("seconds") or entries[1].get("seconds")
 
 

@@ -25,7 +25,7 @@ from nullpaper.errors import InputError, first_line
 from nullpaper.files import locked, storable, write_atomic
 from nullpaper.workflow.grid import read_grid
 from nullpaper.workflow.kernels import execute
-from nullpaper.workflow.plan import Plan, plan_run
+from nullpaper.workflow.plan import Plan, placeless, plan_run
 from nullpaper.workflow.provenance import ROOT_VARIABLE
 from nullpaper.workflow.reference import finished, record
 from nullpaper.workflow.tables import sweep_folder
@@ -118,7 +118,7 @@ def plan_sweep(file: Path, *, profile: str | None = None, folder: Path | None = 
             plan = plan_run(grid.notebook, point, profile=grid.profile)
         except InputError as error:
             raise InputError(f"{file}: {error}") from error
-        given = {name: plan.context.parameters[name] for name in point}  # in the notebook's types
+        given = {name: plan.values[name] for name in point}  # in the notebook's types
         jobs.setdefault(plan.key, Job(plan, given, folder, threads))
     done = frozenset(job for job in jobs.values() if job.is_finished())
     return Sweep(file.stem, folder, grid.profile, tuple(jobs.values()), done)
@@ -140,7 +140,7 @@ def run_sweep(sweep: Sweep, client: Any, *, retries: int = 1) -> Report:
     from distributed import CancelledError, as_completed
     from tqdm import tqdm
 
-    given = {job.name: dict(job.given) for job in sweep.jobs}
+    given = {job.name: {name: placeless(value) for name, value in job.given.items()} for job in sweep.jobs}
     text = json.dumps({"profile": sweep.profile, "jobs": given}, indent=1) + "\n"
     write_atomic(sweep.folder / f"{sweep.name}.json", text)
     jobs = [job for job in sweep.jobs if job not in sweep.finished]

@@ -1,4 +1,7 @@
-"""Whether figures/ and results/ are as their runs left them, and as the code of today would make them."""
+"""Whether figures/ and results/ are as their runs left them, and as the code of today would make them.
+
+Photographs and weights that their reader brings are mostly not at hand: what the manifest says of them then stands.
+"""
 
 from __future__ import annotations
 
@@ -7,58 +10,93 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nullpaper.errors import InputError
-from nullpaper.workflow.plan import Plan, paper_notebooks, plan_run
+from nullpaper.errors import InputError, check_choice
+from nullpaper.workflow.code_identity import identity
+from nullpaper.workflow.parameters import PARTIAL
+from nullpaper.workflow.plan import OPEN, Plan, paper_notebooks, plan_run, run_name
 from nullpaper.workflow.provenance import project_root
-from nullpaper.workflow.reference import KEPT, altered, changed_manifest, checksum, read_manifest
-
-PROFILE = "reference"
+from nullpaper.workflow.reference import (
+    KEPT,
+    REFERENCES,
+    altered,
+    changed_manifest,
+    checksum,
+    kept_as,
+    read_manifest,
+    reference_folder,
+)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is amiss at ``path``, relative to the project: edited, missing or stale, and why."""
+    """What is amiss at ``path``, relative to the project: edited, missing or stale, and why; in whose reference."""
 
     path: str
     word: str
     reason: str
     notebook: str
+    profile: str
 
 
 def verify() -> list[Finding]:
-    """What of the reference was edited or is missing, and which notebooks would be run otherwise today.
+    """What of the references was edited or is missing, and which notebooks would be run otherwise today.
 
     Raises:
-        InputError: the project has no numbered notebook, one of them cannot be run, or the manifest is damaged.
+        InputError: the project has no numbered notebook, one of them cannot be run, or a manifest is damaged.
     """
-    root = project_root()
-    entries, notebooks = read_manifest(root / "results"), {path.stem: path for path in paper_notebooks()}
+    return [finding for profile in REFERENCES for finding in _findings(profile)]
+
+
+def _findings(profile: str) -> list[Finding]:
+    root, aside = project_root(), f" at {profile}" * (profile in PARTIAL)
+    entries = read_manifest(reference_folder(profile))
+    notebooks = {path.stem: path for path in paper_notebooks(profile)}
     findings = [
-        Finding(file, word, "is not on disk" if word == "missing" else "differs from its checksum", name)
+        Finding(file, word, "is not on disk" if word == "missing" else "differs from its checksum", name, profile)
         for name, entry in entries.items()
         for file, word in altered(root, entry).items()
     ]
     for name in sorted({*entries, *notebooks}):
         if name not in notebooks:
-            word, reasons = "missing", ["the notebook of figures and tables in the reference is gone"]
+            word, reasons = "missing", [f"the notebook of figures and tables in the reference{aside} is gone"]
         elif name not in entries:
-            word, reasons = "missing", ["has no figures and tables in the reference"]
+            word, reasons = "missing", [f"has no figures and tables in the reference{aside}"]
         else:
-            word, reasons = "stale", _changes(entries[name], plan_run(notebooks[name], profile=PROFILE))
+            changes = _changes(entries[name], plan_run(notebooks[name], profile=profile))
+            word, reasons = "stale", [change + aside for change in changes]
         if reasons:
-            findings.append(Finding(f"notebooks/{name}.py", word, "; ".join(reasons), name))
+            findings.append(Finding(f"notebooks/{name}.py", word, "; ".join(reasons), name, profile))
     return findings
 
 
-def to_redraw() -> list[Path]:
-    """The notebooks whose figures and tables `verify` finds fault with."""
-    amiss = {finding.notebook for finding in verify()}
-    return [path for path in paper_notebooks() if path.stem in amiss]
+def to_redraw(profile: str = "reference") -> list[Path]:
+    """The notebooks whose figures and tables `verify` finds fault with, in the reference of this profile."""
+    amiss = {finding.notebook for finding in _findings(profile)}
+    return [path for path in paper_notebooks(profile) if path.stem in amiss]
+
+
+def left_to_readers() -> str:
+    """A sentence on what of the reference needs photographs that are not the project's to have, or ""."""
+    if not (names := [path.stem for profile in PARTIAL for path in to_redraw(profile)]):
+        return ""
+    command = f"nullpaper figures --profile photographs -p weights FILE -p root FOLDER {' '.join(names)}"
+    return f"figures/photographs is not up to date and needs photographs, which you bring: `{command}` draws it."
+
+
+def check_reference(profile: str, given: Mapping[str, Any]) -> None:
+    """Refuse a profile whose runs are no reference, and parameters that would make them another run.
+
+    Raises:
+        InputError: names them.
+    """
+    check_choice("profile of a reference", profile, REFERENCES)
+    for name in given:
+        check_choice("parameter that figures/ and results/ leave open", name, OPEN)
 
 
 def _changes(entry: Mapping[str, Any], plan: Plan) -> list[str]:
     """What decides a run and is not what it was; a file that is not on this machine cannot be told."""
-    today = _decisive(plan)
+    today = _decisive(plan, entry)
     changes = [
         f"{kind.rstrip('s')} {name} was {entry[kind].get(name)!r}, is {value!r}"
         for kind in ("parameters", "data", "weights")
@@ -68,12 +106,18 @@ def _changes(entry: Mapping[str, Any], plan: Plan) -> list[str]:
     return changes + ["its code, or code that it imports, changed"] * (entry["code"] != plan.code)
 
 
-def _decisive(plan: Plan) -> dict[str, Any]:
+def _decisive(plan: Plan, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run of today; what its profile leaves to the reader is that of the ``entry``."""
     context = plan.context
-    return {"parameters": context.parameters, "data": context.data, "weights": context.weights, "code": plan.code}
+    parameters, data, weights = dict(context.parameters), dict(context.data), dict(context.weights)
+    if entry and context.profile in PARTIAL:
+        parameters |= {name: value for name, value in entry["parameters"].items() if name in OPEN}
+        data |= {name: value for name, value in entry["data"].items() if name == parameters.get("data")}
+        weights = entry["weights"] | weights
+    return {"parameters": parameters, "data": data, "weights": weights, "code": plan.code}
 
 
-def adopt(notebook: str, note: str = "") -> dict[str, Any]:
+def adopt(notebook: str, note: str = "", profile: str = "reference") -> dict[str, Any]:
     """Say of a notebook whose figures and tables are in place that its run of today would make them.
 
     For what a longer run made earlier, once a rerun of a part has shown that today's code gives the same numbers.
@@ -82,17 +126,23 @@ def adopt(notebook: str, note: str = "") -> dict[str, Any]:
     Args:
         notebook: its name without suffix.
         note: one sentence on where the files are from; empty: the one that is there.
+        profile: of `REFERENCES`.
 
     Raises:
-        InputError: there is no such notebook, or it has no figure or table in place.
+        InputError: there is no such notebook or profile, or it has no figure or table in place.
     """
+    check_reference(profile, {})
     root = project_root()
-    plan = plan_run(root / "notebooks" / f"{notebook}.py", profile=PROFILE)
-    paths = sorted(path for folder in KEPT for path in (root / folder).glob(f"{notebook.partition('_')[0]}_*.*"))
+    plan = plan_run(root / "notebooks" / f"{notebook}.py", profile=profile)
+    places = [kept_as(f"{folder}/{notebook.partition('_')[0]}_*.*", profile) for folder in KEPT]
+    paths = sorted(path for place in places for path in root.glob(place))
     if not paths:
-        raise InputError(f"figures/ and results/ hold nothing of {notebook}: run it at the profile {PROFILE} instead")
+        raise InputError(f"figures/ and results/ hold nothing of {notebook}: run it at the profile {profile} instead")
     files = {path.relative_to(root).as_posix(): checksum(path) for path in paths}
-    with changed_manifest(root / "results") as entries:
-        entry = entries.get(notebook, {}) | {"run": plan.context.run, "profile": PROFILE} | _decisive(plan)
+    with changed_manifest(reference_folder(profile)) as entries:
+        entry = entries.get(notebook, {})
+        decisive = _decisive(plan, entry)
+        digest = identity(plan.code, *(decisive[part] for part in ("parameters", "data", "weights")))
+        entry |= {"run": run_name(notebook, digest), "profile": profile} | decisive
         entries[notebook] = entry | ({"note": note} if note else {}) | {"files": files}
     return entries[notebook]

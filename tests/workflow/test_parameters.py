@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from nullpaper.cli import main
 from nullpaper.errors import InputError
-from nullpaper.workflow.parameters import PROFILES, check_parameters, parameters, profile_parameters
+from nullpaper.workflow.parameters import PARTIAL, PROFILES, check_parameters, parameters, profile_parameters
 
 TINY = Path(__file__).parents[1] / "tiny" / "00_tiny.py"
 
@@ -132,10 +132,17 @@ def test_an_absent_notebook_is_refused_with_the_nearest_name() -> None:
 
 
 def test_profiles_change_defaults_and_fall_back(tiny: Path) -> None:
-    changes = {profile: profile_parameters(tiny, profile) for profile in PROFILES}
+    changes = {profile: profile_parameters(tiny, profile) for profile in PROFILES if profile not in PARTIAL}
     assert changes == {"smoke": {"count": 3}, "cpu": {}, "gpu": {"count": 9}, "imagenet": {"count": 9}, "reference": {}}
     tiny.with_name("profiles.yaml").unlink()
     assert profile_parameters(tiny, "smoke") == {}
+
+
+def test_a_profile_of_some_notebooks_is_refused_by_the_others(tiny: Path) -> None:
+    with pytest.raises(InputError, match="00_tiny is no part of the profile photographs: add an entry for it to .*yaml"):
+        profile_parameters(tiny, "photographs")
+    tiny.with_name("profiles.yaml").write_text("00_tiny: {photographs: {count: 5}}")
+    assert profile_parameters(tiny, "photographs") == {"count": 5}
 
 
 @pytest.mark.parametrize(

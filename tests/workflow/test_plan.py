@@ -66,11 +66,43 @@ def test_files_that_parameters_name_decide_by_their_content(project: Path) -> No
     notebook = project / "notebooks" / "00_tiny.py"
     one, other = (plan_run(notebook, {"label": str(place)}, profile="cpu", label="mine") for place in places)
     assert one.digest == other.digest and one.context.weights.keys() == {"shipped", "label"}, "no absolute path decides"
+    assert one.context.parameters["label"] == "a.safetensors" and str(project) not in one.context.environment().values()
+    assert one.given["label"] == str(project / file), "the kernel opens it there"
+    assert plan(project, names=[str(project / file)]).out.name == "00_tiny-names=_a.safetensors_"
 
 
 def test_data_sets_decide_where_they_are_named(project: Path) -> None:
     assert plan(project).context.data == {}
     assert list(plan(project, names=["cifar10"]).context.data) == ["cifar10"]
+
+
+def test_a_folder_of_photographs_is_a_data_set(project: Path) -> None:
+    """By the names and sizes of its files, wherever it lies; what a parameter no longer names does not count."""
+    notebook = project / "notebooks" / "00_tiny.py"
+    text = notebook.read_text()
+    notebook.write_text(text.replace("count: int", 'data: str = "cifar10"\nroot: str = ""\ncount: int'))
+    assert list(plan(project).context.data) == ["cifar10"]
+    for folder in ("one", "two"):
+        (project / folder / "val" / "n01440764").mkdir(parents=True)
+        (project / folder / "val" / "n01440764" / "a.JPEG").write_text("a")
+    one, two = (plan(project, data="imagenet", root=str(project / folder)) for folder in ("one", "two"))
+    assert list(one.context.data) == ["imagenet"] and one.context.data == two.context.data
+    (project / "two" / "val" / "n01440764" / "b.JPEG").write_text("a")
+    other = plan(project, data="imagenet", root=str(project / "two"))
+    assert other.digest != two.digest and other.context.parameters["root"] == "two"
+
+
+def test_a_large_folder_is_read_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nullpaper.workflow.plan.LARGE", 1)
+    (project / "some" / "weights").mkdir(parents=True)
+    for name in "ab":
+        (project / "some" / "weights" / name).write_text("one")
+    first = plan(project, names=["some/weights"])
+    monkeypatch.setattr("nullpaper.workflow.plan.identity", lambda *parts: "read")
+    again = plan(project, names=["some/weights"])
+    assert again.context.weights == first.context.weights
+    (project / "some" / "weights" / "c").write_text("one")
+    assert plan(project, names=["some/weights"]).context.weights != first.context.weights
 
 
 def test_what_differs_from_the_profile_gets_a_folder_of_its_own(project: Path) -> None:
