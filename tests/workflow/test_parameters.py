@@ -139,7 +139,9 @@ def test_profiles_change_defaults_and_fall_back(tiny: Path) -> None:
 
 
 def test_a_profile_of_some_notebooks_is_refused_by_the_others(tiny: Path) -> None:
-    with pytest.raises(InputError, match="00_tiny is no part of the profile photographs: add an entry for it to .*yaml"):
+    with pytest.raises(
+        InputError, match="00_tiny is no part of the profile photographs: add an entry for it to .*yaml"
+    ):
         profile_parameters(tiny, "photographs")
     tiny.with_name("profiles.yaml").write_text("00_tiny: {photographs: {count: 5}}")
     assert profile_parameters(tiny, "photographs") == {"count": 5}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
 from nullpaper.cli import main
-from nullpaper.workflow.reference import promote, read_manifest
+from nullpaper.workflow.agreement import agreement
+from nullpaper.workflow.figures import save_table
+from nullpaper.workflow.plan import plan_run
+from nullpaper.workflow.reference import promote, read_manifest, record
 from nullpaper.workflow.runs import run_notebooks
-from nullpaper.workflow.verify import to_redraw, verify
+from nullpaper.workflow.verify import left_to_readers, to_redraw, verify
 
 NOTEBOOK = """# %% [markdown]
 # # 01 · A line
@@ -106,3 +110,71 @@ def test_what_an_earlier_run_made_can_be_adopted_with_a_note(root: Path) -> None
     assert CliRunner().invoke(main, ["verify", "--adopt", "01_line", "--note", note]).exit_code == 0
     entry = read_manifest(root / "results")["01_line"]
     assert verify() == [] and entry["device"] == device and entry["note"].startswith("From an earlier run")
+
+
+PHOTOGRAPHS = NOTEBOOK.replace(
+    "slope: int = 2", 'weights: str = ""\ndata: str = "cifar10"\nroot: str = ""\nslope: int = 2'
+)
+
+
+@pytest.fixture
+def with_photographs(root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project with a second notebook, whose figures and tables at `photographs` are from files that are gone."""
+    notebook, brought = root / "notebooks" / "02_photos.py", tmp_path_factory.mktemp("elsewhere")
+    notebook.write_text(PHOTOGRAPHS)
+    profiles = "02_photos: {photographs: {data: imagenet, slope: 5}}"
+    notebook.with_name("profiles.yaml").write_text(profiles)
+    (brought / "photos" / "val").mkdir(parents=True)
+    (brought / "net.safetensors").write_text("weights")
+    given = {"weights": str(brought / "net.safetensors"), "root": str(brought / "photos")}
+    plan = plan_run(notebook, given, profile="photographs")
+    assert plan.out == root / "build" / "photographs", "what is left to the reader makes no other run"
+    with monkeypatch.context() as patch:
+        for name, value in plan.into(plan.out).context.environment().items():
+            patch.setenv(name, value)
+        save_table(pd.DataFrame({"point": ["a", "b"], "x": [0.0, 5.5]}), "02_points")
+    record(plan.out, plan.context, code=plan.code, seconds=1.0)
+    promote(plan.out, "02_photos")
+    assert str(brought) not in (root / "results" / "photographs" / "manifest.json").read_text()
+    (brought / "photos" / "val").rmdir()
+    (brought / "net.safetensors").unlink()
+    return root
+
+
+def at_photographs() -> list[str]:
+    return [f"{finding.path} {finding.reason}" for finding in verify() if finding.profile == "photographs"]
+
+
+def test_a_reference_on_photographs_is_clean_without_them_and_stale_when_the_code_changed(
+    with_photographs: Path,
+) -> None:
+    root = with_photographs
+    assert words() == {"notebooks/02_photos.py": "missing"} and at_photographs() == [], "in the first reference alone"
+    assert (root / "results" / "photographs" / "02_points.csv").is_file() and left_to_readers() == ""
+    entry = read_manifest(root / "results" / "photographs")["02_photos"]
+    assert entry["parameters"] == {"weights": "net.safetensors", "data": "imagenet", "root": "photos", "slope": 5}
+    assert entry["data"].keys() == {"imagenet"} and entry["weights"].keys() == {"shipped", "weights"}
+    notebook = root / "notebooks" / "02_photos.py"
+    notebook.write_text(PHOTOGRAPHS.replace("axis.plot", "axis.step"))
+    assert at_photographs() == ["notebooks/02_photos.py its code, or code that it imports, changed at photographs"]
+    assert to_redraw("photographs") == [notebook]
+    assert "`nullpaper figures --profile photographs -p weights FILE -p root FOLDER 02_photos`" in left_to_readers()
+    done = CliRunner().invoke(main, ["verify", "--adopt", "02_photos", "--profile", "photographs"])
+    adopted = read_manifest(root / "results" / "photographs")["02_photos"]
+    assert done.exit_code == 1 and at_photographs() == [] and adopted["run"] != entry["run"]
+    assert [adopted[part] for part in ("parameters", "data", "weights")] == [
+        entry[part] for part in ("parameters", "data", "weights")
+    ]
+    notebook.write_text(PHOTOGRAPHS)
+    assert CliRunner().invoke(main, ["verify", "--adopt", "02_photos", "--profile", "photographs"]).exit_code == 1
+    assert read_manifest(root / "results" / "photographs")["02_photos"]["run"] == entry["run"], "the run of its files"
+
+
+def test_a_readers_photographs_are_held_against_their_own_reference(with_photographs: Path) -> None:
+    out = with_photographs / "build" / "photographs"
+    told = agreement(out, "photographs")
+    assert told.startswith("2 of 2 numbers agree with the reference in results/photographs/.")
+    assert "No table here has a counterpart in results/:" in agreement(out)
+    refused = CliRunner().invoke(main, ["figures", "--profile", "photographs", "-p", "slope", "3"])
+    assert refused.exit_code == 2 and "slope" in refused.output
+    assert CliRunner().invoke(main, ["figures", "--profile", "smoke"]).exit_code == 2
