@@ -15,32 +15,38 @@
 #
 # Notebook 01 proves what a plain ViT ignores and counts it over the models of timm by their shapes. This one takes a single
 # model, with its weights, and measures it: how many dimensions of a patch its embedding ignores, and its whole encoder; how far
-# CIFAR-10 images can move along them; and what that does to the output, beside noise of the same norm that is not chosen.
+# images can move along them; and what that does to the output, beside noise of the same norm that is not chosen.
 #
 # ```sh
 # nullpaper run 12_any_model -p model vit_base_patch32_224 -p weights vit_b32.safetensors --label b32
+# nullpaper run 12_any_model -p model vit_tiny_patch16_224 -p pretrained true -p data imagenet -p root ~/imagenet
 # nullpaper sweep sweeps/model_zoo.yaml
 # ```
 #
 # Without weights of its own a timm model is measured at its **random initial weights**: dimensions that follow from shapes and
-# LayerNorm are there before any training, while predictions then mean nothing. The table says which weights it speaks of.
+# LayerNorm are there before any training, while predictions then mean nothing. The table says which weights it speaks of. A model
+# without a head answers with its features, and its changes are those of the features.
 #
-# Takes half a minute at `cpu` on 2 cores with the shipped model; needs CIFAR-10, which is fetched once.
+# Takes half a minute at `cpu` on 2 cores with the shipped model and CIFAR-10, which is fetched once; at 224 px some 0.6 s an image.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
 weights: str = ""  # a file for it, .safetensors or .pth; one of `save_vit` brings its mean and std
+data: str = "cifar10"  # or imagenet, another set that load_data knows, or a folder of class folders
+root: str = ""  # the folder of the photographs, where they are not fetched
 pretrained: bool = False  # fetch timm's weights from its hub
 images: int = 100  # test images
 seed: int = 0  # of random initial weights, noises and the order of the images
 
 # %%
+from copy import deepcopy
+from pathlib import Path
+
 import pandas as pd
 import torch
 
 from nullpaper import load_data, load_vit, patch_nullspace, statistics
-from nullpaper.data import datasets
-from nullpaper.models import vit
+from nullpaper.models.vit import fingerprint, norms
 from nullpaper.nullspace.layernorm import shift_invariance
 from nullpaper.robustness import perturbation
 from nullpaper.workflow import figures
@@ -50,10 +56,12 @@ figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
 is_shipped = model == "nullpaper_vit_cifar10"
 torch.manual_seed(seed)  # random initial weights
-net = load_vit(model, pretrained=is_shipped or pretrained, weights=weights or None, device=device)
-origin = "file" if weights else "shipped" if is_shipped else "timm's hub" if pretrained else "random"
-cifar = load_data("cifar10")
-test = cifar.test.subset(images, seed)
+vit = load_vit(model, pretrained=is_shipped or pretrained, weights=weights or None, device=device)
+photos = load_data(data, root or None, transform=vit.transform)
+test = photos.test.subset(images, seed)
+origin = Path(weights).name if weights else "shipped" if is_shipped else "timm's hub" if pretrained else "random"
+output = "logits" if vit.num_classes > 1 else "features"
+identity = photos.identity | {"weights": fingerprint(vit)}
 
 # %% [markdown]
 # ## (a) How many dimensions
@@ -63,61 +71,64 @@ test = cifar.test.subset(images, seed)
 # stream is a LayerNorm.
 
 # %%
-shift = shift_invariance(net)
-spaces = {"embedding": patch_nullspace(net)}
+shift = shift_invariance(vit)
+spaces = {"embedding": patch_nullspace(vit)}
 if shift.holds:
-    spaces["encoder"] = patch_nullspace(net, through="encoder")
+    spaces["encoder"] = patch_nullspace(vit, through="encoder")
 counted = pd.DataFrame(
     {
-        "model": net.name,
+        "model": vit.name,
         "weights": origin,
         "through": through,
-        "patch": net.patch_size[0],
+        "patch": vit.patch_size[0],
         "patch_dim": space.basis.shape[0],
-        "width": net.embed_dim,
+        "width": vit.embed_dim,
         "ignored": space.dim,
         "share": space.dim / space.basis.shape[0],
+        "condition": float(space.singular_values[0] / space.singular_values[space.row_basis.shape[1] - 1]),
     }
     for through, space in spaces.items()
 )
-figures.save_table(counted, "12_dimensions", caption=f"Dimensions of a patch that {net.name} ignores.")
+figures.save_table(counted, "12_dimensions", caption=f"Dimensions of a patch that {vit.name} ignores.")
 if not shift.holds:
     print(f"The encoder reads the shift: {shift.reason}")
-counted.style.hide(axis="index").format({"share": "{:.1%}"})
+counted.style.hide(axis="index").format({"share": "{:.1%}", "condition": "{:.0f}"})
 
 # %% [markdown]
 # ## (b) What moving along them does
 #
 # The largest legal noise that `PatchNullspace.largest` finds for each image, and two controls of the same norm image by image,
 # legal as well, as far as the box allows (the table gives the norms): Gaussian noise, and the same noise with the pixels of each
-# patch permuted. The output's change is $\lVert f(x + v) - f(x) \rVert / \lVert f(x) \rVert$ over the logits.
+# patch permuted. The output's change is $\lVert f(x + v) - f(x) \rVert / \lVert f(x) \rVert$ over the logits, or the features.
 
 
 # %%
 def moved() -> list[dict[str, object]]:
-    """Norm, relative change of the logits and unchanged predictions, by noise."""
-    generator = torch.Generator().manual_seed(seed)
-    pixels = datasets.to_pixels(test.images, net.image_size, device)
-    clean = perturbation.transported_logits(net, pixels, "float32", batch_size=50)
-    noises = {f"exact, {through}": space.largest(pixels) for through, space in spaces.items() if space.dim}
-    if not noises:
-        return []
-    longest = max(noises.values(), key=lambda noise: float(vit.norms(noise).mean()))
-    norm = vit.norms(longest)
-    gaussian = torch.randn(pixels.shape, generator=generator).to(device)
-    noises["Gaussian"] = perturbation.in_box(pixels, gaussian, norm)
-    permuted = perturbation.permuted_in_patches(longest, net.patch_size, generator)
-    noises["permuted"] = perturbation.in_box(pixels, permuted, norm)
+    """Norm, relative change of the output and unchanged predictions, by noise."""
+    generator, found = torch.Generator().manual_seed(seed), {}
+    for pixels, _ in test.batches(100, image_size=vit.image_size, device=device):
+        clean = perturbation.transported_logits(vit, pixels, "float32", batch_size=50)
+        noises = {f"exact, {through}": space.largest(pixels) for through, space in spaces.items() if space.dim}
+        if not noises:
+            return []
+        longest = max(noises.values(), key=lambda noise: float(norms(noise).mean()))
+        norm = norms(longest)
+        gaussian = torch.randn(pixels.shape, generator=generator).to(device)
+        noises["Gaussian"] = perturbation.in_box(pixels, gaussian, norm)
+        permuted = perturbation.permuted_in_patches(longest, vit.patch_size, generator)
+        noises["permuted"] = perturbation.in_box(pixels, permuted, norm)
+        for name, noise in noises.items():
+            noisy = perturbation.transported_logits(vit, (pixels + noise).clamp(0, 1), "float32", batch_size=50)
+            change = (noisy - clean).norm(dim=1) / clean.norm(dim=1)
+            measured = norms(noise), change, (noisy - clean).abs().amax(1), noisy.argmax(1) == clean.argmax(1)
+            found.setdefault(name, []).append(torch.stack([value.cpu().float() for value in measured]))
     rows = []
-    for name, noise in noises.items():
-        logits = perturbation.transported_logits(net, (pixels + noise).clamp(0, 1), "float32", batch_size=50)
-        change = (logits - clean).norm(dim=1) / clean.norm(dim=1)
-        row = {"model": net.name, "weights": origin, "noise": name}
-        row |= statistics.mean(vit.norms(noise).cpu()).columns("norm")
-        row |= statistics.mean(change.cpu()).columns("change")
-        if net.num_classes > 1:  # without a head the output is the features, and predicts nothing
-            row |= statistics.proportion((logits.argmax(1) == clean.argmax(1)).cpu()).columns("unchanged")
-        rows.append(row)
+    for name, (norm, change, largest, unchanged) in ((name, torch.cat(parts, 1)) for name, parts in found.items()):
+        row = {"model": vit.name, "weights": origin, "noise": name}
+        row |= statistics.mean(norm).columns("norm") | statistics.mean(change).columns("change")
+        if vit.num_classes > 1:  # without a head the output is the features, and predicts nothing
+            row |= statistics.proportion(unchanged.bool()).columns("unchanged")
+        rows.append(row | {"largest_change": largest.max().item()})
     return rows
 
 
@@ -125,23 +136,55 @@ measured = stored(
     "any_model",
     {"model": model, "weights": origin, "images": images, "seed": seed},
     lambda: records(pd.DataFrame(moved())),
-    data=cifar.identity | {"weights": vit.fingerprint(net)},
+    data=identity,
 )
 effect = pd.DataFrame(measured.metrics)
-figures.save_table(effect, "12_effect", caption=f"Noise of one norm on {net.name}.")
-effect.style.hide(axis="index").format(precision=3)
+figures.save_table(effect, "12_effect", caption=f"Noise of one norm on {vit.name}.")
+effect.style.hide(axis="index").format(precision=3).format("{:.1e}", ["largest_change"])
 
 # %%
 if len(effect):
-    figure, axis = figures.subplots(height=1.6)
+    figure, axis = figures.subplots(height=1.7)
     figures.intervals(axis, effect, value="change", thin=None, zero=None)
     axis.set_yticks(range(len(effect)), effect["noise"])
     axis.set_ylim(len(effect) - 0.5, -0.5)
-    axis.set(xscale="log", xlabel="relative change of the logits", title=f"{net.name}, {origin} weights, n = {images}")
+    axis.set(xscale="log", xlabel=f"relative change of the {output}")
+    axis.set_title(f"{vit.name}, n = {images}\nweights: {origin}")
     _ = figures.save_figure(figure, "12_effect")
 
 # %% [markdown]
-# **Reading it.** Exact noise changes the logits by rounding alone, float32's $10^{-7}$ times what the depth makes of it, at a norm
+# Exact means exact: what is left is rounding, and goes with the number of digits. The same noise in float64, on a few images; a
+# projection makes it as exact as float64 is, and may leave the box by $10^{-7}$.
+
+
+# %%
+def precisions() -> list[dict[str, object]]:
+    """Largest change of any output under the largest exact noise, by dtype."""
+    pixels, _ = next(iter(test.batches(min(images, 20), image_size=vit.image_size, device=device)))
+    rows = []
+    for through, space in ((through, space) for through, space in spaces.items() if space.dim):
+        noise = space.project(space.largest(pixels).double())
+        for dtype in (torch.float32, torch.float64):
+            net = deepcopy(vit).to(dtype)
+            with torch.inference_mode():
+                change = (net((pixels + noise).to(dtype)) - net(pixels.to(dtype))).abs().amax(1).cpu()
+            row = {"model": vit.name, "weights": origin, "noise": f"exact, {through}", "dtype": str(dtype)[6:]}
+            rows.append(row | statistics.mean(change).columns("change") | {"largest_change": change.max().item()})
+    return rows
+
+
+few = stored(
+    "any_model_precision",
+    {"model": model, "weights": origin, "images": min(images, 20), "seed": seed},
+    precisions,
+    data=identity,
+)
+precision = pd.DataFrame(few.metrics)
+figures.save_table(precision, "12_precision", caption=f"Exact noise on {vit.name}, by dtype.", float_format="%.1e")
+precision.style.hide(axis="index").format("{:.1e}", precision.select_dtypes("float").columns)
+
+# %% [markdown]
+# **Reading it.** Exact noise changes the output by rounding alone, float32's $10^{-7}$ times what the depth makes of it, at a norm
 # at which unchosen noise changes them by a sizeable share. A model whose embedding is square or wide on the token side ($d \ge C p^2$)
 # has no row "exact, embedding"; the one dimension that LayerNorm removes may still be there.
 
@@ -152,17 +195,22 @@ if len(effect):
 dims = ", ".join(
     f"its {line.through} {line.ignored} of {line.patch_dim} ({line.share:.1%})" for line in counted.itertuples()
 )
-print(f"With {origin} weights, {net.name} ignores of every patch: {dims}.")
+print(f"With {origin} weights, {vit.name} ignores of every patch: {dims}.")
 for line in effect.itertuples():
     kept = "and there are no classes to predict"
-    if net.num_classes > 1:
+    if vit.num_classes > 1:
         kept = f"and leaves {line.unchanged:.0%} [{line.unchanged_low:.0%}, {line.unchanged_high:.0%}] of predictions"
     print(
-        f"{line.noise} noise of norm {line.norm:.1f} changes the logits by {line.change:.1e} [{line.change_low:.1e}, "
+        f"{line.noise} noise of norm {line.norm:.1f} changes the {output} by {line.change:.1e} [{line.change_low:.1e}, "
         f"{line.change_high:.1e}] of their norm {kept} (n = {line.n:,})."
     )
+for line in precision.itertuples():
+    print(f"In {line.dtype}, {line.noise} noise moves no output by more than {line.largest_change:.0e} (n = {line.n}).")
 if not len(effect):
     print("Nothing is ignored: there is nothing to measure.")
+height, width = vit.image_size
+source = f"{data} in the folder {Path(root).name}" if root else f"{Path(data).name}"
 print(
-    "Limits: CIFAR-10 images resized to the model; random weights say nothing of predictions, and trained ones may ignore more."
+    f"Limits: images of {source} at {height} x {width} pixels; random weights say nothing of predictions, and trained ones "
+    "may ignore more."
 )
