@@ -5,7 +5,7 @@
 
 # Kills at random moments that make test-more survives.
 KILLS ?= 50
-# The profile that fits the machine unless one is given: smoke, cpu, gpu, imagenet or reference.
+# The profile that fits the machine unless one is given: smoke, cpu, gpu, imagenet, photographs or reference.
 PROFILE ?=
 # An activated conda environment of this name is used as it is; otherwise .venv is built.
 ifeq ($(CONDA_DEFAULT_ENV),nullpaper)

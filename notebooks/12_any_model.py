@@ -103,14 +103,17 @@ counted.style.hide(axis="index").format({"share": "{:.1%}", "condition": "{:.0f}
 
 
 # %%
-def moved() -> list[dict[str, object]]:
-    """Norm, relative change of the output and unchanged predictions, by noise."""
-    generator, found = torch.Generator().manual_seed(seed), {}
+def moved() -> dict[str, list[dict[str, object]]]:
+    """By noise: norm, relative change of the output, unchanged predictions; and by dtype, on the first images."""
+    generator, found, by_dtype = torch.Generator().manual_seed(seed), {}, []
     for pixels, _ in test.batches(100, image_size=vit.image_size, device=device):
         clean = perturbation.transported_logits(vit, pixels, "float32", batch_size=50)
         noises = {f"exact, {through}": space.largest(pixels) for through, space in spaces.items() if space.dim}
         if not noises:
-            return []
+            break
+        by_dtype = by_dtype or [
+            row for name, noise in noises.items() for row in precision_of(name, pixels[:20], noise[:20])
+        ]
         longest = max(noises.values(), key=lambda noise: float(norms(noise).mean()))
         norm = norms(longest)
         gaussian = torch.randn(pixels.shape, generator=generator).to(device)
@@ -129,18 +132,26 @@ def moved() -> list[dict[str, object]]:
         if vit.num_classes > 1:  # without a head the output is the features, and predicts nothing
             row |= statistics.proportion(unchanged.bool()).columns("unchanged")
         rows.append(row | {"largest_change": largest.max().item()})
+    return {"effect": records(pd.DataFrame(rows)), "precision": by_dtype}
+
+
+def precision_of(name: str, pixels: torch.Tensor, noise: torch.Tensor) -> list[dict[str, object]]:
+    """Largest change of any output, by dtype. Projected in float64 the noise is exact, and may leave the box by 1e-7."""
+    rows, noise = [], spaces[name.split(", ")[1]].project(noise.double())
+    for dtype in (torch.float32, torch.float64):
+        net = deepcopy(vit).to(dtype)
+        with torch.inference_mode():
+            change = (net((pixels + noise).to(dtype)) - net(pixels.to(dtype))).abs().amax(1).cpu()
+        row = {"model": vit.name, "weights": origin, "noise": name, "dtype": str(dtype)[6:]}
+        rows.append(row | statistics.mean(change).columns("change") | {"largest_change": change.max().item()})
     return rows
 
 
-measured = stored(
-    "any_model",
-    {"model": model, "weights": origin, "images": images, "seed": seed},
-    lambda: records(pd.DataFrame(moved())),
-    data=identity,
-)
-effect = pd.DataFrame(measured.metrics)
+given = {"model": model, "weights": origin, "images": images, "seed": seed}
+measured = stored("any_model", given, moved, data=identity).metrics
+effect, precision = (pd.DataFrame(measured[part]) for part in ("effect", "precision"))
 figures.save_table(effect, "12_effect", caption=f"Noise of one norm on {vit.name}.")
-effect.style.hide(axis="index").format(precision=3).format("{:.1e}", ["largest_change"])
+effect.style.hide(axis="index").format(precision=3).format("{:.1e}", effect.filter(like="change").columns)
 
 # %%
 if len(effect):
@@ -153,33 +164,9 @@ if len(effect):
     _ = figures.save_figure(figure, "12_effect")
 
 # %% [markdown]
-# Exact means exact: what is left is rounding, and goes with the number of digits. The same noise in float64, on a few images; a
-# projection makes it as exact as float64 is, and may leave the box by $10^{-7}$.
-
+# Exact means exact: what is left is rounding, and goes with the number of digits. The same noise by dtype, on the first images:
 
 # %%
-def precisions() -> list[dict[str, object]]:
-    """Largest change of any output under the largest exact noise, by dtype."""
-    pixels, _ = next(iter(test.batches(min(images, 20), image_size=vit.image_size, device=device)))
-    rows = []
-    for through, space in ((through, space) for through, space in spaces.items() if space.dim):
-        noise = space.project(space.largest(pixels).double())
-        for dtype in (torch.float32, torch.float64):
-            net = deepcopy(vit).to(dtype)
-            with torch.inference_mode():
-                change = (net((pixels + noise).to(dtype)) - net(pixels.to(dtype))).abs().amax(1).cpu()
-            row = {"model": vit.name, "weights": origin, "noise": f"exact, {through}", "dtype": str(dtype)[6:]}
-            rows.append(row | statistics.mean(change).columns("change") | {"largest_change": change.max().item()})
-    return rows
-
-
-few = stored(
-    "any_model_precision",
-    {"model": model, "weights": origin, "images": min(images, 20), "seed": seed},
-    precisions,
-    data=identity,
-)
-precision = pd.DataFrame(few.metrics)
 figures.save_table(precision, "12_precision", caption=f"Exact noise on {vit.name}, by dtype.", float_format="%.1e")
 precision.style.hide(axis="index").format("{:.1e}", precision.select_dtypes("float").columns)
 
