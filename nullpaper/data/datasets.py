@@ -30,12 +30,15 @@ RESIDENT = 4 << 30  # bytes: so large an array of images is sent to the device a
 class Split:
     """Images (n, H, W, C), in memory or lazy, and labels (n,), an array or a list, kept as int64.
 
+    ``classes`` is how many the data set has, if that is known: a model that is judged must have as many.
+
     Raises:
         InputError: images as in `check_array`, labels that are no whole numbers, another number of them than of images.
     """
 
     images: np.ndarray | LazyImages
     labels: np.ndarray
+    classes: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.images, LazyImages):
@@ -80,7 +83,8 @@ class Split:
         except (IndexError, TypeError) as error:
             raise InputError(f"these are no indices of a split of {len(self)} images: {first_line(error)}.") from error
         lazy = isinstance(self.images, LazyImages)
-        return Split(self.images.take(places) if lazy else self.images[places], self.labels[places])
+        images = self.images.take(places) if lazy else self.images[places]
+        return Split(images, self.labels[places], self.classes)
 
     def batches(
         self,
@@ -92,7 +96,8 @@ class Split:
     ) -> Batches:
         """Re-iterable ``(images, labels)``: images (B, C, H, W) float32 in [0, 1] at ``image_size``, on ``device``.
 
-        Shuffled anew on every pass if a ``generator`` is given, otherwise in order. Lazy images are read at that size.
+        Shuffled anew on every pass if a ``generator`` is given, otherwise in order. Lazy images are read at that size,
+        or else at that of the model whose transform they were loaded with.
 
         Raises:
             InputError: a size below 1, or a split without images.
@@ -122,10 +127,12 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         count = len(self.split)
         order = np.arange(count) if self.generator is None else torch.randperm(count, generator=self.generator).numpy()
-        for start in range(0, count, self.size):
-            chosen = order[start : start + self.size]
+        places = [order[start : start + self.size] for start in range(0, count, self.size)]
+        images = self.split.images
+        read = images.read_ahead(places) if isinstance(images, LazyImages) else (images[chosen] for chosen in places)
+        for chosen, batch in zip(places, read, strict=True):
             labels = torch.from_numpy(self.split.labels[chosen]).to(self.device)
-            yield to_pixels(self.split.images[chosen], self.image_size, self.device), labels
+            yield to_pixels(batch, self.image_size, self.device), labels
 
 
 @dataclass(frozen=True)
@@ -148,8 +155,8 @@ class Data:
 
     def __str__(self) -> str:
         """Name, classes in their order, images a split and a class, transform."""
-        first, last = ", ".join(self.classes[:3]), self.classes[-1]
-        lines = [f"{self.name}: {len(self.classes):,} classes, {first}, ..., {last}"]
+        names = self.classes if len(self.classes) <= 10 else (*self.classes[:3], "...", self.classes[-1])
+        lines = [f"{self.name}: {len(self.classes):,} classes, {', '.join(names)}"]
         for part in ("train", "dev", "test"):
             counts = np.unique(getattr(self, part).labels, return_counts=True)[1]
             spread = f", {counts.min():,} to {counts.max():,} each" if len(counts) else ""
@@ -157,11 +164,16 @@ class Data:
         return "\n".join([*lines, *(f"  {key}: {value}" for key, value in self.identity.items() if key != "data")])
 
 
-def reader(split: Split, device: torch.device) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def reader(
+    split: Split, device: torch.device, image_size: tuple[int, int] | None = None
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """A function of indices (B,), on the CPU: images (B, C, H, W) as they are stored and labels (B,), on ``device``.
 
-    Images in memory are sent there once, and as uint8; lazy ones, and more than `RESIDENT` bytes, batch by batch.
+    Images in memory are sent there once, and as uint8; more than `RESIDENT` bytes go batch by batch, and so do lazy
+    ones, which are read at ``image_size``, or at their own.
     """
+    if isinstance(split.images, LazyImages) and image_size is not None:
+        split = Split(split.images.sized(image_size), split.labels)
     lazy = isinstance(split.images, LazyImages) or split.images.nbytes > RESIDENT
     labels = torch.from_numpy(split.labels).to(device)
     images = None if lazy else torch.from_numpy(np.require(split.images, requirements=["C", "W"])).to(device)
@@ -197,13 +209,13 @@ def load_data(
     of the set's own classes by the names of the folders, whatever subset of them is there.
 
     Args:
-        name: ``cifar10``, ``cifar100``, a name in `nullpaper.data.photographs.IMAGES`, or a path, which has a separator
-            in it: any folder of class folders, directly or under ``train``, ``val`` and ``test``.
+        name: ``cifar10``, ``cifar100``, a name in `nullpaper.data.photographs.IMAGES`, or a path: any folder of class
+            folders, directly or under ``train``, ``val`` and ``test``.
         root: the user's own folder of a named set: ``train/WNID/*`` and ``val/WNID/*``, or ``val`` alone, or the class
             folders themselves; train and dev are empty without ``train``. Of ImageNet-C the folder of one condition
             (`nullpaper.data.photographs.imagenet_c` lists them); of DAmageNet also a flat one with its val.txt.
-        transform: how photographs are resized and cropped, ``load_vit(...).transform``; None: as for most ViTs of timm.
-            Nothing is cut off the sets that are crops already. CIFAR is resized bicubically to the size asked for.
+        transform: how photographs are resized and cropped, ``load_vit(...).transform``; None: as for most ViTs of timm,
+            to 224 px. Nothing is cut off the sets that are crops already. CIFAR is resized bicubically when it is used.
         max_damaged: image files that may be unreadable; they are named in a warning and left out.
 
     Warns:
@@ -219,7 +231,7 @@ def load_data(
         raise InputError(f"transform={shown(transform)} is none: pass load_vit(...).transform.")
     if name in IMAGES:
         photographs = read_published(name, root, max_damaged)
-    elif isinstance(name, Path) or os.sep in str(name) or "/" in str(name):
+    elif name not in DATASETS and (isinstance(name, Path) or "/" in str(name) or os.path.isdir(str(name))):
         if root is not None:
             raise InputError(f"{name} is a folder itself, and takes no root: leave it out.")
         photographs = read_own(check_path("name", name).absolute(), max_damaged)
@@ -229,18 +241,16 @@ def load_data(
 
 
 def _cifar(name: str, root: str | Path | None) -> Data:
-    known = (*DATASETS, *(name for name in IMAGES if name not in DATASETS))
-    here = f" To load the folder of that name here, pass './{name}'." if os.path.isdir(str(name)) else ""
-    check_choice("data set", name, known, here)
+    check_choice("data set", name, dict.fromkeys((*DATASETS, *IMAGES)), " Or pass a folder of class folders.")
     if root is not None:
         raise InputError(f"{name} takes no root: set NULLPAPER_HOME to the folder whose data/{name} it lies in.")
     fetch(name)
-    arrays = load_arrays(name)
-    pool = Split(arrays["train_images"], arrays["train_labels"])
+    arrays, classes = load_arrays(name), DATASETS[name].classes
+    pool = Split(arrays["train_images"], arrays["train_labels"], len(classes))
     train, dev = split_indices(pool.labels)
-    test = Split(arrays["test_images"], arrays["test_labels"])
+    test = Split(arrays["test_images"], arrays["test_labels"], len(classes))
     identity = {"data": name, "digest": DATASETS[name].digest, "split": f"stratified, seed 0, dev {len(dev)}"}
-    return Data(name, pool.take(train), pool.take(dev), test, DATASETS[name].classes, identity)
+    return Data(name, pool.take(train), pool.take(dev), test, classes, identity)
 
 
 def _lazy(photographs: Photographs, transform: Transform) -> Data:
@@ -248,7 +258,7 @@ def _lazy(photographs: Photographs, transform: Transform) -> Data:
     known, rule = photographs.known, "as the folders"
     transform = replace(transform, crop_pct=1.0) if known.cropped else transform
     splits = {
-        part: Split(LazyImages(paths, transform=transform), photographs.labels[part])
+        part: Split(LazyImages(paths, transform), photographs.labels[part], len(known.classes))
         for part, paths in photographs.paths.items()
     }
     nothing = next(iter(splits.values())).take([])

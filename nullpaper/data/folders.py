@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ from nullpaper.errors import InputError, check_choice, check_number, first_line,
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp", ".gif")  # torchvision's, and GIF
 WHOLE = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND\xaeB`\x82"}  # how a JPEG and a PNG begin and end
 READERS, QUEUE = 16, 1_000  # files that are looked at together, and that wait for it
+WORKERS = min(4, os.cpu_count() or 1)  # threads that decode photographs
+AHEAD = 1  # batches that they are ahead of who asks
 SHOWN = 3  # names in a sentence
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest", "lanczos", "hamming", "box")
 CROP_MODES = ("center", "squash", "border")
@@ -30,8 +34,8 @@ CROP_MODES = ("center", "squash", "border")
 
 @dataclass(frozen=True)
 class Transform:
-    """How a checkpoint wants a photograph, in timm's words: resized so that a crop of the model's size is the share
-    ``crop_pct`` of it, and cropped. The values here are those of most ViTs of timm; `ViT.transform` has a model's own.
+    """How a checkpoint wants a photograph, in timm's words: resized so that a crop of ``size``, (height, width), is the
+    share ``crop_pct`` of it, and cropped. These are the values of most ViTs of timm; `ViT.transform` has a model's own.
 
     Raises:
         InputError: values that timm does not know.
@@ -40,6 +44,7 @@ class Transform:
     crop_pct: float = 0.9
     interpolation: str = "bicubic"
     crop_mode: str = "center"
+    size: tuple[int, int] = (224, 224)
 
     def __post_init__(self) -> None:
         check_number("crop_pct", self.crop_pct, 0, 1, "(]", ": it is the share of a resized photograph that is kept")
@@ -52,46 +57,63 @@ class Transform:
 
 @dataclass(frozen=True)
 class LazyImages:
-    """Image files read on demand by timm's transform for evaluation, at (height, width)."""
+    """Image files that are read on demand by timm's transform for evaluation."""
 
     paths: np.ndarray
-    size: tuple[int, int] = (224, 224)
     transform: Transform = Transform()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int | slice | np.ndarray) -> np.ndarray:
-        """uint8 (H, W, 3) for an integer, (B, H, W, 3) otherwise.
+        """uint8 (H, W, 3) for an integer, (B, H, W, 3) otherwise, by several threads.
 
         Raises:
             InputError: a file cannot be read.
         """
-        paths = self.paths[index]
-        if isinstance(paths, str):
-            return self._read(paths)
-        return np.stack([self._read(path) for path in paths]) if len(paths) else np.zeros((0, *self.size, 3), np.uint8)
+        places = np.arange(len(self))[index]
+        return next(self.read_ahead([places])) if places.ndim else self._read(places)
+
+    def read_ahead(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The images at each batch of indices (B,), uint8 (B, H, W, 3), while threads read the next `AHEAD` batches.
+
+        Decoders and resizing leave Python's lock, so that threads do what processes would, without their start, and
+        nothing is left behind when the iterator is dropped or interrupted.
+        """
+        readers, waiting = ThreadPoolExecutor(WORKERS), deque()
+        try:
+            for places in chain(batches, [None] * AHEAD):
+                waiting.append(None if places is None else [readers.submit(self._read, place) for place in places])
+                if len(waiting) > AHEAD and (ready := waiting.popleft()) is not None:
+                    yield np.stack([one.result() for one in ready]) if ready else self._none()
+        finally:
+            readers.shutdown(cancel_futures=True)
+
+    def _none(self) -> np.ndarray:
+        return np.zeros((0, *self.transform.size, 3), np.uint8)
 
     def take(self, indices: np.ndarray) -> LazyImages:
         return replace(self, paths=self.paths[indices])
 
     def sized(self, size: tuple[int, int]) -> LazyImages:
         """The same files, read at another (height, width)."""
-        return replace(self, size=size)
+        return replace(self, transform=replace(self.transform, size=size))
 
-    def _read(self, path: str) -> np.ndarray:
+    def _read(self, place: int) -> np.ndarray:
+        path = self.paths[place]
         try:
             image = decode(path)
         except Exception as error:  # Pillow's decoders raise all kinds
             raise InputError(
                 f"{path} is damaged ({_reason(error)}): mend or delete it and load the data again."
             ) from error
-        return _reader(self.size, self.transform)(image).permute(1, 2, 0).numpy()
+        return _reader(self.transform)(image).permute(1, 2, 0).numpy()
 
 
 @lru_cache(maxsize=8)
-def _reader(size: tuple[int, int], transform: Transform) -> Callable[[Image.Image], Tensor]:
-    return create_transform((3, *size), normalize=False, **asdict(transform))
+def _reader(transform: Transform) -> Callable[[Image.Image], Tensor]:
+    options = asdict(transform)
+    return create_transform((3, *options.pop("size")), normalize=False, **options)
 
 
 def decode(path: str) -> Image.Image:

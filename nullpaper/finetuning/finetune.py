@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def finetune(
         adapter: what trains instead of all of ``vit``: a kind of `adapters.inject`, or its arguments by name, such as
             ``{"kind": "lnlora", "r": 8}``; ``seed`` draws its start. None: what of ``vit`` requires gradients.
         steps: gradient steps in all; paper A took 20 noises x 40 steps.
-        recipe: the rest, see `FinetuneRecipe`.
+        recipe: the rest, see `FinetuneRecipe`; None: its defaults, with fewer images at once where there are fewer.
         folder: where the state of this run is kept after every round; None: it starts anew when killed.
         measure: called with the averaged weights at the start, after the middle round and after the last; its numbers
             go into the history.
@@ -85,7 +85,7 @@ def finetune(
             parameter that trains, a loss that is not finite (the last good round stays on disk), a state of another
             model in ``folder``, or nothing can be written there.
     """
-    recipe = recipe or FinetuneRecipe()
+    recipe = recipe or _fitting(data)
     chosen = check_method(method)
     steps = check_count("steps", steps)
     seed = check_count("seed", seed, 0, LARGEST_SEED)
@@ -104,6 +104,13 @@ def finetune(
     run.trainer.run(steps, recipe.steps_per_noise, run.rate, run.begin, run.judge, name=method, progress=progress)
     best = max(run.history[1:], key=lambda record: record[run.criterion])  # the start is no candidate
     return FinetuneResult(run.best, run.history, int(best["step"]))
+
+
+def _fitting(data: Data) -> FinetuneRecipe:
+    """The default recipe, whose batches and noise a small data set has images for."""
+    default = FinetuneRecipe()
+    batch = min(default.batch_size, max(1, len(data.train)))
+    return replace(default, batch_size=batch, noise_images=min(default.noise_images, len(data.dev) // 2))
 
 
 def _check_data(vit: ViT, data: Data, recipe: FinetuneRecipe) -> None:
@@ -152,7 +159,7 @@ class _Run:
         rounds = -(-steps // recipe.steps_per_noise)
         self.measured_at = 0, rounds // 2 * recipe.steps_per_noise, steps
         self.best = deepcopy(vit).eval()
-        self.read = reader(data.train, vit.mean.device)
+        self.read = reader(data.train, vit.mean.device, vit.image_size)
         self.trainer = Trainer(deepcopy(vit), recipe, seed, path, best=self.best)
         self.history = self.trainer.history
 

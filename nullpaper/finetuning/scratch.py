@@ -91,7 +91,8 @@ def train(
     vit = deepcopy(vit)
     for split in (data.train, data.dev):
         check_split(vit, split)
-    read, count = reader(data.train, next(vit.parameters()).device), len(data.train)
+    read = reader(data.train, next(vit.parameters()).device, vit.image_size)
+    count = len(data.train)
     seen, length = data.train.subset(min(SEEN, count)), count // recipe.batch_size
     trainer = Trainer(vit, recipe, recipe.seed, state_file(folder, "training", asdict(recipe)))
 

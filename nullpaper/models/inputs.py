@@ -47,7 +47,10 @@ def check_images(model: Any, images: Tensor, *, what: str = "images", box: bool 
     if images.ndim != 4 or channels not in (None, images.shape[1]):
         raise InputError(f"{what} have shape {tuple(images.shape)}, but {name} takes (B, {channels or 'C'}, H, W).")
     if size is not None and tuple(images.shape[-2:]) != tuple(size):
-        raise InputError(f"{what} are {tuple(images.shape[-2:])} pixels, but {name} takes {tuple(size)}: resize.")
+        raise InputError(
+            f"{what} are {tuple(images.shape[-2:])} pixels, but {name} takes {tuple(size)}: resize them, as "
+            "split.batches(..., image_size=vit.image_size) does."
+        )
     if not images.is_floating_point():
         raise InputError(f"{what} are {images.dtype}; divide by 255 to get floats in [0, 1].")
     if images.numel() == 0:
@@ -105,13 +108,22 @@ def check_labelled(
     return images, check_labels(labels, len(images), getattr(model, "num_classes", None)).to(images.device)
 
 
-def check_split(model: nn.Module, split: Split) -> None:
-    """Refuse a split that the model cannot be judged by.
+def check_split(model: nn.Module, split: Split, *, judged: bool = True) -> None:
+    """Refuse a split that the model cannot be judged by, or not ``judged`` but asked about.
 
     Raises:
-        InputError: as `check_classifier`; no images, other channels than the model's, labels that are no classes of it.
+        InputError: as `check_classifier`; no split, no images, other channels than the model's, labels that are no
+            classes of it; judged by: a data set of another number of classes.
     """
     check_classifier(model)
+    if not isinstance(split, Split):
+        raise InputError(f"a split is needed, but this is a {type(split).__name__}: pass one, such as data.test.")
+    if judged and split.classes not in (None, model.num_classes):
+        raise InputError(
+            f"{getattr(model, 'name', 'the model')} has {model.num_classes:,} classes, but the data have "
+            f"{split.classes:,}: pass load_vit(...).restricted(data.imagenet) for a set of ImageNet's classes, weights "
+            "that were trained for it, or load_vit(..., num_classes=len(data.classes)), a new head to train."
+        )
     if len(split) == 0:
         raise InputError("the split holds no images; pass at least one.")
     check_labels(split.labels, len(split), model.num_classes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -198,7 +197,7 @@ def _transform(net: nn.Module) -> Transform:
     if not (config := _config(net)):
         return Transform()
     asked = resolve_data_config({}, pretrained_cfg=config)
-    return Transform(**{field.name: asked[field.name] for field in fields(Transform)})
+    return Transform(asked["crop_pct"], asked["interpolation"], asked["crop_mode"])
 
 
 def _title(net: nn.Module) -> str:

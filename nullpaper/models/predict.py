@@ -9,7 +9,7 @@ from nullpaper.data.datasets import Split
 from nullpaper.errors import check_count, check_number
 from nullpaper.models.gradients import chunks
 from nullpaper.models.inputs import check_split
-from nullpaper.models.vit import Classifier, check_classifier, evaluating
+from nullpaper.models.vit import Classifier, evaluating
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def predictions(vit: Classifier, split: Split, batch_size: int = 500) -> Tensor:
     Raises:
         InputError: as `check_split`, or a batch size below 1.
     """
-    check_split(vit, split)
+    check_split(vit, split, judged=False)
     batch_size = check_count("batch_size", batch_size)
     device = next(vit.parameters()).device
     batches = split.batches(batch_size, image_size=vit.image_size, device=device)
@@ -34,7 +34,7 @@ def predictions(vit: Classifier, split: Split, batch_size: int = 500) -> Tensor:
 
 def correct(vit: Classifier, split: Split) -> Tensor:
     """Boolean (n,): which images of the split the model classifies correctly, in evaluation mode."""
-    check_classifier(vit)
+    check_split(vit, split)
     with evaluating(vit):
         predicted = predictions(vit, split).argmax(1)
     return predicted == torch.from_numpy(split.labels)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -79,7 +79,16 @@ class ViT(Classifier):
         return self.encode(self.embed(images))
 
     def embed(self, images: Tensor) -> Tensor:
-        """Patch tokens (B, N, d), before class token and position embedding: ``u`` of paper A, section 3."""
+        """Patch tokens (B, N, d), before class token and position embedding: ``u`` of paper A, section 3.
+
+        Raises:
+            InputError: images of another size.
+        """
+        if tuple(images.shape[-2:]) != self.image_size:
+            raise InputError(
+                f"images are {tuple(images.shape[-2:])} pixels, but {self.name} takes {self.image_size}: resize them, "
+                "as split.batches(..., image_size=vit.image_size) does."
+            )
         tokens = full(self.net.patch_embed(self._normalised(images)))
         return tokens if tokens.ndim == 3 else tokens.flatten(1, 2)
 
@@ -258,7 +267,7 @@ def load_vit(
     given = None if mean is None else (mean, std)
     net, title, (mean, std, origin), transform = network_of(name, pretrained, weights, given, num_classes, img_size)
     vit = ViT(net, mean, std, title)
-    vit.statistics, vit.transform = origin, transform
+    vit.statistics, vit.transform = origin, replace(transform, size=vit.image_size)
     return vit.eval().to(device)
 
 

@@ -86,7 +86,12 @@ def load_weights(net: nn.Module, checkpoint: Checkpoint, name: str) -> None:
         InputError: the names or shapes are not the model's; its weights are then as they were.
     """
     misfit = f"{checkpoint.path.name} does not fit {name}"
-    check_fit(checkpoint.state, net.state_dict(), misfit, "pass the name of the model that it was saved from")
+    check_fit(
+        checkpoint.state,
+        net.state_dict(),
+        misfit,
+        "pass the name of the model that it was saved from, or that model itself",
+    )
     net.load_state_dict(checkpoint.state)
 
 

@@ -35,7 +35,7 @@ class LargestCertificate(NamedTuple):
     stationarity: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PatchNullspace:
     """Nullspace of one patch: ``basis`` (C*p*p, k) and its complement ``row_basis`` (C*p*p, C*p*p - k), orthonormal.
 
@@ -51,6 +51,12 @@ class PatchNullspace:
     channels: int
     image_size: tuple[int, int]
     patch_size: tuple[int, int]
+
+    def __repr__(self) -> str:
+        place = f"of {self.name} through the {self.through}"
+        return (
+            f"PatchNullspace({self.dim} of {len(self.basis)} dimensions a patch, {self.image_dim:,} an image, {place})"
+        )
 
     @property
     def dim(self) -> int:

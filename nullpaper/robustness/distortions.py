@@ -1,8 +1,8 @@
-"""What the corruptions of CIFAR-10-C do to images, one function each (Hendrycks & Dietterich 2019, section 3).
+"""What the corruptions of CIFAR-10-C and ImageNet-C do to images, one function each (Hendrycks & Dietterich 2019).
 
-Written from the published definitions, ``make_cifar_c.py`` of the authors' repository hendrycks/robustness. Each
-function takes images (n, H, W, C) float in [0, 1], a generator and its constants, and returns images of that shape, not
-yet cut to the box. `corruptions` has the constants and the deviations.
+Written from the published definitions, ``make_cifar_c.py`` and ``make_imagenet_c.py`` of the authors' repository
+hendrycks/robustness. Each function takes square images (n, H, W, C) float in [0, 1], a generator and its constants, and
+returns images of that shape, not yet cut to the box. `corruptions` has the constants and the deviations.
 """
 
 from __future__ import annotations
@@ -34,12 +34,15 @@ def impulse_noise(x: np.ndarray, rng: np.random.Generator, amount: float) -> np.
 
 
 def disk_kernel(radius: float, alias: float) -> np.ndarray:
-    """A disk on the pixel grid, smoothed by a 3 x 3 Gaussian of standard deviation ``alias``; its sum is 1."""
-    reach = int(radius) + 1
+    """A disk on the pixel grid, smoothed by a Gaussian of standard deviation ``alias``; its sum is 1.
+
+    The Gaussian is 3 x 3, and 5 x 5 beyond a radius of 8, from which on its edge is mirrored at the disk's.
+    """
+    reach = int(radius) + (radius < 8)
     squares = np.arange(-reach, reach + 1) ** 2
     disk = (squares[:, None] + squares <= radius**2).astype(float)
-    line = np.exp(-np.array([1, 0, 1]) / (2 * alias**2))
-    smoothed = convolve(disk, np.outer(line, line), mode="constant")
+    line = np.exp(-(np.arange(-1, 2) ** 2 if radius <= 8 else np.arange(-2, 3) ** 2) / (2 * alias**2))
+    smoothed = convolve(disk, np.outer(line, line), mode="constant" if radius < 8 else "mirror")
     return smoothed / smoothed.sum()
 
 
@@ -48,17 +51,37 @@ def defocus_blur(x: np.ndarray, rng: np.random.Generator, radius: float, alias: 
     return convolve(x, disk_kernel(radius, alias)[None, :, :, None], mode="mirror")
 
 
-def glass_blur(x: np.ndarray, rng: np.random.Generator, sigma: float, rounds: int) -> np.ndarray:
-    """Gaussian blur; each pixel from the third row and column on takes one up to one step above or left; blur again."""
+def glass_blur(x: np.ndarray, rng: np.random.Generator, sigma: float, rounds: int, reach: int = 1) -> np.ndarray:
+    """Gaussian blur; from the lower right on each pixel but those near the edge takes a near one; blur again.
+
+    That lies up to ``reach`` rows and columns above or left, or one less below or right, where pixels have changed.
+    """
     blurred = gaussian_filter(x, (0, sigma, sigma, 0), mode="nearest")
     blurred = np.floor(blurred * 255 + ROUNDING) / 255
     count, height, width = x.shape[:3]
-    inner = (np.arange(height)[:, None] >= 2) & (np.arange(width) >= 2)
+    down, right = np.arange(height)[:, None], np.arange(width)
+    inner = (down > reach) & (right > reach) & (down <= height - reach) & (right <= width - reach)
     for _ in range(rounds):
-        up, left = rng.integers(-1, 1, (2, count, height, width)) * inner
-        rows, columns = np.arange(height)[:, None] + up, np.arange(width) + left
-        blurred = blurred[np.arange(count)[:, None, None], rows, columns]
+        up, left = rng.integers(-reach, reach, (2, count, height, width)) * inner
+        sources = _sources((down + up) * width + right + left, inner.ravel())
+        blurred = np.take_along_axis(blurred.reshape(count, height * width, -1), sources[..., None], 1).reshape(x.shape)
     return gaussian_filter(blurred, (0, sigma, sigma, 0), mode="nearest")
+
+
+def _sources(places: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Where each pixel's value comes from, (n, H*W), if one after the other, from the last on, takes that at its place.
+
+    Args:
+        places: (n, H, W), an index into the H*W pixels each.
+        moved: (H*W,) bool, the pixels that take another's.
+    """
+    sources = places.reshape(len(places), -1)
+    own = np.arange(sources.shape[1])
+    later = moved[sources] & (sources > own)  # has been replaced before this one takes it
+    while later.any():
+        through = np.take_along_axis(sources, sources, 1)
+        later, sources = later & np.take_along_axis(later, sources, 1), np.where(later, through, sources)
+    return sources
 
 
 def motion_blur(x: np.ndarray, rng: np.random.Generator, radius: int, sigma: float) -> np.ndarray:
@@ -66,9 +89,9 @@ def motion_blur(x: np.ndarray, rng: np.random.Generator, radius: int, sigma: flo
     return _to_8_bits(_streak(x, rng.uniform(-45, 45, len(x)), radius, sigma))
 
 
-def zoom_blur(x: np.ndarray, rng: np.random.Generator, end: float) -> np.ndarray:
-    """Mean of the image and its enlargements by 1, 1.01, ... up to ``end``."""
-    factors = np.arange(1, end, 0.01)
+def zoom_blur(x: np.ndarray, rng: np.random.Generator, end: float, step: float = 0.01) -> np.ndarray:
+    """Mean of the image and its enlargements by 1, 1 + ``step``, ... up to ``end``."""
+    factors = np.arange(1, end, step)
     planes = x.transpose(0, 3, 1, 2)
     total = planes.copy()
     for factor in factors:
@@ -154,7 +177,9 @@ def plasma(count: int, side: int, decay: float, rng: np.random.Generator) -> np.
 def fog(x: np.ndarray, rng: np.random.Generator, amount: float, decay: float) -> np.ndarray:
     """``amount`` times a height map, which `plasma` makes, on top; rescaled so that the brightest value could stay."""
     brightest = x.max((1, 2, 3), keepdims=True)
-    fogged = x + amount * plasma(len(x), x.shape[1], decay, rng)[..., None]
+    side = x.shape[1]
+    heights = plasma(len(x), 1 << (side - 1).bit_length(), decay, rng)[:, :side, :side]
+    fogged = x + amount * heights[..., None]
     return fogged * brightest / (brightest + amount)
 
 

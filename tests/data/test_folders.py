@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import threading
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -390,10 +392,8 @@ def test_an_own_folder_of_wordnet_ids_knows_its_place_among_the_thousand(root: P
         (lambda root: load_data(root / "nowhere"), "nowhere is no folder: pass one that holds a folder of images"),
         (lambda root: load_data(root / "val" / TENCH), "holds no folder: sort its images into one folder a class"),
         (lambda root: load_data(root, root), "is a folder itself, and takes no root"),
-        (
-            lambda root: load_data("val"),
-            r"data set 'val' is unknown.* To load the folder of that name here, pass './val'",
-        ),
+        (lambda root: load_data("vals"), "data set 'vals' is unknown.* Or pass a folder of class folders"),
+        (lambda root: load_data("imagenett"), "Did you mean 'imagenette'"),
         (lambda root: load_data("imagenet-a"), r"imagenet-a cannot be fetched: load_data\('imagenet-a', root=...\)"),
         (lambda root: load_data(3), "data set '3' is unknown"),
         (lambda root: load_data(root, transform=0.9), r"transform=0.9 is none: pass load_vit\(...\).transform"),
@@ -417,3 +417,45 @@ def test_a_data_set_prints_its_classes_and_counts(root: Path) -> None:
         "  test: 7 images of 3 classes, 2 to 3 each",
     ]
     assert "  transform: bicubic resize, center crop of 0.9" in str(quietly("imagenet", root))
+
+
+def test_batches_that_are_read_ahead_are_those_read_one_by_one(root: Path) -> None:
+    split = quietly("imagenet", root).train
+    one_by_one = np.stack([split.images.sized((32, 32))[place] for place in range(len(split))])
+    batches = [(images, labels) for images, labels in split.batches(5, image_size=32)]
+    assert np.array_equal(torch.cat([x for x, _ in batches]).mul(255).round().byte().permute(0, 2, 3, 1), one_by_one)
+    assert torch.cat([y for _, y in batches]).tolist() == split.labels.tolist()
+    shuffled = split.batches(5, image_size=32, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    images = torch.cat([x for x, _ in shuffled])
+    assert np.array_equal(images.mul(255).round().byte().permute(0, 2, 3, 1), one_by_one[order])
+
+
+def test_readers_end_with_who_asks(root: Path) -> None:
+    split, before = quietly("imagenet", root).train, threading.active_count()
+    batches = iter(split.batches(4, image_size=32))
+    next(batches)
+    assert threading.active_count() > before
+    batches.close()
+    assert threading.active_count() == before
+    truncated(Path(split.images.paths[9]))
+    with pytest.raises(InputError, match="is damaged"):
+        list(split.batches(4, image_size=32))
+    assert threading.active_count() == before
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    photograph(tmp_path / "a" / "0.png"), photograph(tmp_path / "b" / "0.png")
+    for name in ("a", "b"):
+        for index in range(1, 60):
+            (tmp_path / name / f"{index}.png").symlink_to(tmp_path / name / "0.png")
+    split, peaks = quietly(tmp_path).train, []
+    for count in (12, len(split)):
+        few = split.take(range(count))
+        sum(images.sum() for images, _ in few.batches(4, image_size=64))  # what is made once
+        tracemalloc.start()
+        sum(images.sum() for images, _ in few.batches(4, image_size=64))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    batch = 4 * 64 * 64 * 3
+    assert len(split) > 90 and peaks[1] < peaks[0] + 2 * batch < len(split) * 64 * 64 * 3

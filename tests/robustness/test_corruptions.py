@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from skimage.color import rgb2hsv
 
-from nullpaper.data.datasets import load_data
+from nullpaper.data.datasets import load_data, to_pixels
 from nullpaper.errors import InputError
 from nullpaper.robustness import distortions
-from nullpaper.robustness.corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
+from nullpaper.robustness.corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt, corrupted
 
 FAMILIES = {"noise": 3, "blur": 4, "weather": 4, "digital": 4}
 # the others' constants do not grow one by one: less blur with more rounds, less jitter with more waves, darker frost
@@ -212,7 +213,7 @@ def test_jpeg_and_pixelation_are_pillows(severity: int) -> None:
         ({"name": "gausian_noise"}, "Did you mean 'gaussian_noise'"),
         ({"severity": 0}, "severity=0 must be a whole number from 1 to 5"),
         ({"severity": 2.5}, "severity=2.5 must be"),
-        ({"images": np.zeros((2, 48, 48, 3), np.uint8)}, r"not uint8 \(2, 48, 48, 3\).*before resizing"),
+        ({"images": np.zeros((2, 48, 32, 3), np.uint8)}, r"square.*not uint8 \(2, 48, 32, 3\): crop them"),
         ({"images": np.zeros((2, 32, 32, 3))}, "not float64"),
         ({"images": np.zeros((2, 32, 32, 1), np.uint8)}, r"\(2, 32, 32, 1\)"),
     ],
@@ -220,3 +221,62 @@ def test_jpeg_and_pixelation_are_pillows(severity: int) -> None:
 def test_bad_requests_are_refused(change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         corrupt(**{"images": images(), "name": "fog", "severity": 1, **change})
+
+
+@cache
+def large() -> np.ndarray:
+    return to_pixels(images()[:2], 224).mul(255).byte().permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_large_images_are_corrupted_as_in_imagenet_c(name: str) -> None:
+    assert len(CORRUPTIONS[name].large) == len(SEVERITIES)
+    errors = [((corrupt(large(), name, severity).astype(float) - large()) ** 2).mean() for severity in (1, 5)]
+    assert min(errors) > 1
+    if name in MONOTONE:
+        assert errors[1] > 1.5 * errors[0]
+    assert np.array_equal(corrupt(large()[1:], name, 2, places=[1]), corrupt(large(), name, 2)[1:])
+
+
+def test_constants_change_at_a_side_of_128() -> None:
+    fog = CORRUPTIONS["fog"]
+    assert fog.at(1, 127) == (0.2, 3) and fog.at(1, 128) == (1.5, 2)
+    assert corrupt(large()[:, :150, :150], "fog", 1).shape == (2, 150, 150, 3)
+    assert corrupt(large()[:, :48, :48], "elastic_transform", 1).shape == (2, 48, 48, 3)
+
+
+def test_a_wide_disk_is_smoothed_by_the_wider_kernel_of_the_definition() -> None:
+    for radius, side in ((6, 15), (8, 17), (10, 21)):
+        kernel = distortions.disk_kernel(radius, 0.5)
+        assert kernel.shape == (side, side) and kernel.sum() == pytest.approx(1) and np.allclose(kernel, kernel.T)
+        assert kernel[side // 2, side // 2] == kernel.max()
+
+
+def test_glass_of_longer_reach_is_what_one_pixel_after_the_other_gives() -> None:
+    """The published loop, over rows and columns from the last on, with the same draws."""
+    rng_, count, side, reach = np.random.default_rng(0), 2, 24, 3
+    up, left = rng_.integers(-reach, reach, (2, count, side, side))
+    rows, columns = np.arange(side)[:, None], np.arange(side)
+    inner = (rows > reach) & (columns > reach) & (rows <= side - reach) & (columns <= side - reach)
+    places = (rows + up * inner) * side + columns + left * inner
+    expected = np.tile(np.arange(side * side), (count, 1))
+    for image in range(count):
+        for place in np.flatnonzero(inner)[::-1]:
+            expected[image, place] = expected[image, places[image].flat[place]]
+    assert np.array_equal(distortions._sources(places, inner.ravel()), expected)
+    assert (expected > np.arange(side * side)).any()
+
+
+def test_photographs_are_corrupted_as_they_are_read(tmp_path: Path) -> None:
+    for number, image in enumerate(images()[:4]):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "ab"[number % 2] / f"{number}.png")
+    split = load_data(tmp_path).train
+    foggy = corrupted(split, "gaussian_noise", 5, seed=1)
+    at_size = foggy.images.sized((160, 160))
+    assert np.array_equal(at_size[:], corrupt(split.images.sized((160, 160))[:], "gaussian_noise", 5, 1))
+    assert np.array_equal(foggy.take([2, 0]).images.sized((160, 160))[:], at_size[:][[2, 0]])
+    small = foggy.images.sized((32, 32))[:]
+    assert np.array_equal(small, corrupt(split.images.sized((32, 32))[:], "gaussian_noise", 5, 1, places=range(4)))
+    batch, _ = next(iter(foggy.batches(4, image_size=32)))
+    assert np.array_equal((batch * 255).round().byte().permute(0, 2, 3, 1), small)

@@ -195,10 +195,10 @@ def test_bad_requests_are_refused_before_the_model_answers(change: dict, message
     assert not calls
 
 
-def test_larger_images_are_refused_where_corruptions_are_asked_for() -> None:
-    large = Split(np.zeros((2, 48, 48, 3), np.uint8), np.zeros(2, np.int64))
-    with pytest.raises(InputError, match="before resizing"):
-        evaluate(vit(), large, corruptions=["fog"])
-    with pytest.raises(InputError, match="before resizing"):
-        corrupted_splits(large, ["fog"])
-    assert len(evaluate(vit(), large)) == 1
+def test_images_that_are_no_squares_are_refused_where_corruptions_are_asked_for() -> None:
+    wide = Split(np.zeros((2, 32, 48, 3), np.uint8), np.zeros(2, np.int64))
+    with pytest.raises(InputError, match="square uint8 images"):
+        evaluate(vit(), wide, corruptions=["fog"])
+    with pytest.raises(InputError, match="square uint8 images"):
+        corrupted_splits(wide, ["fog"])
+    assert len(evaluate(vit(), wide)) == 1
