@@ -109,8 +109,9 @@ def finetune(
 def _fitting(data: Data) -> FinetuneRecipe:
     """The default recipe, whose batches and noise a small data set has images for."""
     default = FinetuneRecipe()
-    batch = min(default.batch_size, max(1, len(data.train)))
-    return replace(default, batch_size=batch, noise_images=min(default.noise_images, len(data.dev) // 2))
+    batch, dev = min(default.batch_size, max(1, len(data.train))), len(data.dev)
+    share = max(dev // 2, min(LEAST_IMAGES, dev - 1), 0)  # the rest of dev selects the best round
+    return replace(default, batch_size=batch, noise_images=min(default.noise_images, share))
 
 
 def _check_data(vit: ViT, data: Data, recipe: FinetuneRecipe) -> None:
