@@ -19,7 +19,7 @@ from quick import QUICK, few, start
 from nullpaper.data import datasets as data
 from nullpaper.errors import InputError
 from nullpaper.finetuning import methods
-from nullpaper.finetuning.finetune import FinetuneResult, _Run, finetune
+from nullpaper.finetuning.finetune import FinetuneRecipe, FinetuneResult, _fitting, _Run, finetune
 from nullpaper.finetuning.methods import METHODS
 from nullpaper.finetuning.trainer import draws_from
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
@@ -162,6 +162,8 @@ def test_bad_input_is_refused_before_any_work() -> None:
         "has 10 classes, but the head .* has 7: load the model with num_classes=10", load_vit(SHIPPED, num_classes=7)
     )
     shifted = replace(few(), train=data.Split(few().train.images, few().train.labels + 1))
+    few_of_many = load_vit("vit_tiny_patch16_224", pretrained=False, img_size=32)
+    refused("has 1,000 classes, but the data have 10: pass load_vit.*restricted", few_of_many)
     refused("labels span 1 to 10, but the classes of the model are 0 to 9", given=shifted)
     refused("noise_images=7 are too few to make a noise: take 8 or more", recipe=replace(QUICK, noise_images=7))
     refused("noise_images=100 leaves none of 100 dev images", recipe=replace(QUICK, noise_images=100))
@@ -201,12 +203,13 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path) ->
 def test_a_state_of_another_model_or_damaged_is_refused_and_kept(tmp_path) -> None:
     finetune(start(), few(), method="zero", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
     (state,) = tmp_path.iterdir()
-    other = load_vit(SHIPPED, num_classes=12)
-    finetune(other, few(), method="zero", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
+    other, (train, dev) = load_vit(SHIPPED, num_classes=12), (few().train, few().dev)
+    twelve = replace(few(), train=replace(train, classes=12), dev=replace(dev, classes=12))
+    finetune(other, twelve, method="zero", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
     (theirs,) = set(tmp_path.iterdir()) - {state}
     theirs.write_bytes(whole := state.read_bytes())
     with pytest.raises(InputError, match="damaged or of another model: remove it"):
-        finetune(other, few(), method="zero", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
+        finetune(other, twelve, method="zero", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
     state.write_bytes(whole[:-50])
     with pytest.raises(InputError, match="damaged or of another model: remove it"):
         finetune(start(), few(), method="zero", steps=2, recipe=QUICK, folder=tmp_path, progress=False)
@@ -251,3 +254,10 @@ def test_any_adapter_goes_with_any_method_and_has_a_state_of_its_own(tmp_path) -
     assert len(list(tmp_path.iterdir())) == len(adapters)
     with pytest.raises(InputError, match="lnlora"):
         finetune(start(), few(), method="zero", adapter="lnlor", steps=2, recipe=QUICK, progress=False)
+
+
+def test_a_small_data_set_gets_a_recipe_that_it_has_images_for() -> None:
+    small = replace(few(), train=few().train.take(range(12)), dev=few().dev.take(range(10)))
+    done = finetune(start(), small, method="nullspace", steps=1, progress=False)
+    assert len(done.history) == 2 and done.history[1]["noise_norm"] > 0
+    assert _fitting(data.load_data("cifar10")) == FinetuneRecipe()

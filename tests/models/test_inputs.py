@@ -36,7 +36,7 @@ from nullpaper.fooling.manipulation import manipulate
 from nullpaper.fooling.similarity import psnr, ssim
 from nullpaper.fooling.watermark import decode_message, encode_message, watermark
 from nullpaper.models.inputs import check_images, check_labels
-from nullpaper.models.predict import accuracy
+from nullpaper.models.predict import accuracy, predictions
 from nullpaper.models.vit import SHIPPED, ViT, load_vit
 from nullpaper.nullspace.patch import PatchNullspace
 from nullpaper.robustness.attacks import ATTACKS
@@ -298,3 +298,21 @@ def test_float_images_are_judged_as_they_are() -> None:
     split = load_data("cifar10").test.subset(64)
     as_floats = [accuracy(vit(), changed(split, lambda x, t=t: (x / 255).astype(t))) for t in ("float32", "float64")]
     assert as_floats == [accuracy(vit(), split)] * 2 and as_floats[0] > 0.7
+
+
+def test_a_model_is_judged_by_data_of_as_many_classes_alone() -> None:
+    """A head of 1,000 on the labels 0 to 9 of ten other classes would give a number, and a wrong one."""
+    split, wide = load_data("cifar10").test.take(range(4)), load_vit(SHIPPED, num_classes=12)
+    for judge in (accuracy, evaluate):
+        with pytest.raises(
+            InputError, match=r"has 12 classes, but the data have 10: pass .*restricted\(data.imagenet\)"
+        ):
+            judge(wide, split)
+        with pytest.raises(InputError, match="a split is needed, but this is a Data: pass one, such as data.test"):
+            judge(wide, load_data("cifar10"))
+        judge(wide.restricted(range(10)), split)
+    assert predictions(wide, split).shape == (4, 12) and split.subset(2).take([1]).classes == 10
+    with pytest.raises(
+        InputError, match=r"images are \(32, 32\) pixels, .* takes \(48, 48\): resize them, as split.batches"
+    ):
+        wide(next(iter(split.batches(4)))[0])
