@@ -105,6 +105,7 @@ def drawn_bits(w: World) -> Tensor:
 
 ANYWHERE: dict[str, Case] = {  # model and data may live on different devices
     "datasets.Split.batches": lambda w: [*few().dev.subset(8).batches(4, image_size=48, device=w.model)],
+    "vit.ViT.restricted": lambda w: answered(w, w.vit.restricted([7, 0, 3])),
     "checkpoints.load_classifier": lambda w: [
         predict.answers(checkpoints.load_classifier(name, device=w.model), on(w, w.x))
         for name in checkpoints.ARCHITECTURES
@@ -228,7 +229,7 @@ TOGETHER: dict[str, Case] = {  # functions of tensors that live together, as in 
     "predict.answers": lambda w: predict.answers(w.vit, w.x),
     "predict.feature_gap": lambda w: predict.feature_gap(w.x.flatten(1), w.t.flatten(1)),
     "predict.probability_gap": lambda w: predict.probability_gap(w.scores, 2 * w.scores),
-    "vit.full": lambda w: vit.full(w.x.half()),
+    "classifier.full": lambda w: vit.full(w.x.half()),
     "vit.norms": lambda w: vit.norms(w.x),
     "vit.per_image": lambda w: vit.per_image(w.scores[:, 0]),
     "vit.patchify": lambda w: vit.patchify(w.x, (8, 8)),
@@ -268,14 +269,14 @@ TOGETHER: dict[str, Case] = {  # functions of tensors that live together, as in 
     "manipulation.correlation": lambda w: manipulation.correlation(w.scores, w.scores.square()),
 }
 INSIDE = """
-attention.explicit_attention vit.Classifier.forward vit.ViT.forward vit.ViT.embed vit.ViT.encode vit.evaluating box_qp.
-l1_lp. patch.PatchNullspace.over_patches influence.logits_at noise.polar problem. files.save_adapter inject.inject
+attention.explicit_attention classifier.Classifier.forward vit.ViT.forward vit.ViT.embed vit.ViT.encode vit.evaluating
+box_qp. l1_lp. patch.PatchNullspace.over_patches influence.logits_at noise.polar problem. files.save_adapter inject.inject
 inject.attach inject.remove layers. patch_attack.patch_attack perturbation. pgd.ascent pgd.start methods.loss_of
 trainer. descent. attacks.attacked gradients. explanations. influence.Pool.parts
 """
 """Run by the cases of others: functions, or the rest of a module."""
 EVERYWHERE = """
-nets. weights. layernorm. attacks.check_attack evaluation.corrupted_splits inputs.check_split vit.check_
+nets. weights. layernorm. attacks.check_attack corruptions. evaluation.corrupted_splits inputs.check_split vit.check_
 influence.level_of inject.trained_parameters inject.trainable inject.expected_parameters watermark.draw_logo
 """
 """They read structure, files or NumPy arrays, and compute on no device."""
