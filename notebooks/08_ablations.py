@@ -26,9 +26,14 @@
 # Everything else is as in 07, whose runs are taken from the store. Variants have `variant_seeds` runs and are compared with the runs of the same seeds, on the same images.
 # With one seed there is no interval over seeds: what is drawn then is the interval over images of these very weights, and no difference is called resolved.
 #
-# Takes about 4 min at `cpu` on 2 cores after 07, and 11 min without it; needs CIFAR-10, which is fetched once.
+# Takes about 4 min at `cpu` on 2 cores after 07, and 11 min without it; needs CIFAR-10, which is fetched once. `model`, `weights`, `data` and `root` put another ViT and other photographs
+# in their place, as in 07.
 
 # %% tags=["parameters"]
+model: str = "nullpaper_vit_cifar10"  # a ViT of this package or of timm
+weights: str = ""  # a file of weights for it; empty: what ships, or timm's hub
+data: str = "cifar10"  # a data set that load_data knows, or a folder of class folders
+root: str = ""  # the folder of its photographs; empty: fetched where a fetch exists
 images: int = 64  # test images
 steps: int = 24  # gradient steps a run
 steps_per_noise: int = 12  # steps between fresh noises
@@ -44,7 +49,9 @@ strong_eps: float = 0.03137254901960784  # radius of adversarial training and of
 attack_steps: int = 2  # steps of the attack in adversarial training
 learning_rate: float = 0.0005  # peak, the same for all methods
 methods: list = ["zero", "nullspace", "random", "random_norm", "permuted", "pgd_at", "trades"]  # in (d)
+attacks: list = ["fgsm", "pgd", "cw", "pgd_strong", "patch"]  # of the tables
 evaluation_steps: int = 20  # steps of PGD and CW at the end, half those of the patch attack
+corruptions: list = []  # names; empty: all 15
 severities: list = [1, 3, 5]  # of the corruptions
 seeds: int = 3  # runs a method in (d)
 variant_seeds: int = 1  # runs of everything else
@@ -55,13 +62,15 @@ workers: int = 0  # processes side by side; 0: one a thread on a CPU, one on a G
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import combinations
+from pathlib import Path
 
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from nullpaper import load_data, statistics
+from nullpaper import load_data, load_vit, statistics
 from nullpaper.errors import InputError
 from nullpaper.finetuning.methods import make_noise
 from nullpaper.models.vit import fingerprint
@@ -71,10 +80,20 @@ from nullpaper.workflow import figures
 from nullpaper.workflow.store import stored
 
 figures.use_style()
+device = "cuda" if torch.cuda.is_available() else "cpu"
 if missing := {"zero", "nullspace", "random"} - set(methods):
     raise InputError(f"methods lacks {', '.join(sorted(missing))}, which every section compares with: add it.")
 if uneven := [count for count in noises if steps % count]:
     raise InputError(f"{uneven[0]} noises do not divide {steps} steps: choose divisors in noises.")
+if missing := {"fgsm", "pgd"} - set(attacks):
+    raise InputError(f"attacks lacks {', '.join(sorted(missing))}, which every section shows: add it.")
+vit = load_vit(model, weights=weights or None, device=device)
+photos = load_data(data, root or None, transform=vit.transform)
+begun = dict(start=model, weights=weights or None, data=data, root=root)
+print(f"{vit.name}: {vit.grid_size[0]} x {vit.grid_size[1]} tokens of width {vit.embed_dim}, {vit.num_classes} classes")
+print(
+    f"{photos.name}: {len(photos.classes)} classes; {len(photos.train):,} images to train on, {len(photos.dev):,} of dev"
+)
 
 # %% [markdown]
 # ## The runs
@@ -93,7 +112,9 @@ recipe, protocol, boundary = settings.nullspace_setting(
     attack_eps=attack_eps,
     strong_eps=strong_eps,
     attack_steps=attack_steps,
+    attacks=attacks,
     evaluation_steps=evaluation_steps,
+    corruptions=corruptions,
     severities=severities,
     seed=seed,
 )
@@ -102,7 +123,7 @@ variant_seeds_used = range(seed, seed + variant_seeds)
 
 
 def of_07(method: str, s: int) -> Trial:
-    return settings.nullspace_trial(method, s, steps, recipe, boundary)
+    return settings.nullspace_trial(method, s, steps, recipe, boundary, **begun)
 
 
 def variant(method: str, mismatched: bool = False, **changes: object) -> list[Trial]:
@@ -110,15 +131,15 @@ def variant(method: str, mismatched: bool = False, **changes: object) -> list[Tr
     changed = replace(recipe, **changes)
     if changed == recipe and not mismatched:
         return [of_07(method, s) for s in variant_seeds_used]
-    return [Trial(method, s, steps, changed, mismatched_scale=mismatched) for s in variant_seeds_used]
+    return [Trial(method, s, steps, changed, mismatched_scale=mismatched, **begun) for s in variant_seeds_used]
 
 
 def named(method: str, change: str, same: bool) -> str:
     return method if same else f"{method}, {change}"
 
 
-plane = {"start": [Trial("start")]} | {method: [of_07(method, s) for s in run_seeds] for method in methods}
-base = {"start": [Trial("start")]} | {method: variant(method) for method in methods}
+plane = {"start": [Trial("start", **begun)]} | {method: [of_07(method, s) for s in run_seeds] for method in methods}
+base = {"start": [Trial("start", **begun)]} | {method: variant(method) for method in methods}
 by_eps = {(method, e): named(method, f"eps {e:g}", e == eps) for method in ("nullspace", "random") for e in eps_values}
 planned = base | {name: variant(method, noise_eps=e) for (method, e), name in by_eps.items()}
 makers = {"nullspace, free tokens": dict(spread=False), "official": dict(official=True)}
@@ -132,7 +153,7 @@ by_count = {
     for count, length in per_noise.items()
 }
 planned |= {name: variant(method, steps_per_noise=per_noise[count]) for (method, count), name in by_count.items()}
-planned["start, mismatched"] = [Trial("start", mismatched_scale=True)]
+planned["start, mismatched"] = [Trial("start", mismatched_scale=True, **begun)]
 planned |= {f"{method}, mismatched": variant(method, mismatched=True) for method in ("zero", "nullspace")}
 
 wanted = list(dict.fromkeys(trial for trials in [*planned.values(), *plane.values()] for trial in trials))
@@ -165,6 +186,7 @@ paired = contrasts.contrast(groups, pairs, attack_eps)
 table = contrasts.tabulate(groups, attack_eps)
 figures.save_table(paired, "08_paired", caption="Paired differences.")
 drawn = ["clean", "fgsm", "pgd", "cw", "patch", "corruptions", "average"]
+drawn = [measure for measure in drawn if measure in set(table["measure"])]
 
 
 def rows_of(listed: list[tuple[str, str]], measures: list[str]) -> pd.DataFrame:
@@ -224,23 +246,23 @@ rows_of([(by_eps["nullspace", e], by_eps["random", e]) for e in eps_values], dra
 
 # %%
 noisy = ["zero", *(name for name in ("random", "random_norm", "permuted") if name in methods), "nullspace", *makers]
-cifar, model = load_data("cifar10"), start_of(Trial("start"))
+start = start_of(Trial("start", **begun))
 recipes = {name: groups[name][0].trial.recipe for name in ("nullspace", *makers)}
 
 
 def first_noise(name: str) -> dict[str, object]:
     """The synthesis of the first noise of a learned variant's first run, step by step."""
     changed = recipes[name]
-    made = make_noise(model, cifar.dev.subset(changed.noise_images, seed), "learned", changed, 10_007 * seed)
+    made = make_noise(start, photos.dev.subset(changed.noise_images, seed), "learned", changed, 10_007 * seed)
     history = [{key: record[key] for key in ("step", "norm", "influence")} for record in made.history]
     stopped = changed.official and changed.early_stop and history[-1]["influence"] < changed.noise_eps
     ended = {"norm": made.norm, "influence": made.influence.value}
     return {"history": history, "steps": len(history) - stopped, "stopped": stopped} | ended
 
 
-described = {"recipes": {name: asdict(made) for name, made in recipes.items()}, "weights": fingerprint(model)}
+described = {"recipes": {name: asdict(made) for name, made in recipes.items()}, "weights": fingerprint(start)}
 first = stored(
-    "first_noises", described, lambda: {name: first_noise(name) for name in recipes}, data=cifar.identity
+    "first_noises", described, lambda: {name: first_noise(name) for name in recipes}, data=photos.identity
 ).metrics
 
 
@@ -405,8 +427,8 @@ _ = figures.save_figure(figure, "08_plane")
 # ## (e) A wrong input scale, on purpose
 #
 # The published pipeline puts ImageNet's mean and deviation before all models, also before weights of timm that expect 0.5 and 0.5: what the embedding sees is stretched by about 2.2 and
-# shifted. Whoever finetunes such a model and compares with its start also measures how finetuning repairs the scale. Here the same map goes before the shipped model, whose own
-# statistics are known to be right, and the comparison of the paper's table 1 is repeated: start, `zero` and `nullspace`, all three behind the wrong scale.
+# shifted. Whoever finetunes such a model and compares with its start also measures how finetuning repairs the scale. Here the same map goes before a model whose own statistics
+# are known (`load_vit` says from where), and the comparison of the paper's table 1 is repeated: start, `zero` and `nullspace`, all three behind the wrong scale.
 #
 # - `reported`: nullspace minus its start, as in table 1, with the interval over images;
 # - `of zero`: the part of it that finetuning without noise has too, and `share` of the reported gain where that gain's interval excludes zero;
@@ -478,6 +500,7 @@ rows_of([*listed, ("nullspace, mismatched", "start")], drawn).style.format(preci
 # %%
 from nullpaper.studies.verdicts import (
     BETTER,
+    FEWEST_SEEDS,
     Verdicts,
     above,
     compare,
@@ -500,7 +523,7 @@ answer = Verdicts()
     "eps hardly matters between 0.01 and 0.1",
     where="08",
     criterion="holds if average accuracies differ by less than a point and all intervals over seeds overlap, does not "
-    "hold if two do not overlap; a single seed decides nothing",
+    "hold if two do not overlap; fewer than three seeds decide nothing",
 )
 def eps_matters() -> tuple[str, str]:
     lines = rows(of_eps, method="nullspace", measure="average").sort_values("eps")
@@ -509,7 +532,9 @@ def eps_matters() -> tuple[str, str]:
     spread = max(average.value for average in averages) - min(average.value for average in averages)
     texts = (f"{percent(average)} at {e:g}" for e, average in zip(lines["eps"], averages, strict=True))
     decided = False if apart else True if spread < 0.01 else None
-    return f"average {', '.join(texts)}", word(decided if min(average.n for average in averages) > 1 else None)
+    return f"average {', '.join(texts)}", word(
+        decided if min(average.n for average in averages) >= FEWEST_SEEDS else None
+    )
 
 
 @answer.claim(
@@ -542,7 +567,11 @@ def faked_gain() -> tuple[str, str]:
     extra, added = compare(paired, names[2], names[1], ("average",))
     over_seeds, _, _ = difference(paired, names[2], names[1], "average")
     no_more = negate(added["average"])
-    if no_more is None and over_seeds.n > 1 and max(abs(end) for end in (over_seeds.low, over_seeds.high)) < 0.01:
+    if (
+        no_more is None
+        and over_seeds.n >= FEWEST_SEEDS
+        and max(abs(end) for end in (over_seeds.low, over_seeds.high)) < 0.01
+    ):
         no_more = True  # undecided, but less than a point either way
     measured = f"noise 0: {plain}; nullspace over noise 0: {extra}"
     return measured, word(every((repaired["average"], no_more)), repaired["average"])
@@ -550,6 +579,6 @@ def faked_gain() -> tuple[str, str]:
 
 figures.save_table(answer.table(), "08_verdicts", caption="What paper A says of its recipe.")
 answer.show(
-    f"{steps} steps of {batch_size} images, {images} test images, {variant_seeds} seeds a variant, one ViT on CIFAR-10; "
-    "one thing of the recipe changes at a time, and nothing is corrected for the number of comparisons."
+    f"{steps} steps of {batch_size} images, {images} test images, {variant_seeds} seeds a variant, {model} on "
+    f"{Path(data).name}; one thing of the recipe changes at a time, and nothing is corrected for the number of comparisons."
 )

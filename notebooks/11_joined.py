@@ -65,7 +65,8 @@ from nullpaper.errors import InputError
 from nullpaper.models.vit import ViT
 from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies import contrasts, settings
-from nullpaper.studies.trials import AdapterSpec, Protocol, Trial, TrialResult, boundary_norm, model_of, run_trials
+from nullpaper.studies.boundary import boundary_norm
+from nullpaper.studies.trials import AdapterSpec, Protocol, Trial, TrialResult, model_of, run_trials
 from nullpaper.workflow import figures
 
 figures.use_style()

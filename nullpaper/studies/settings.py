@@ -9,13 +9,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from nullpaper.errors import check_count
+from nullpaper.data.datasets import load_data
+from nullpaper.data.folders import Transform
+from nullpaper.errors import InputError, check_choice, check_count
 from nullpaper.finetuning.methods import FinetuneRecipe
 from nullpaper.models.vit import SHIPPED
 from nullpaper.robustness.corruptions import CORRUPTIONS
 from nullpaper.robustness.evaluation import Threat
-from nullpaper.studies.trials import AdapterSpec, Boundary, Protocol, Trial
+from nullpaper.studies.boundary import Boundary
+from nullpaper.studies.trials import AdapterSpec, Protocol, Trial
 
+ATTACKED = ("fgsm", "pgd", "cw", "pgd_strong", "patch")
+"""The attacks of a table on paper A; the fourth is PGD at the radius of adversarial training."""
 WATCHED = ("nullspace", "zero")
 """Methods whose largest noise within eps is measured along the way."""
 
@@ -45,6 +50,8 @@ def nullspace_setting(
     evaluation_steps: int,
     severities: Sequence[int],
     seed: int,
+    attacks: Sequence[str] = ATTACKED,
+    corruptions: Sequence[str] = (),
     **training: Any,
 ) -> tuple[FinetuneRecipe, Protocol, Boundary]:
     """How runs on paper A are trained, judged and watched.
@@ -54,24 +61,57 @@ def nullspace_setting(
         eps: bound on the influence of the noise.
         attack_eps, strong_eps: radii in pixel units: of the table's attacks, and of adversarial training.
         evaluation_steps: of PGD and CW at the end; the patch attack takes twice as many.
+        attacks: those of the table; "pgd_strong" is PGD at the second radius.
+        corruptions: by name; none: all of them.
         training: further fields of `FinetuneRecipe`.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, an unknown attack.
     """
     check_count("images", images)
+    for name in attacks:
+        check_choice("attack", name, ATTACKED)
     dev_images = min(1_000, 4 * images)
     recipe = FinetuneRecipe(dev_images=dev_images, noise_eps=eps, attack_eps=strong_eps, **training)
     n = evaluation_steps
-    threats = (Threat("fgsm", attack_eps), Threat(f"pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps))
-    threats += (Threat(f"pgd-{n}", strong_eps), Threat(f"patch-{2 * n}", 1.0))
-    protocol = Protocol(images, threats, tuple(CORRUPTIONS), tuple(severities), seed)
+    threats = {"fgsm": ("fgsm", attack_eps), "pgd": (f"pgd-{n}", attack_eps), "cw": (f"cw-{n}", attack_eps)}
+    threats |= {"pgd_strong": (f"pgd-{n}", strong_eps), "patch": (f"patch-{2 * n}", 1.0)}
+    chosen = tuple(Threat(*threats[name]) for name in ATTACKED if name in attacks)
+    protocol = Protocol(images, chosen, tuple(corruptions) or tuple(CORRUPTIONS), tuple(severities), seed)
     return recipe, protocol, Boundary(eps, recipe.noise_images, recipe.noise_steps)
 
 
-def nullspace_trial(method: str, seed: int, steps: int, recipe: FinetuneRecipe, boundary: Boundary) -> Trial:
-    """A run in all weights; the methods of `WATCHED` are watched."""
-    return Trial(method, seed, steps, recipe, boundary=boundary if method in WATCHED else None)
+def nullspace_trial(
+    method: str, seed: int, steps: int, recipe: FinetuneRecipe, boundary: Boundary | None, **options: Any
+) -> Trial:
+    """A run in all weights; the methods of `WATCHED` are watched.
+
+    Args:
+        options: further fields of `Trial`.
+    """
+    return Trial(method, seed, steps, recipe, boundary=boundary if method in WATCHED else None, **options)
+
+
+def on_other_data(
+    protocol: Protocol, others: Sequence[str], roots: Sequence[str], transform: Transform
+) -> dict[str, Protocol]:
+    """The protocol on further test sets, by name; each is looked at before anything is trained.
+
+    Args:
+        others: names of `load_data`, such as "imagenet-a".
+        roots: the folder of each; none at all where all can be fetched.
+        transform: how the model reads them, which changes no count.
+
+    Raises:
+        InputError: another number of folders than of names, fewer images than the protocol asks for, or as `load_data`.
+    """
+    if roots and len(roots) != len(others):
+        raise InputError(f"{len(roots)} folders are given for {len(others)} further test sets: give one for each.")
+    judged = {}
+    for name, root in zip(others, roots or [""] * len(others), strict=True):
+        load_data(name, root or None, transform=transform).test.subset(protocol.images)
+        judged[name] = replace(protocol, data=name, root=root)
+    return judged
 
 
 def adversarial_setting(

@@ -21,7 +21,8 @@ import torch
 from nullpaper.adapters.files import ADAPTED, load_adapted
 from nullpaper.adapters.inject import AdaptedViT, adapted_copy, remove
 from nullpaper.data.datasets import Data, Split, load_data
-from nullpaper.errors import InputError, check_count, check_seed
+from nullpaper.data.folders import Transform
+from nullpaper.errors import InputError, check_choice, check_count, check_seed
 from nullpaper.finetuning.finetune import finetune
 from nullpaper.finetuning.methods import METHODS, FinetuneRecipe, check_method
 from nullpaper.models import checkpoints
@@ -31,24 +32,15 @@ from nullpaper.robustness.attacks import ATTACKS, split_name
 from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruptions
 from nullpaper.robustness.evaluation import Corrupted, Threat, corrupted_splits, evaluate, packed, unpacked
 from nullpaper.robustness.pgd import check_eps
-from nullpaper.synthesis.influence import read_pool
-from nullpaper.synthesis.noise import encoder_noise, rescaled
+from nullpaper.studies.boundary import Boundary, boundary_norm
 from nullpaper.workflow.code_identity import code_identity, identity
 from nullpaper.workflow.parallel import each
 from nullpaper.workflow.store import Result, store_root, stored
 
 REGISTRIES = (METHODS, ATTACKS, CORRUPTIONS)
+IMAGENET_CLASSES = 1000  # of every published head
 HEAD_STD = 0.02  # of a new head's weights, as timm draws those of a ViT
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """How the largest noise within eps is measured over a run: one protocol and one noise seed for all weights."""
-
-    eps: float
-    images: int  # of dev, for directions and scale, and as many of test, for the verification
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -78,8 +70,9 @@ class Trial:
     mismatched_scale: bool = False  # paper A's wrong mean and standard deviation, see `start_of`
     boundary: Boundary | None = None  # measured at the start, halfway and at the end
     adapter: AdapterSpec | None = None  # None: all weights
-    new_head: bool = False  # drawn from the seed, as it must be where the classes are others
+    new_head: bool = False  # drawn from the seed, as it must be where the classes are others than the head's
     data: str = "cifar10"
+    root: str = ""  # the folder of its photographs; empty: that of `load_data`
 
     def __post_init__(self) -> None:
         """Raise an `InputError` for a negative seed or negative steps."""
@@ -89,13 +82,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a trial is judged on: a number of test images, and the attacks and corruptions of all of them."""
+    """What a trial is judged on: a number of images of a split, and the attacks and corruptions of all of them."""
 
     images: int
     threats: tuple[Threat, ...] = ()
     corruptions: tuple[str, ...] = ()
     severities: tuple[int, ...] = SEVERITIES
     seed: int = 0
+    data: str = ""  # whose images: any data set of the head's classes; empty: the trial's own
+    root: str = ""
+    split: str = "test"  # "dev", to choose something by
 
 
 @dataclass(frozen=True)
@@ -129,6 +125,7 @@ def run_trials(
         split_name(threat.name)
         check_eps(threat.eps, math.inf)  # how large depends on the norm and the model
     check_corruptions(protocol.corruptions, protocol.severities)
+    check_choice("split", protocol.split, ("dev", "test"))
     for trial in trials:
         if trial.method != "start":
             check_method(trial.method)
@@ -153,17 +150,26 @@ def _run(job: tuple[Trial, Protocol, tuple[dict[str, Any], ...]]) -> TrialResult
     for own, given in zip(REGISTRIES, registries, strict=True):
         own.update(given)
     run = None if trial.method == "start" else _finetuned(trial)
-    model, data = _model(trial, run), _data(trial.data)
+    whole = _model(trial, run)
+    place = (protocol.data, protocol.root) if protocol.data else (trial.data, trial.root)
+    data = _data(*place, whole.transform)
 
     def judge() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        corrupted = _corrupted(protocol, trial.data)
-        split = data.test.subset(protocol.images, protocol.seed)
+        split, corrupted = _judged(protocol, *place, whole.transform)
+        model = _answering(whole, data)
         return packed(evaluate(model, split, attacks=protocol.threats, corruptions=corrupted, seed=protocol.seed))
 
-    given = asdict(protocol) | {"weights": fingerprint(model), "registered": _identity(protocol)}
+    given = _described(protocol) | {"weights": fingerprint(whole), "registered": _identity(protocol)}
     judged = stored("judged", given, judge, data=data.identity)
     history = {"history": [], "best_step": 0} if run is None else run.metrics
     return TrialResult(trial, **history, frame=unpacked(judged.metrics, judged.arrays()), run=run)
+
+
+def _described(what: Trial | Protocol) -> dict[str, Any]:
+    """All fields but the names and places of files: the content of data and weights is told by their digests."""
+    fields = {name: value for name, value in asdict(what).items() if name not in ("data", "root", "weights")}
+    begun = getattr(what, "start", None)
+    return fields | ({"start": _described(begun)} if isinstance(begun, Trial) else {})
 
 
 def _identity(protocol: Protocol) -> list[Any]:
@@ -175,15 +181,16 @@ def _identity(protocol: Protocol) -> list[Any]:
 
 
 @lru_cache(maxsize=1)
-def _corrupted(protocol: Protocol, data: str) -> dict[Corrupted, Split]:
-    """The corrupted images, made once a process and shared by its trials."""
-    split = _data(data).test.subset(protocol.images, protocol.seed)
-    return corrupted_splits(split, protocol.corruptions, protocol.severities, protocol.seed)
+def _judged(protocol: Protocol, data: str, root: str, transform: Transform) -> tuple[Split, dict[Corrupted, Split]]:
+    """The images and the corrupted ones, made once a process and shared by its trials."""
+    split = getattr(_data(data, root, transform), protocol.split).subset(protocol.images, protocol.seed)
+    return split, corrupted_splits(split, protocol.corruptions, protocol.severities, protocol.seed)
 
 
 def _finetuned(trial: Trial) -> Result:
-    data, start = _data(trial.data), start_of(trial)
-    described = asdict(trial) | {"registered": code_identity(vars(METHODS[trial.method]))}
+    start = start_of(trial)
+    data = _data(trial.data, trial.root, start.transform)
+    described = _described(trial) | {"registered": code_identity(vars(METHODS[trial.method]))}
     origin = data.identity | {"start": fingerprint(start)} | ({"products": "rounded"} if rounds(_device()) else {})
     state = store_root().parent / "finetuning" / identity(described, origin)[:20]  # decides nothing, as any folder
 
@@ -200,12 +207,13 @@ def _finetuned(trial: Trial) -> Result:
 
 
 def model_of(result: TrialResult) -> ViT:
-    """The model that a trial ended with, with its adapter."""
-    return _model(result.trial, result.run)
+    """The model that a trial ended with, with its adapter, for the classes of the trial's data."""
+    return _of(result.trial, _model(result.trial, result.run))
 
 
 def _model(trial: Trial, run: Result | None) -> ViT:
-    model = start_of(trial)
+    """The same, with all classes of its head."""
+    model = _begun(trial)
     if run is not None:
         if trial.adapter is not None:
             model = adapted_copy(model, trial.adapter.options(), trial.seed)
@@ -223,13 +231,29 @@ def start_of(trial: Trial) -> ViT:
     Raises:
         InputError: a start that is no ViT, or as `load_vit`.
     """
+    return _of(trial, _begun(trial))
+
+
+def _begun(trial: Trial) -> ViT:
+    """The same, with all classes of its head: a new one where the data has other classes."""
     model = _named(trial.start, trial.weights) if isinstance(trial.start, str) else _ended(trial.start)
-    classes = len(_data(trial.data).classes)
-    if trial.new_head or model.num_classes != classes:
-        _renew_head(model, classes, trial.seed)
+    data = _data(trial.data, trial.root, model.transform)
+    if trial.new_head or _answering(model, data).num_classes != len(data.classes):
+        _renew_head(model, len(data.classes), trial.seed)
     if trial.mismatched_scale:
         _mismatch(model)
     return model
+
+
+def _of(trial: Trial, model: ViT) -> ViT:
+    return _answering(model, _data(trial.data, trial.root, model.transform))
+
+
+def _answering(model: ViT, data: Data) -> ViT:
+    """A model of the 1,000 classes of ImageNet as one of those that the data has, by the same weights."""
+    if data.imagenet is None or model.num_classes != IMAGENET_CLASSES:
+        return model
+    return model.restricted(data.imagenet)
 
 
 def _named(name: str, weights: str | None) -> ViT:
@@ -267,32 +291,10 @@ def _mismatch(model: ViT) -> None:
     model.std /= stretch
 
 
-def boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
-    """Norms of the learned and of random noise that are verified to stay within eps, every token of one norm.
-
-    Found in the store where these weights were measured before, as those that all runs start from.
-    """
-    given = asdict(boundary) | {"weights": fingerprint(vit)}
-    return stored("boundary_norm", given, partial(_boundary_norm, vit, data, boundary), data=data.identity).metrics
-
-
-def _boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
-    pool, held_out = (
-        read_pool(vit, split.batches(250, image_size=vit.image_size, device=vit.mean.device))
-        for split in (data.dev.subset(boundary.images, 1), data.test.subset(boundary.images, 1))
-    )
-    given = {"held_out": held_out, "eps": boundary.eps, "seed": 0}
-    learned = encoder_noise(vit, pool, steps=boundary.steps, spread=True, **given)
-    draw = torch.randn(pool.noise_shape, generator=torch.Generator().manual_seed(1))
-    random = rescaled(vit, draw, pool, **given)
-    norms = {"norm": learned.norm, "norm_reached": float(learned.reached)}
-    return norms | {"norm_random": random.norm, "norm_random_reached": float(random.reached)}
-
-
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @cache
-def _data(name: str) -> Data:
-    return load_data(name)
+def _data(name: str, root: str, transform: Transform) -> Data:
+    return load_data(name, root or None, transform=transform)

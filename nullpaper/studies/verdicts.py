@@ -204,7 +204,8 @@ def _written(
 # difference (of the accuracies; _low and _high over n seeds, Student's t), images_low and images_high (bootstrap)
 
 NAMES = {"fgsm": "FGSM", "cw": "CW", "patch": "patch attack", "pgd": "PGD", "pgd 8/255": "PGD 8/255"}
-BETTER = "better: the intervals over seeds and over images both exclude 0. "
+FEWEST_SEEDS = 3  # below which nothing is said of a training method
+BETTER = "better: the intervals over seeds, of three or more, and over images both exclude 0. "
 WORSE = ", does not hold if worse on one and better on none"
 
 
@@ -233,10 +234,10 @@ def over_images(paired: pd.DataFrame, method: str, against: str, measure: str) -
 
 
 def better(seeds: Interval, images: Interval) -> Answer:
-    """Yes or no if both intervals of a difference exclude zero on one side; a single run decides nothing."""
+    """Yes or no if both intervals of a difference exclude zero on one side; one or two runs decide nothing."""
     zero = Interval(0, 0, 0, 1)
     first, second = above(seeds, zero), above(images, zero)
-    return first if first == second and seeds.n > 1 else None
+    return first if first == second and seeds.n >= FEWEST_SEEDS else None
 
 
 def compare(

@@ -36,7 +36,7 @@ from nullpaper.workflow.reference import DIGITS, code_of
 LONGEST_LABEL = 80
 LARGE = 10_000
 """Files of a folder that is not read again by the same process unless files came or went."""
-OPEN = ("weights", "root")
+OPEN = ("weights", "root", "other_roots")
 """Parameters that the profiles of `parameters.PARTIAL` leave to the reader: where things lie, and nothing else."""
 SHIPPED = Path(__file__).parents[1] / "models" / "shipped"
 

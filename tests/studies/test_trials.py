@@ -21,18 +21,19 @@ from nullpaper.data import fetch
 from nullpaper.data.datasets import load_data
 from nullpaper.errors import InputError
 from nullpaper.finetuning.methods import METHODS, FinetuneRecipe
+from nullpaper.models.predict import correct
 from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, save_vit
 from nullpaper.robustness.attacks import ATTACKS
 from nullpaper.robustness.corruptions import CORRUPTIONS
 from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies import trials as trials_module
+from nullpaper.studies.boundary import Boundary, boundary_norm
+from nullpaper.studies.settings import on_other_data
 from nullpaper.studies.trials import (
     AdapterSpec,
-    Boundary,
     Protocol,
     Trial,
     TrialResult,
-    boundary_norm,
     model_of,
     run_trials,
     start_of,
@@ -124,25 +125,75 @@ def test_other_classes_get_a_head_of_their_own(tmp_path, monkeypatch) -> None:
     assert model_of(run).num_classes == 100 and len(run.frame["correct"][0]) == 20
 
 
-@pytest.mark.long
-def test_imagenette_and_a_model_of_timm(tmp_path, monkeypatch) -> None:
-    """Paper B's larger setting on a stand-in: two photographs a class, random weights, 224 pixels."""
-    folder, rng = tmp_path / "data/imagenette/imagenette2-320", np.random.default_rng(0)
-    for part in ("train", "val"):
-        for number, wnid in enumerate(sorted(Imagenette._WNID_TO_CLASS)):
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    """Stand-ins for photographs, in a folder ``imagenette`` with train and one ``imagenet`` with val alone."""
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for part, count in (("imagenette/train", 5), ("imagenette/val", 1), ("imagenet/val", 1)):
+        for wnid in (*sorted(Imagenette._WNID_TO_CLASS), *(["n01443537"] if "imagenet/" in part else [])):
             (folder / part / wnid).mkdir(parents=True)
-            for index in range(2 if part == "train" else 1):
+            for index in range(count):
                 picture = Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8))
-                picture.save(folder / part / wnid / f"{number}_{index}.JPEG")
-    save_vit(load_vit("vit_tiny_patch16_224", pretrained=False), tmp_path / "tiny.safetensors")
-    monkeypatch.setenv("NULLPAPER_HOME", str(tmp_path))
-    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
-    recipe = FinetuneRecipe(batch_size=2, steps_per_noise=1, dev_images=2, noise_images=0, attack_steps=1)
-    start = dict(start="vit_tiny_patch16_224", weights=str(tmp_path / "tiny.safetensors"), data="imagenette")
-    trials = [Trial("start", **start), Trial("trades", 0, 1, recipe, adapter=AdapterSpec("lnlora", 4), **start)]
-    before, after = run_trials(trials, Protocol(3, (Threat("fgsm", EPS),)), workers=1, progress=None)
-    assert model_of(after).num_classes == model_of(before).num_classes == 10
-    assert model_of(after).image_size == (224, 224) and len(after.frame["correct"][0]) == 3
+                picture.save(folder / part / wnid / f"{wnid}_{index}.JPEG")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def begun(photographs: Path) -> dict[str, str]:
+    """The start of a trial on them: a small model of timm with the 1,000 classes of ImageNet, random weights."""
+    save_vit(load_vit("test_vit", pretrained=False), photographs / "small.safetensors")
+    files = {"weights": str(photographs / "small.safetensors"), "root": str(photographs / "imagenette")}
+    return {"start": "test_vit", "data": "imagenette", **files}
+
+
+PHOTOS = FinetuneRecipe(batch_size=4, steps_per_noise=1, dev_images=2, noise_images=0, attack_steps=1)
+
+
+def test_a_head_of_a_thousand_classes_is_finetuned_among_those_of_the_data(begun: dict[str, str]) -> None:
+    trials = [Trial("start", **begun), Trial("standard", 0, 1, PHOTOS, **begun)]
+    before, after = run_trials(trials, Protocol(6, (Threat("fgsm", EPS),)), workers=1, progress=None)
+    start, ended, plain = start_of(trials[0]), model_of(after), load_vit("test_vit", weights=begun["weights"])
+    assert start.num_classes == ended.num_classes == 10 and len(after.frame["correct"][0]) == 6
+    images, chosen = torch.rand(2, 3, 160, 160), list(load_data("imagenette", begun["root"]).imagenet)
+    assert torch.equal(start(images), plain(images)[:, chosen]), "nothing is drawn anew"
+    assert ended.net.head.weight.shape == (1000, 64)
+    moved = (ended.net.head.weight - plain.net.head.weight).abs().amax(1)
+    assert moved[chosen].min() > 100 * moved[[i for i in range(1000) if i not in chosen]].max()
+
+
+def test_the_same_weights_are_judged_on_another_test_set_under_all_classes(
+    photographs: Path, begun: dict[str, str]
+) -> None:
+    trial = Trial("standard", 0, 1, PHOTOS, **begun)
+    given = ["imagenet"], [str(photographs / "imagenet")]
+    elsewhere = on_other_data(Protocol(11), *given, start_of(trial).transform)["imagenet"]
+    (run,) = run_trials([trial], elsewhere, workers=1, progress=None)
+    whole = load_vit("test_vit", weights=begun["weights"])
+    whole.net.load_state_dict(run.run.tensors())
+    expected = correct(whole, load_data("imagenet", photographs / "imagenet", transform=whole.transform).test)
+    assert run.frame["correct"][0].tolist() == expected.tolist() and len(expected) == 11
+    with pytest.raises(InputError, match="count=12 exceeds the 11 images"):
+        on_other_data(Protocol(12), *given, whole.transform)
+    with pytest.raises(InputError, match="2 folders are given for 1 further test sets"):
+        on_other_data(Protocol(11), ["imagenet"], ["a", "b"], whole.transform)
+    (dev,) = run_trials([trial], Protocol(5, split="dev"), workers=1, progress=None)
+    assert dev.run.reused and len(dev.frame["correct"][0]) == 5
+
+
+def test_where_weights_and_photographs_lie_decides_no_trial(photographs: Path, begun: dict[str, str]) -> None:
+    (here,) = run_trials([Trial("standard", 0, 1, PHOTOS, **begun)], Protocol(5), workers=1, progress=None)
+    copy = shutil.copytree(photographs, photographs.parent / "moved")
+    moved = begun | {"weights": str(copy / "small.safetensors"), "root": str(copy / "imagenette")}
+    first = Trial("standard", 0, 1, PHOTOS, **moved)
+    (there,) = run_trials([first], Protocol(5), workers=1, progress=None)
+    assert there.run.reused and there.run.key == here.run.key
+    second = [
+        Trial("standard", 1, 1, PHOTOS, **files | {"start": begin})
+        for files, begin in ((begun, here.trial), (moved, first))
+    ]
+    one, other = run_trials(second, Protocol(5), workers=1, progress=None)
+    assert one.run.key == other.run.key, "nor does it where a start is a trial"
+    assert str(photographs) not in "".join(path.read_text() for path in here.run.path.glob("*.json"))
 
 
 def test_the_largest_noise_found_is_longer_than_random_at_the_same_eps() -> None:
