@@ -1,9 +1,8 @@
 """Adversarial attacks by name in one call, ours and those of torchattacks, an optional extra, behind one contract.
 
 What torchattacks 3.5.1 does not do is done here: modes of all modules, flags and random states come back as they were,
-results lie in the ball and the box, only still-correct images are attacked, and the best attempt is kept. Its own
-AutoAttack gives APGD and FAB 10 iterations, and as many targets as there are wrong classes; here its four parts run as
-published (Croce & Hein 2020), with 100 and 9.
+results lie in the ball and the box, only still-correct images are attacked, and the best attempt is kept. AutoAttack's
+four parts run as published (Croce & Hein 2020): APGD and FAB, which are ours, and Square with the library's.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from nullpaper.models.gradients import chunks, fast_gradients, frozen
 from nullpaper.models.inputs import check_labelled
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, check_classifier, evaluating, norms, per_image
+from nullpaper.robustness.autoattack import apgd, apgd_t, fab_t
 from nullpaper.robustness.patch_attack import patch_attack
 from nullpaper.robustness.pgd import ascent, check_eps, margin, start
 
 Stage = Callable[[nn.Module, Tensor, Tensor, float, int, int], Tensor]
 """(model, images, labels, eps, steps, seed) -> images that may leave ball and box by rounding."""
 
-TARGETS = 9  # of APGD-T and FAB-T in the standard AutoAttack
 QUERIES = 50  # of Square for each iteration of AutoAttack's other parts: 5,000 for 100
 EDGE = 1e-4  # kept from the ends of the box where atanh is infinite
 
@@ -168,7 +167,7 @@ def check_attack(model: nn.Module, name: str, eps: float) -> tuple[Attack, int]:
     check_eps(eps, math.sqrt(values) if method.norm == "L2" else 1.0)
     if method.norm == "patch" and not isinstance(model, ViT):
         raise InputError(f"'{name}' chooses a patch by attention, so it needs a ViT, not {type(model).__name__}.")
-    if _apgd_t in method.stages and model.num_classes < 4:
+    if apgd_t in method.stages and model.num_classes < 4:
         raise InputError(f"'{name}' needs 4 classes, as a loss reads 4 logits; take 'pgd' for {model.num_classes}.")
     if method.library:
         torchattacks()
@@ -216,34 +215,20 @@ def _cw_l2(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: 
     return torchattacks().CW(_InChunks(model), c=1, steps=steps, lr=0.01)(images.clamp(EDGE, 1 - EDGE), labels)
 
 
-def _apgd_ce(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    return torchattacks().APGD(_InChunks(model), eps=eps, steps=steps, seed=seed)(images, labels)
-
-
-def _apgd_t(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    classes = min(model.num_classes, TARGETS + 1)
-    return torchattacks().APGDT(_InChunks(model), eps=eps, steps=steps, seed=seed, n_classes=classes)(images, labels)
-
-
-def _fab_t(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:
-    options = dict(multi_targeted=True, n_classes=min(model.num_classes, TARGETS + 1))
-    return torchattacks().FAB(_InChunks(model), eps=eps, steps=steps, seed=seed, **options)(images, labels)
-
-
 def _square(
     model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int, queries: int = 1
 ) -> Tensor:
     return torchattacks().Square(_InChunks(model), eps=eps, n_queries=queries * steps, seed=seed)(images, labels)
 
 
-AUTOATTACK = (_apgd_ce, _apgd_t, _fab_t, partial(_square, queries=QUERIES))
+AUTOATTACK = (apgd, apgd_t, fab_t, partial(_square, queries=QUERIES))
 
 ATTACKS: dict[str, Attack] = {
     "fgsm": Attack((_fgsm,), 1),  # one sign step: Goodfellow et al. 2015
     "pgd": Attack((_pgd,), 20),  # sign steps on the cross-entropy: Madry et al. 2018
     "cw": Attack((partial(_pgd, loss="margin"),), 20),  # sign steps on the margin: Carlini & Wagner 2017, f_6
     "cw_l2": Attack((_cw_l2,), 50, "L2", library=True),  # short noise, cut to the ball: Carlini & Wagner 2017
-    "apgd": Attack((_apgd_ce, _apgd_t), 100, library=True),  # steps of adapted length: Croce & Hein 2020
+    "apgd": Attack((apgd, apgd_t), 100),  # steps of adapted length: Croce & Hein 2020
     "square": Attack((_square,), 5000, library=True),  # random squares: Andriushchenko et al. 2020
     "autoattack": Attack(AUTOATTACK, 100, library=True),  # standard: Croce & Hein 2020
     "patch": Attack((patch_attack,), 40, "patch"),  # all pixels of the most attended patch: Fu et al. 2022

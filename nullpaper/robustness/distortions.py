@@ -213,11 +213,11 @@ def elastic_transform(
 
 
 def pixelate(x: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
-    """Shrunk to ``share`` of the side and enlarged again, by boxes."""
+    """Shrunk to ``share`` of the side and enlarged again, by boxes; enlarged, each pixel lies in one box: the nearest."""
     side = x.shape[1]
-    small = int(side * share)
+    small = (int(side * share),) * 2
     return _each(
-        x, lambda image: image.resize((small,) * 2, Image.Resampling.BOX).resize((side,) * 2, Image.Resampling.BOX)
+        x, lambda image: image.resize(small, Image.Resampling.BOX).resize((side, side), Image.Resampling.NEAREST)
     )
 
 
@@ -232,7 +232,7 @@ def jpeg(x: np.ndarray, quality: int) -> np.ndarray:
     def through_file(image: Image.Image) -> Image.Image:
         file = io.BytesIO()
         image.save(file, "JPEG", quality=quality)
-        return Image.open(file)
+        return Image.open(file, formats=("JPEG",))
 
     return _each(x, through_file)
 
@@ -243,7 +243,10 @@ def _to_8_bits(x: np.ndarray) -> np.ndarray:
 
 def _each(x: np.ndarray, function: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     """A function of 8-bit Pillow images, image by image."""
-    return np.stack([np.asarray(function(Image.fromarray(image))) for image in np.rint(x * 255).astype(np.uint8)]) / 255
+    levels = np.rint(x * 255).astype(np.uint8)
+    for image in levels:
+        image[:] = function(Image.fromarray(image))
+    return levels / 255
 
 
 def _streak(x: np.ndarray, angles: np.ndarray, radius: int, sigma: float) -> np.ndarray:

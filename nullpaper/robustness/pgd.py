@@ -167,14 +167,21 @@ def _ascend(
 ) -> tuple[Tensor, Tensor]:
     """One step, and the logits of where it began."""
     points, low, high, _, target = state
-    gradients, logits = zip(*(_gradient(model, *part, loss) for part in chunks(points, target)), strict=True)
-    return torch.clamp(points + step_size * torch.cat(gradients).sign(), low, high), torch.cat(logits)
+    slope, logits = gradient(model, points, target, loss)
+    return torch.clamp(points + step_size * slope.sign(), low, high), logits
+
+
+def gradient(
+    model: Callable[[Tensor], Tensor], points: Tensor, target: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """That of a loss of logits (B, K) and ``target`` (B, ...) by the points (B, C, H, W), and the logits."""
+    slopes, logits = zip(*(_gradient(model, *part, loss) for part in chunks(points, target)), strict=True)
+    return torch.cat(slopes), torch.cat(logits)
 
 
 def _gradient(
     model: Callable[[Tensor], Tensor], points: Tensor, target: Tensor, loss: Callable
 ) -> tuple[Tensor, Tensor]:
-    """That of the loss by the points, and the logits."""
     points = points.detach().requires_grad_()
     logits = model(points).float()
     return torch.autograd.grad(loss(logits, target).sum(), points)[0], logits.detach()
