@@ -112,7 +112,7 @@ class Trainer:
     def _step(self, step: int, rate: float, make_loss: Loss) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with draws_from(self.seed * 1_000_003 + step, next(self.model.parameters()).device):
+        with draws_from(self.seed * 1_000_003 + step):
             loss = make_loss(step)
         descend(self.model, self.optimizer, loss, self.recipe.clip_norm)
         decay = min(self.recipe.ema, (1 + step) / (10 + step))  # short memory while the weights still move fast
@@ -232,19 +232,8 @@ def seeded(seed: int, index: int, stream: int) -> torch.Generator:
 
 
 @contextmanager
-def draws_from(seed: int, device: torch.device) -> Iterator[None]:
-    """Inside, the global generators, which dropout and augmentation use, start at ``seed``; after, they are as before.
-
-    Those of the CPU and of ``device``: other cards are not asked, which `torch.random.fork_rng` would do at every step.
-    """
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index])
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(seed)
+def draws_from(seed: int) -> Iterator[None]:
+    """Inside, the global generators, which dropout and augmentation use, start at ``seed``; then they are as before."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
         yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from nullpaper.models.gradients import CHUNK
+from nullpaper.models.gradients import at_once
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import per_image
 from nullpaper.robustness.pgd import REPACK, gradient
@@ -72,8 +72,9 @@ def _targeted(model: nn.Module, images: Tensor, labels: Tensor, begin: Callable[
     ranked = answers(model, images).scatter(1, labels.unsqueeze(1), -torch.inf)
     targets = ranked.topk(min(TARGETS, ranked.shape[1] - 1)).indices.T
     result, rows = images.clone(), torch.arange(len(images), device=images.device)
+    together = at_once(model, images)
     while len(targets) and len(rows):
-        side_by_side = max(1, CHUNK // len(rows)) if images.device.type == "cpu" else len(targets)
+        side_by_side = max(1, together // len(rows))
         group, targets = targets[:side_by_side, rows], targets[side_by_side:]
         starts = torch.cat([begin()[rows] for _ in group])
         clean, right = images[rows].repeat(len(group), 1, 1, 1), labels[rows].repeat(len(group))

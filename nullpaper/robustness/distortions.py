@@ -213,12 +213,10 @@ def elastic_transform(
 
 
 def pixelate(x: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
-    """Shrunk to ``share`` of the side and enlarged again, by boxes; enlarged, each pixel lies in one box: the nearest."""
-    side = x.shape[1]
-    small = (int(side * share),) * 2
-    return _each(
-        x, lambda image: image.resize(small, Image.Resampling.BOX).resize((side, side), Image.Resampling.NEAREST)
-    )
+    """Shrunk to ``share`` of the side, and enlarged again, by boxes: of which there is one to enlarge, the nearest."""
+    side, small = x.shape[1], int(x.shape[1] * share)
+    shrunk = ((small, small), Image.Resampling.BOX)
+    return _each(x, lambda image: image.resize(*shrunk).resize((side, side), Image.Resampling.NEAREST))
 
 
 def jpeg_compression(x: np.ndarray, rng: np.random.Generator, quality: int) -> np.ndarray:
@@ -242,11 +240,11 @@ def _to_8_bits(x: np.ndarray) -> np.ndarray:
 
 
 def _each(x: np.ndarray, function: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """A function of 8-bit Pillow images, image by image."""
-    levels = np.rint(x * 255).astype(np.uint8)
-    for image in levels:
-        image[:] = function(Image.fromarray(image))
-    return levels / 255
+    """A function of 8-bit Pillow images in RGB, image by image, through buffers: `fromarray` takes longer."""
+    levels, form = np.rint(x * 255).astype(np.uint8), ("raw", "RGB", 0, 1)
+    images = (Image.frombuffer("RGB", x.shape[2:0:-1], one, *form) for one in levels)
+    values = b"".join([function(image).tobytes() for image in images])
+    return np.frombuffer(values, np.uint8).reshape(x.shape) / 255
 
 
 def _streak(x: np.ndarray, angles: np.ndarray, radius: int, sigma: float) -> np.ndarray:

@@ -46,7 +46,9 @@ LIBRARY: dict[str, Callable] = {
 
 @pytest.mark.parametrize("name", OURS)
 def test_the_iterates_are_the_librarys(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nullpaper.robustness.autoattack.CHUNK", 1)  # one target after another, as there
+    monkeypatch.setattr(
+        "nullpaper.robustness.autoattack.at_once", lambda model, images: 1
+    )  # one target after another, as there
     monkeypatch.setattr("nullpaper.robustness.autoattack.TARGETS", 2)
     images, labels = (part[:2] for part in right())
     model, theirs = Unfooled(labels), Unfooled(labels)
@@ -78,7 +80,7 @@ def test_the_robust_sets_are_the_librarys(name: str) -> None:
 def test_what_an_image_gets_depends_on_no_other_target_or_image(monkeypatch: pytest.MonkeyPatch) -> None:
     (images, labels), points = (part[:3] for part in right()), []
     for size in (64, 1):
-        monkeypatch.setattr("nullpaper.robustness.autoattack.CHUNK", size)
+        monkeypatch.setattr("nullpaper.robustness.autoattack.at_once", lambda model, images, size=size: size)
         with frozen(vit()), torch.enable_grad():
             points.append(apgd_t(vit(), images, labels, 1 / 255, 3, 0))
     assert ((points[0] - points[1]).abs() < 1e-6).float().mean() > 0.99
@@ -95,7 +97,7 @@ def test_the_first_target_that_fools_gives_the_point(monkeypatch: pytest.MonkeyP
         return torch.where(found, images * 0 + targets[:, None, None, None] / 10, images)
 
     for size in (1, 3 * len(images)):
-        monkeypatch.setattr("nullpaper.robustness.autoattack.CHUNK", size)
+        monkeypatch.setattr("nullpaper.robustness.autoattack.at_once", lambda model, images, size=size: size)
         points = _targeted(vit(), images, labels, lambda: images, run)
         for point, classes in zip(points, ranked.tolist(), strict=True):
             assert torch.allclose(point, torch.tensor(next(one for one in classes if one % 3 == 0) / 10))
