@@ -204,7 +204,7 @@ class _InChunks(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.training = model, model.training  # a library that finds it training puts it back to that
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""

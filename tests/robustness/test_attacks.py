@@ -92,6 +92,14 @@ def test_no_attack_leaves_a_trace(name: str) -> None:
     assert torch.equal(state, torch.get_rng_state()) and torch.equal(before, images)
 
 
+@pytest.mark.parametrize("name", ["square-1", "cw_l2-1"])
+def test_a_stage_of_the_library_leaves_batch_statistics_alone(name: str) -> None:
+    model, (images, labels) = load_classifier("resnet"), batch()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    attack(model, images, labels, name, eps=2 / 255)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
 def test_more_effort_makes_no_attack_weaker() -> None:
     images, labels = (part[:4] for part in batch())
     assert not images.is_contiguous()  # strides that FAB cannot view
