@@ -61,25 +61,25 @@ from nullpaper.workflow.store import stored
 figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
 cifar = load_data("cifar10")
-model = load_vit("nullpaper_vit_cifar10", device=device)
-space = patch_nullspace(model)
-data = cifar.identity | {"weights": vit.fingerprint(model)}
+vit = load_vit("nullpaper_vit_cifar10", device=device)
+space = patch_nullspace(vit)
+data = cifar.identity | {"weights": fingerprint(vit)}
 labels = {name: method.label for name, method in ATTRIBUTIONS.items()}
 
-test = cifar.test.subset(images, seed)
-pixels = datasets.to_pixels(test.images, model.image_size, device)
+test = photos.test.subset(images, seed)
+pixels = datasets.to_pixels(test.images, vit.image_size, device)
 with torch.inference_mode():
-    clean_logits = model(pixels)
+    clean_logits = vit(pixels)
 target = clean_logits.argmax(1)
 
 
 def clean_explanations() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
-    return {}, {name: attribute(model, pixels, name) for name in ATTRIBUTIONS}
+    return {}, {name: attribute(vit, pixels, name) for name in ATTRIBUTIONS}
 
 
-explained = stored("clean_explanations", {"images": images, "seed": seed}, clean_explanations, data=data)
+explained = stored("clean_explanations", {"images": images, "seed": seed}, clean_explanations, data=identity)
 clean_maps = {name: explained.tensors(device)[name] for name in ATTRIBUTIONS}
-clean_patches = {name: patch_values(maps, model) for name, maps in clean_maps.items()}
+clean_patches = {name: patch_values(maps, vit) for name, maps in clean_maps.items()}
 
 
 def compared(first: torch.Tensor, second: torch.Tensor) -> dict[str, object]:
@@ -91,11 +91,11 @@ def compared(first: torch.Tensor, second: torch.Tensor) -> dict[str, object]:
 
 
 def described(noisy: torch.Tensor) -> dict[str, object]:
-    """How far noisy images lie from the clean ones, and what the model says of them."""
+    """How far noisy images lie from the clean ones, and what the vit says of them."""
     with torch.inference_mode():
-        logits = model(noisy)
+        logits = vit(noisy)
     gap = predict.probability_gap(logits, clean_logits).cpu()
-    row = statistics.mean(vit.norms(noisy - pixels).cpu()).columns("norm")
+    row = statistics.mean(norms(noisy - pixels).cpu()).columns("norm")
     row |= statistics.mean(similarity.ssim(noisy, pixels)).columns("ssim")
     row |= statistics.proportion((logits.argmax(1) == target).cpu()).columns("class_kept")
     row |= statistics.mean(gap).columns("softmax_change")
@@ -142,9 +142,9 @@ def exact_noises(chosen: torch.Tensor, goals: torch.Tensor) -> dict[str, torch.T
     """Noisy images by the name of the noise."""
     generator = torch.Generator().manual_seed(seed)
     largest = space.largest(chosen)
-    norm = vit.norms(largest)
+    norm = norms(largest)
     gaussian = torch.randn(chosen.shape, generator=generator).to(device)
-    permuted = perturbation.permuted_in_patches(largest, model.patch_size, generator)
+    permuted = perturbation.permuted_in_patches(largest, vit.patch_size, generator)
     noises = {
         "exact, largest": largest,
         "exact, to another class": space.nearest(chosen, goals)[0],
@@ -155,9 +155,9 @@ def exact_noises(chosen: torch.Tensor, goals: torch.Tensor) -> dict[str, torch.T
 
 
 def visible_attribution(shown: torch.Tensor) -> torch.Tensor:
-    """Gradient times the visible part of the image, (B, H, W): gradient x input without what the model cannot see."""
+    """Gradient times the visible part of the image, (B, H, W): gradient x input without what the vit cannot see."""
     leaf = shown.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(model(leaf).gather(1, target.unsqueeze(1)).sum(), leaf)
+    (gradient,) = torch.autograd.grad(vit(leaf).gather(1, target.unsqueeze(1)).sum(), leaf)
     return (gradient * (shown - space.project(shown))).sum(1)
 
 
@@ -167,8 +167,8 @@ def exact_agreement() -> dict[str, object]:
     rows = []
     for noise, shown in noisy.items():
         for name, method in ATTRIBUTIONS.items():
-            maps = attribute(model, shown, name, target=target)
-            patches = compared(patch_values(maps, model), clean_patches[name])
+            maps = attribute(vit, shown, name, target=target)
+            patches = compared(patch_values(maps, vit), clean_patches[name])
             rows.append({"noise": noise, "map": method.label, "level": "patch"} | patches)
             if method.level == "pixel":
                 rows.append({"noise": noise, "map": method.label, "level": "pixel"} | compared(maps, clean_maps[name]))
@@ -178,7 +178,7 @@ def exact_agreement() -> dict[str, object]:
     return {"agreement": rows, "noises": noises}
 
 
-exact = stored("exact_explanations", {"images": images, "share": share, "seed": seed}, exact_agreement, data=data)
+exact = stored("exact_explanations", {"images": images, "share": share, "seed": seed}, exact_agreement, data=identity)
 noise_table = pd.DataFrame(exact.metrics["noises"])
 figures.save_table(noise_table, "05_exact_noises", caption="Noises of part (a).")
 noise_table.style.hide(axis="index").format(precision=3)
@@ -215,7 +215,7 @@ _ = figures.save_figure(figure, "05_exact_agreement")
 # more of it because their factor $x - b$ is smaller than the $x$ of gradient × input, and the noise is the same for both:
 
 # %%
-sizes_of_factors = {"x": pixels.abs(), "x - b": (pixels - model.mean).abs()}
+sizes_of_factors = {"x": pixels.abs(), "x - b": (pixels - vit.mean).abs()}
 print(
     "mean absolute value:", ", ".join(f"{name} {values.mean().item():.2f}" for name, values in sizes_of_factors.items())
 )
@@ -236,7 +236,7 @@ def painted(heat: torch.Tensor, like: torch.Tensor, signed: bool) -> np.ndarray:
     top = np.quantile(like.abs().cpu(), 0.995)
     scale = plt.Normalize(-top, top) if signed else plt.Normalize(like.min().item(), top)
     rgb = plt.get_cmap("RdBu_r" if signed else "Reds")(scale(heat.cpu().numpy()))[..., :3]
-    return rgb.repeat(model.image_size[0] // len(heat), axis=0).repeat(model.image_size[1] // len(heat[0]), axis=1)
+    return rgb.repeat(vit.image_size[0] // len(heat), axis=0).repeat(vit.image_size[1] // len(heat[0]), axis=1)
 
 
 def mosaic(versions: dict[str, torch.Tensor], classes: torch.Tensor, patch_level: bool) -> plt.Figure:
@@ -244,19 +244,19 @@ def mosaic(versions: dict[str, torch.Tensor], classes: torch.Tensor, patch_level
     lines, titles = [], []
     with torch.inference_mode():
         confidence, guess = (
-            torch.stack(values) for values in zip(*(model(v).softmax(1).max(1) for v in versions.values()), strict=True)
+            torch.stack(values) for values in zip(*(vit(v).softmax(1).max(1) for v in versions.values()), strict=True)
         )
     maps = {
-        name: [attribute(model, shown, name, target=classes) for shown in versions.values()] for name in ATTRIBUTIONS
+        name: [attribute(vit, shown, name, target=classes) for shown in versions.values()] for name in ATTRIBUTIONS
     }
     if patch_level:
-        maps = {n: [patch_values(m, model).unflatten(1, model.grid_size) for m in v] for n, v in maps.items()}
+        maps = {n: [patch_values(m, vit).unflatten(1, vit.grid_size) for m in v] for n, v in maps.items()}
     for i in range(len(classes)):
         for version, (name, shown) in enumerate(versions.items()):
             heats = [painted(m[version][i], m[0][i], bool((m[0] < 0).any())) for m in maps.values()]
             lines.append([shown[i].permute(1, 2, 0).cpu().numpy(), *heats])
-            titles.append(f"{name}\n{cifar.classes[guess[version, i]]}, {confidence[version, i]:.0%}")
-    (tall, wide), gap = model.image_size, 4
+            titles.append(f"{name}\n{photos.classes[guess[version, i]]}, {confidence[version, i]:.0%}")
+    (tall, wide), gap = vit.image_size, 4
     padded = [[np.pad(cell, ((0, gap), (0, gap), (0, 0)), constant_values=1) for cell in line] for line in lines]
     canvas = np.concatenate([np.concatenate(line, axis=1) for line in padded])[:-gap, :-gap]
     figure, axis = figures.subplots(height=figures.WIDTH * 0.87 * len(canvas) / len(canvas[0]) + 0.45)
@@ -299,19 +299,19 @@ ATTACKED = ("rollout", "grad_cam", "saliency")
 def moved_maps() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     options = dict(radius=radius / 255, eps=eps, steps=steps, seed=seed)
-    noises = {name: manipulation.manipulate(model, pixels, name, **options) for name in ATTACKED}
+    noises = {name: manipulation.manipulate(vit, pixels, name, **options) for name in ATTACKED}
     noisy = {f"for {labels[name]}": (pixels + noise).clamp(0, 1) for name, noise in noises.items()}
     signs = torch.randn(pixels.shape, generator=generator).sign().to(device)
     noisy["random signs"] = (pixels + radius / 255 * signs).clamp(0, 1)
     permuted = {}
     for name, noise in noises.items():
-        direction = perturbation.permuted_in_patches(noise, model.patch_size, generator)
-        legal = perturbation.in_box(pixels, direction, vit.norms(noise))
+        direction = perturbation.permuted_in_patches(noise, vit.patch_size, generator)
+        legal = perturbation.in_box(pixels, direction, norms(noise))
         permuted[f"for {labels[name]}, permuted"] = (pixels + legal).clamp(0, 1)
     rows = []
     for noise, shown in (noisy | permuted).items():
         for name in ATTRIBUTIONS if noise in noisy else [n for n in ATTACKED if labels[n] in noise]:
-            maps = patch_values(attribute(model, shown, name, target=target), model)
+            maps = patch_values(attribute(vit, shown, name, target=target), vit)
             rows.append({"noise": noise, "map": labels[name]} | compared(maps, clean_patches[name]))
     described_noises = [{"noise": noise} | described(shown) for noise, shown in (noisy | permuted).items()]
     return {"agreement": rows, "noises": described_noises}, noises
@@ -321,7 +321,7 @@ moved = stored(
     "moved_explanations",
     {"images": images, "steps": steps, "radius": radius, "eps": eps, "share": share, "seed": seed},
     moved_maps,
-    data=data,
+    data=identity,
 )
 optimised = {name: (pixels + noise.to(device)).clamp(0, 1) for name, noise in moved.tensors().items()}
 moved_noises = pd.DataFrame(moved.metrics["noises"])
@@ -380,16 +380,16 @@ def both_together() -> list[dict[str, object]]:
     goals, rows = pixels[torch.from_numpy(other_class(test.labels))], []
     for name, shown in optimised.items():
         disguised = (shown + space.nearest(shown, goals)[0]).clamp(0, 1)
-        maps = [patch_values(attribute(model, x, name, target=target), model) for x in (disguised, shown)]
+        maps = [patch_values(attribute(vit, x, name, target=target), vit) for x in (disguised, shown)]
         row = {"noise": f"for {labels[name]}, and exact", "map": labels[name]} | compared(*maps)
         with torch.inference_mode():
-            same = (model(disguised).argmax(1) == target).cpu()
+            same = (vit(disguised).argmax(1) == target).cpu()
         row |= statistics.proportion(same).columns("class_kept")
         rows.append(row | statistics.mean(similarity.ssim(disguised, shown)).columns("ssim"))
     return rows
 
 
-both = stored("both_explanations", {"moved": moved.key, "seed": seed}, both_together, data=data)
+both = stored("both_explanations", {"moved": moved.key, "seed": seed}, both_together, data=identity)
 both_table = pd.DataFrame(both.metrics)
 figures.save_table(both_table, "05_both", caption="Exact noise on top of optimised noise, against the latter alone.")
 both_table.style.hide(axis="index").format(precision=3)
@@ -415,7 +415,7 @@ EXACT_CHECK = "gradient_x_input"  # at pixel level the map that exact noise does
 
 def faithfulness_of_maps() -> dict[str, object]:
     generator = torch.Generator().manual_seed(seed)
-    chance = torch.rand(len(pixels), model.grid_size[0] * model.grid_size[1], generator=generator)
+    chance = torch.rand(len(pixels), vit.grid_size[0] * vit.grid_size[1], generator=generator)
     floor = judged(pixels, chance)
     clean = {name: judged(pixels, scores) for name, scores in clean_patches.items()}
     rows = [area_row("clean", "random order", "", floor)]
@@ -439,11 +439,11 @@ def faithfulness_of_maps() -> dict[str, object]:
 
 
 def patch_scores(shown: torch.Tensor, names: object) -> dict[str, torch.Tensor]:
-    return {name: patch_values(attribute(model, shown, name, target=target), model) for name in names}
+    return {name: patch_values(attribute(vit, shown, name, target=target), vit) for name in names}
 
 
 def judged(shown: torch.Tensor, scores: torch.Tensor) -> Curves:
-    return deletion_insertion(model, shown, scores, target=target)
+    return deletion_insertion(vit, shown, scores, target=target)
 
 
 def area_row(
@@ -473,7 +473,7 @@ def curve_rows(kind: str, curves: Curves, name: str) -> list[dict[str, object]]:
     ]
 
 
-faithful = stored("faithfulness", {"moved": moved.key, "seed": seed}, faithfulness_of_maps, data=data)
+faithful = stored("faithfulness", {"moved": moved.key, "seed": seed}, faithfulness_of_maps, data=identity)
 areas = pd.DataFrame(faithful.metrics["areas"])
 figures.save_table(areas, "05_faithfulness", caption="Areas under the deletion and insertion curves.")
 print(f"largest change of a curve under exact noise: {faithful.metrics['largest change under exact noise']:.1e}")
@@ -594,8 +594,8 @@ def faithfulness() -> tuple[str, str]:
 
 figures.save_table(answer.table(), "05_verdicts", caption="What is said of fooled explanations, and what holds.")
 answer.show(
-    limits=f"one small model with 36 patches, {images:,} images and as many comparisons, a few of which would exclude zero "
+    limits=f"one small vit with 36 patches, {images:,} images and as many comparisons, a few of which would exclude zero "
     "by chance, so that large differences are to be read against their intervals. Painted patches are not natural images, "
-    "and a curve measures the model on them. The constraint binds hardest where the model is unsure, and there the maps "
+    "and a curve measures the vit on them. The constraint binds hardest where the vit is unsure, and there the maps "
     "move least."
 )

@@ -55,11 +55,11 @@ from nullpaper.workflow.store import Result, stored
 figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
 cifar = load_data("cifar10")
-model = load_vit("nullpaper_vit_cifar10", device=device)
-space = patch_nullspace(model)
-data = cifar.identity | {"weights": vit.fingerprint(model)}
+vit = load_vit("nullpaper_vit_cifar10", device=device)
+space = patch_nullspace(vit)
+data = cifar.identity | {"weights": fingerprint(vit)}
 print(
-    f"invisible dimensions a patch: {space.dim} jointly over channels, {patch.channel_nullspace(model).dim} per channel"
+    f"invisible dimensions a patch: {space.dim} jointly over channels, {patch.channel_nullspace(vit).dim} per channel"
 )
 
 # %% [markdown]
@@ -81,7 +81,7 @@ print(
 # $x + s\,(t - x)$, and the mark with each patch's pixels *permuted*.
 
 # %%
-logo = watermark.draw_logo(model.image_size).to(device)
+logo = watermark.draw_logo(vit.image_size).to(device)
 strokes = 1 - logo
 board = (torch.arange(logo.shape[1])[:, None] + torch.arange(logo.shape[2])).remainder(2).to(logo).expand_as(logo)
 
@@ -114,7 +114,7 @@ def prediction_row(noisy: Tensor, transport: str, reference: dict[str, Tensor]) 
 def predictions(images: Tensor, transport: str) -> Tensor:
     with torch.inference_mode():
         arrived = perturbation.degraded(images.clamp(0, 1), transport, seed)
-        return torch.cat([model(batch) for batch in arrived.split(500)]).cpu()
+        return torch.cat([vit(batch) for batch in arrived.split(500)]).cpu()
 
 
 def references(pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -124,12 +124,12 @@ def references(pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def pixels_of(split: datasets.Split) -> tuple[Tensor, Tensor]:
-    return datasets.to_pixels(split.images, model.image_size, device), torch.from_numpy(split.labels)
+    return datasets.to_pixels(split.images, vit.image_size, device), torch.from_numpy(split.labels)
 
 
 def appearance(pixels: Tensor, noise: Tensor) -> dict[str, object]:
     marked, row = (pixels + noise).clamp(0, 1), {}
-    row |= statistics.mean(vit.norms(noise).cpu()).columns("norm")
+    row |= statistics.mean(norms(noise).cpu()).columns("norm")
     row |= statistics.mean(similarity.psnr(pixels, marked)).columns("psnr")
     return row | statistics.mean(similarity.ssim(pixels, marked)).columns("ssim")
 
@@ -138,20 +138,20 @@ def appearance(pixels: Tensor, noise: Tensor) -> dict[str, object]:
 def logos() -> list[dict[str, object]]:
     """Every logo in both norms, and its controls: how it looks, and what it does to predictions by transport."""
     generator, rows = torch.Generator().manual_seed(seed), []
-    pixels, labels = pixels_of(cifar.test.subset(logo_images, seed))
+    pixels, labels = pixels_of(photos.test.subset(logo_images, seed))
     reference = references(pixels, labels)
     for (name, target), norm in ((t, n) for t in logo_targets(pixels).items() for n in ("l2", "l1")):
         mark, gap = watermark.watermark(space, pixels, target, norm=norm)
-        step, length = target - pixels, vit.norms(mark)
+        step, length = target - pixels, norms(mark)
         noises = {
             "nullspace": mark,
-            "blended": step * (length / vit.norms(step)).clamp(max=1).view(-1, 1, 1, 1),
+            "blended": step * (length / norms(step)).clamp(max=1).view(-1, 1, 1, 1),
         }
         noises["permuted"] = perturbation.in_box(
-            pixels, perturbation.permuted_in_patches(mark, model.patch_size, generator), length
+            pixels, perturbation.permuted_in_patches(mark, vit.patch_size, generator), length
         )
-        free = (vit.norms(space.project(step)) / vit.norms(step)).square().cpu()
-        inside = (vit.norms(mark * (strokes > 0.5)) / length).square().cpu()
+        free = (norms(space.project(step)) / norms(step)).square().cpu()
+        inside = (norms(mark * (strokes > 0.5)) / length).square().cpu()
         about = {"logo": name, "form": norm.upper(), "largest_gap": gap.max().item()}
         about |= statistics.mean(free).columns("free") | statistics.mean(inside).columns("inside")
         for kind, noise in noises.items():
@@ -165,7 +165,7 @@ def logos() -> list[dict[str, object]]:
     return rows
 
 
-logo_run = stored("watermark_logo", {"images": logo_images, "seed": seed}, logos, data=data)
+logo_run = stored("watermark_logo", {"images": logo_images, "seed": seed}, logos, data=identity)
 logo_table = pd.DataFrame(logo_run.metrics)
 figures.save_table(logo_table, "06_logo", caption="Visible logos in the nullspace.")
 columns = [
@@ -191,7 +191,7 @@ logo_table.loc[logo_table["transport"] == "float32", [*columns, "largest_logit_c
 # slashed circle is free, and much more of a checkerboard. What the network ignores is texture.
 
 # %%
-pixels, _ = pixels_of(cifar.test.subset(pictures, seed + 1))
+pixels, _ = pixels_of(photos.test.subset(pictures, seed + 1))
 targets = logo_targets(pixels)
 panels = {"image": pixels, "opaque, L2": targets["opaque"], "transparent, L2": targets["transparent"]}
 panels = {title: pixels + watermark.watermark(space, pixels, t)[0] for title, t in list(panels.items())[1:]}
@@ -203,13 +203,13 @@ panels = {title: pictured.clamp(0, 1) for title, pictured in panels.items()}
 figure, axes = figures.subplots(len(panels), pictures, height=6.3 * len(panels) / pictures * 1.06, squeeze=False)
 for line, (title, pictured) in zip(axes, panels.items(), strict=True):
     with torch.inference_mode():
-        confidence, guess = model(pictured).softmax(1).max(1)
+        confidence, guess = vit(pictured).softmax(1).max(1)
     line[0].set_ylabel(title)
     for i, axis in enumerate(line):
         axis.imshow(pictured[i].permute(1, 2, 0).cpu())
         axis.set(xticks=[], yticks=[])
         sns.despine(ax=axis, left=True, bottom=True)
-        label = f"{cifar.classes[guess[i]]}, {confidence[i]:.1%}"
+        label = f"{photos.classes[guess[i]]}, {confidence[i]:.1%}"
         axis.set_title("" if title.startswith("noise") else label, fontsize=7)
 _ = figures.save_figure(figure, "06_logo")
 
@@ -254,7 +254,7 @@ def seconds() -> float:
 
 def against_slsqp() -> list[dict[str, object]]:
     """Time a patch and objective of ours and of SLSQP on the same patches (opaque logo)."""
-    pixels, _ = pixels_of(cifar.test.subset(logo_images, seed))
+    pixels, _ = pixels_of(photos.test.subset(logo_images, seed))
     count = len(pixels) * space.image_dim // space.dim
     drawn, rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:slsqp_patches], []
     for norm in ("l1", "l2"):
@@ -263,7 +263,7 @@ def against_slsqp() -> list[dict[str, object]]:
         noise, gap = watermark.watermark(space, pixels, logo, norm=norm)
         ours = (seconds() - begun) / count
         parts = (pixels, noise, logo.expand_as(pixels))
-        x, v, t = (vit.patchify(part.cpu().double(), space.patch_size).flatten(0, 1)[drawn] for part in parts)
+        x, v, t = (patchify(part.cpu().double(), space.patch_size).flatten(0, 1)[drawn] for part in parts)
         for gradient in (False, True):
             begun = time.process_time()
             theirs = [
@@ -285,7 +285,7 @@ solver_run = stored(
     "watermark_slsqp",
     {"patches": slsqp_patches, "images": logo_images, "seed": seed, "device": device},
     against_slsqp,
-    data=data,
+    data=identity,
 )
 solver_table = pd.DataFrame(solver_run.metrics)
 figures.save_table(solver_table, "06_solver", caption="CPU milliseconds a patch, ours and SLSQP on the same patches.")
@@ -315,7 +315,7 @@ solver_table.style.hide(axis="index").format(precision=3).format(
 SWEPT = margins[-2:][0]  # the margin at which the share of the nullspace varies
 LOW = 0.125  # the share of the nullspace that JPEG rounds least
 messages = torch.rand(message_images, bits, generator=torch.Generator().manual_seed(seed)) < 0.5
-carriers = cifar.test.subset(message_images, seed)
+carriers = photos.test.subset(message_images, seed)
 
 
 def recovery(images: Tensor, sent: Tensor, share: float, secrets: Iterable[int] = (key,)) -> dict[str, object]:
@@ -340,7 +340,7 @@ def embeddings() -> list[dict[str, object]]:
         }
         hidden = watermark.encode_message(space, pixels, sent, key=key, margin=margin)
         for name, noise in (noises | {"exact": hidden.noise}).items():
-            row = {"writing": name, "margin": margin} | statistics.mean(vit.norms(noise).cpu()).columns("norm")
+            row = {"writing": name, "margin": margin} | statistics.mean(norms(noise).cpu()).columns("norm")
             rows.append(row | recovery(pixels + noise, sent, 1.0))
     return rows
 
@@ -349,7 +349,7 @@ writing_run = stored(
     "watermark_embedding",
     {"images": message_images, "bits": bits, "key": key, "seed": seed, "margins": [margins[0], margins[-1]]},
     embeddings,
-    data=data,
+    data=identity,
 )
 writing_table = pd.DataFrame(writing_run.metrics)
 figures.save_table(writing_table, "06_writing", caption="Three ways to write the bits, read in float32.")
@@ -371,7 +371,7 @@ writing_table.pivot(index="margin", columns="writing", values=["norm", "bits", "
 # %%
 ARRIVALS = [*perturbation.DEGRADATIONS, "crop undone", "erased", "wrong keys"]
 OTHER_KEYS = range(key + 1, key + 6)
-side = round(model.image_size[0] * 44 / 48)
+side = round(vit.image_size[0] * 44 / 48)
 
 
 def arrival(marked: Tensor, name: str) -> Tensor:
@@ -411,7 +411,7 @@ def stored_arrivals(share: float, margin: float) -> Result:
         "watermark_message",
         {"images": message_images, "bits": bits, "key": key, "seed": seed, "share": share, "margin": margin},
         partial(arrivals, share, margin),
-        data=data,
+        data=identity,
     )
 
 
@@ -513,7 +513,7 @@ _ = figures.save_figure(figure, "06_visibility")
 
 # %%
 def elsewhere() -> list[dict[str, object]]:
-    """Predictions under every transport, for a message in the nullspace and in places that the model does see."""
+    """Predictions under every transport, for a message in the nullspace and in places that the vit does see."""
     pixels, labels = pixels_of(carriers)
     reference, rows = references(pixels, labels), []
     eye = torch.eye(len(space.basis), dtype=torch.float64)
@@ -525,11 +525,11 @@ def elsewhere() -> list[dict[str, object]]:
         place: watermark.encode_message(s, pixels, messages, key=key, margin=0.2).noise for place, s in places.items()
     }
     hidden = watermark.encode_message(space, pixels, messages, key=key, margin=margins[-1]).noise
-    length = vit.norms(hidden)
+    length = norms(hidden)
     noises = {"nullspace": hidden}
     noises |= {place: perturbation.in_box(pixels, noise, length) for place, noise in controls.items()}
     for (place, noise), transport in ((n, t) for n in noises.items() for t in perturbation.DEGRADATIONS):
-        row = {"place": place, "margin": margins[-1]} | statistics.mean(vit.norms(noise).cpu()).columns("norm")
+        row = {"place": place, "margin": margins[-1]} | statistics.mean(norms(noise).cpu()).columns("norm")
         rows.append(row | prediction_row(pixels + noise, transport, reference))
     unmarked = {"place": "unmarked", "margin": 0.0} | statistics.mean(torch.zeros(len(pixels))).columns("norm")
     return rows + [unmarked | prediction_row(pixels, transport, reference) for transport in perturbation.DEGRADATIONS]
@@ -539,7 +539,7 @@ prediction_run = stored(
     "watermark_prediction",
     {"images": message_images, "bits": bits, "key": key, "seed": seed, "margin": margins[-1]},
     elsewhere,
-    data=data,
+    data=identity,
 )
 prediction_table = pd.DataFrame(prediction_run.metrics)
 figures.save_table(prediction_table, "06_prediction", caption="Predictions of marked images by transport.")
@@ -632,7 +632,7 @@ def watermarks() -> tuple[str, str]:
     "",
     "any picture, and not only texture, can be the watermark",
     where="06 (a)",
-    criterion="holds if at least half of every logo's energy is invisible to the model, in part if of one logo's",
+    criterion="holds if at least half of every logo's energy is invisible to the vit, in part if of one logo's",
 )
 def any_logo() -> tuple[str, str]:
     lines = rows(logo_table, mark="nullspace", transport="float32", form="L2")
@@ -686,7 +686,7 @@ def solver() -> tuple[str, str]:
 
 figures.save_table(answer.table(), "06_verdicts", caption="What paper C says of watermarks, and what holds.")
 answer.show(
-    limits=f"one model of 0.7 M parameters, with patches of the size of JPEG's blocks; {logo_images:,} CIFAR-10 images with "
+    limits=f"one vit of 0.7 M parameters, with patches of the size of JPEG's blocks; {logo_images:,} CIFAR-10 images with "
     f"a logo, {message_images:,} with a message, {slsqp_patches:,} patches for SLSQP; one key, which is a seed and not "
     "cryptography; whoever has the weights can remove the message (erased)."
 )
