@@ -52,7 +52,7 @@ import torch
 from matplotlib.ticker import PercentFormatter
 
 from nullpaper import load_data, load_vit, patch_nullspace, statistics
-from nullpaper.data import folders
+from nullpaper.data.credits import credits
 from nullpaper.fooling import lookalike, similarity
 from nullpaper.models import checkpoints
 from nullpaper.models.nets import SHIPPED
@@ -70,6 +70,7 @@ start_pairs = min(start_pairs, close_pairs)
 
 vit = load_vit(model, weights=weights or None, device=device)
 photos = load_data(data, root or None, transform=vit.transform)
+print(photos)
 vit = answering(vit, photos)
 own = "shipped ViT" if model == SHIPPED and not weights else vit.name
 others = ("resnet", "vit_wide", "convnext") if data == "cifar10" and vit.image_size == (48, 48) else ()
@@ -591,10 +592,8 @@ for line, (title, pixels) in zip(axes, panels.items(), strict=True):
         said = [figures.short(names[i], SPACE // len(judges)) for names in guesses]
         axis.set_title(" | ".join([f"{said[0]} {confidence[i]:.1%}", *said[1:]]), fontsize=7, pad=2)
 pictured = torch.cat([chosen, partner[chosen]]).tolist()
-credits = folders.credits(test.images, pictured)
-figures.add_credits(figure, credits)
+figures.add_credits(figure, credits(test.images, pictured))
 _ = figures.save_figure(figure, "04_pairs")
-print(*credits, sep="\n")
 
 # %% [markdown]
 # Rows 1, 3 and 4 are one image to the ViT, to the last digit of its confidence. Row 5 looks like row 2 and gets nearly the answer of row 1;

@@ -5,11 +5,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nullpaper.data.datasets import Split
-from nullpaper.errors import check_count, check_number
+from nullpaper.data.datasets import Data, Split
+from nullpaper.data.photographs import imagenet
+from nullpaper.errors import InputError, check_count, check_number
 from nullpaper.models.gradients import chunks
 from nullpaper.models.inputs import check_split
-from nullpaper.models.vit import Classifier, evaluating
+from nullpaper.models.vit import Classifier, ViT, check_classifier, evaluating
+
+
+def answering(vit: ViT, data: Data) -> ViT:
+    """The model with the classes of the data set: as it is, or a head of ImageNet's 1,000 with those that the set has.
+
+    Raises:
+        InputError: a head of other classes, or as `check_classifier`.
+    """
+    check_classifier(vit)
+    if vit.num_classes == len(data.classes):
+        return vit
+    if data.imagenet is None or vit.num_classes != len(imagenet().classes):
+        raise InputError(
+            f"{vit.name} answers with {vit.num_classes:,} classes, but {data.name} has {len(data.classes):,} others: "
+            "pass weights that were trained for them."
+        )
+    return vit.restricted(data.imagenet)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -121,6 +122,17 @@ def intervals(
 def _line(axis: Axes, values: list[float], place: float, vertical: bool, color: Any, **options: Any) -> None:
     ends = [values, [place] * len(values)]
     axis.plot(*(ends[::-1] if vertical else ends), color=color, solid_capstyle="butt", **options)
+
+
+def short(name: str, letters: int) -> str:
+    """A name of a class in at most so many letters."""
+    return name if len(name) <= letters else f"{name[: max(1, letters - 1)].rstrip()}…"
+
+
+def add_credits(fig: Figure, credits: Sequence[str]) -> None:
+    """Say under a figure whose photographs it shows; nothing where there is nobody to name."""
+    if credits:
+        fig.supxlabel(textwrap.fill(f"Photographs: {'; '.join(credits)}.", 150), fontsize=5, x=0.01, ha="left")
 
 
 def save_figure(fig: Figure, name: str) -> list[Path]:
