@@ -77,7 +77,9 @@ others = ("resnet", "vit_wide", "convnext") if data == "cifar10" and vit.image_s
 second = {name: checkpoints.load_classifier(name, device=device) for name in others}
 networks = {own: vit, **second}
 if not second:
-    print("No other network of these classes and this image size travels with the package: what others see is left out.")
+    print(
+        "No other network of these classes and this image size travels with the package: what others see is left out."
+    )
 spaces = {through: patch_nullspace(vit, through=through) for through in ("embedding", "encoder")}
 space = spaces["embedding"]
 identity = photos.identity | {name: fingerprint(net) for name, net in {"weights": vit, **second}.items()}
@@ -121,7 +123,9 @@ def geometric_mean(ratios: torch.Tensor | pd.Series) -> statistics.Interval:
 
 # %%
 torch.manual_seed(seed + 1)  # that of the shipped model would give it the same first draws
-fresh = load_vit(model, pretrained=False, img_size=vit.image_size, device=device)  # the control: an embedding that has seen no image
+fresh = load_vit(
+    model, pretrained=False, img_size=vit.image_size, device=device
+)  # the control: an embedding that has seen no image
 
 
 def exact_pairs() -> tuple[list[dict[str, object]], dict[str, torch.Tensor]]:

@@ -31,10 +31,23 @@
 #
 # Pixel maps are summed over channels. The *patch level* of a pixel map is its sum over each patch.
 #
-# Takes about 1 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package.
+# The defaults are the shipped ViT and CIFAR-10; any plain ViT with a class token and photographs of its classes will do:
+#
+# ```sh
+# nullpaper run 05_interpretation_fooling --profile photographs -p root IMAGENET  # and -p weights FILE, or timm's hub
+# ```
+#
+# What is *read* from tables and figures below speaks of the defaults where it says so; the last section is computed. Takes about 1 min
+# at `cpu` on 2 cores and 12 at `photographs`; needs CIFAR-10, which is fetched once, or your photographs.
 
 # %% tags=["parameters"]
-images: int = 40  # test images
+model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
+weights: str = ""  # a file for it; empty: what ships, or timm's hub
+data: str = "cifar10"  # or another data set of these classes, or the path of a folder of class folders
+root: str = ""  # folder of the photographs; empty: fetched where that is possible
+images: int = 40  # test images in (a)
+path_images: int = 40  # of these with integrated gradients in (a), which take as many passes as 16 other maps
+moved_images: int = 40  # of these in (b) and (c)
 steps: int = 30  # steps of the optimised noise in (b)
 radius: float = 8.0  # of the optimised noise in L-infinity, in units of 1/255
 eps: float = 0.01  # bound on |softmax change|^2 of each image in (b)
@@ -42,6 +55,8 @@ share: float = 0.25  # part of a map that counts as its top
 seed: int = 0  # of noises, random orders and the choice of images
 
 # %%
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -49,37 +64,68 @@ import seaborn as sns
 import torch
 
 from nullpaper import load_data, load_vit, patch_nullspace, statistics
-from nullpaper.data import datasets
+from nullpaper.data.credits import credits
 from nullpaper.fooling import manipulation, similarity
-from nullpaper.fooling.explanations import ATTRIBUTIONS, attribute, patch_values
+from nullpaper.fooling.explanations import ATTRIBUTIONS, attribute, magnitude, patch_values, pixel_gradient, times
 from nullpaper.fooling.faithfulness import Curves, deletion_insertion, rank_correlation, top_overlap
-from nullpaper.models import predict, vit
+from nullpaper.models.predict import answering, answers, probability_gap
+from nullpaper.models.vit import fingerprint, norms
 from nullpaper.robustness import perturbation
 from nullpaper.workflow import figures
 from nullpaper.workflow.store import stored
 
 figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-cifar = load_data("cifar10")
-vit = load_vit("nullpaper_vit_cifar10", device=device)
+vit = load_vit(model, weights=weights or None, device=device)
+photos = load_data(data, root or None, transform=vit.transform)
+print(photos)
+vit = answering(vit, photos)
 space = patch_nullspace(vit)
-data = cifar.identity | {"weights": fingerprint(vit)}
+identity = photos.identity | {"weights": fingerprint(vit)}
 labels = {name: method.label for name, method in ATTRIBUTIONS.items()}
+moved_images = min(moved_images, images)
+path_images = min(max(path_images, moved_images), images)
+
+
+def other_class(classes: np.ndarray) -> np.ndarray:
+    """For each image the next one, in cyclic order, that has another label."""
+    count = len(classes)
+    ahead = ((i + np.arange(1, count + 1)) % count for i in range(count))
+    return np.array([next((j for j in order if classes[j] != classes[i]), i) for i, order in enumerate(ahead)])
+
 
 test = photos.test.subset(images, seed)
-pixels = datasets.to_pixels(test.images, vit.image_size, device)
-with torch.inference_mode():
-    clean_logits = vit(pixels)
+((pixels, _),) = test.batches(images, image_size=vit.image_size, device=device)
+clean_logits = answers(vit, pixels)
 target = clean_logits.argmax(1)
+goals = pixels[torch.from_numpy(other_class(test.labels))]  # an image of another class for each
+few = pixels[:moved_images]  # the images of (b) and (c)
 
 
-def clean_explanations() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
-    return {}, {name: attribute(vit, pixels, name) for name in ATTRIBUTIONS}
+def patches_of(shown: torch.Tensor, names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Patch values by name of images (B, C, H, W) that are the first of ``pixels``, changed: for the same classes."""
+    return {name: patch_values(attribute(vit, shown, name, target=target[: len(shown)]), vit) for name in names}
 
 
-explained = stored("clean_explanations", {"images": images, "seed": seed}, clean_explanations, data=identity)
-clean_maps = {name: explained.tensors(device)[name] for name in ATTRIBUTIONS}
-clean_patches = {name: patch_values(maps, vit) for name, maps in clean_maps.items()}
+def all_maps(shown: torch.Tensor) -> dict[str, torch.Tensor]:
+    """All maps of (a), and gradient times the visible part of the image, which leaves out what the model cannot see."""
+    gradient = pixel_gradient(vit, shown, target=target)
+    maps = {name: attribute(vit, shown, name, target=target) for name in ("rollout", "grad_cam")}
+    maps |= {"saliency": magnitude(gradient), "gradient_x_input": times(gradient, shown)}
+    part = shown[:path_images]
+    maps["integrated_gradients"] = attribute(vit, part, "integrated_gradients", target=target[:path_images])
+    return maps | {VISIBLE: times(gradient, shown - space.project(shown))}
+
+
+VISIBLE = "gradient × visible part"
+explained = stored(
+    "clean_explanations",
+    {"images": images, "path_images": path_images, "seed": seed},
+    lambda: ({}, all_maps(pixels)),
+    data=identity,
+)
+clean_maps = explained.tensors(device)
+clean_patches = {name: patch_values(clean_maps[name], vit) for name in ATTRIBUTIONS}
 
 
 def compared(first: torch.Tensor, second: torch.Tensor) -> dict[str, object]:
@@ -91,13 +137,12 @@ def compared(first: torch.Tensor, second: torch.Tensor) -> dict[str, object]:
 
 
 def described(noisy: torch.Tensor) -> dict[str, object]:
-    """How far noisy images lie from the clean ones, and what the vit says of them."""
-    with torch.inference_mode():
-        logits = vit(noisy)
-    gap = predict.probability_gap(logits, clean_logits).cpu()
-    row = statistics.mean(norms(noisy - pixels).cpu()).columns("norm")
-    row |= statistics.mean(similarity.ssim(noisy, pixels)).columns("ssim")
-    row |= statistics.proportion((logits.argmax(1) == target).cpu()).columns("class_kept")
+    """How far noisy images lie from the clean ones, and what the model says of them."""
+    count, logits = len(noisy), answers(vit, noisy)
+    gap = probability_gap(logits, clean_logits[:count]).cpu()
+    row = statistics.mean(norms(noisy - pixels[:count]).cpu()).columns("norm")
+    row |= statistics.mean(similarity.ssim(noisy, pixels[:count])).columns("ssim")
+    row |= statistics.proportion((logits.argmax(1) == target[:count]).cpu()).columns("class_kept")
     row |= statistics.mean(gap).columns("softmax_change")
     return row | {"largest_softmax_change": gap.max().item()}
 
@@ -131,13 +176,6 @@ def described(noisy: torch.Tensor) -> dict[str, object]:
 
 
 # %%
-def other_class(classes: np.ndarray) -> np.ndarray:
-    """For each image the next one, in cyclic order, that has another label."""
-    count = len(classes)
-    ahead = ((i + np.arange(1, count + 1)) % count for i in range(count))
-    return np.array([next((j for j in order if classes[j] != classes[i]), i) for i, order in enumerate(ahead)])
-
-
 def exact_noises(chosen: torch.Tensor, goals: torch.Tensor) -> dict[str, torch.Tensor]:
     """Noisy images by the name of the noise."""
     generator = torch.Generator().manual_seed(seed)
@@ -154,31 +192,24 @@ def exact_noises(chosen: torch.Tensor, goals: torch.Tensor) -> dict[str, torch.T
     return {name: (chosen + noise).clamp(0, 1) for name, noise in noises.items()}
 
 
-def visible_attribution(shown: torch.Tensor) -> torch.Tensor:
-    """Gradient times the visible part of the image, (B, H, W): gradient x input without what the vit cannot see."""
-    leaf = shown.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(vit(leaf).gather(1, target.unsqueeze(1)).sum(), leaf)
-    return (gradient * (shown - space.project(shown))).sum(1)
-
-
 def exact_agreement() -> dict[str, object]:
-    goals = pixels[torch.from_numpy(other_class(test.labels))]
-    noisy = exact_noises(pixels, goals)
-    rows = []
+    noisy, rows = exact_noises(pixels, goals), []
     for noise, shown in noisy.items():
-        for name, method in ATTRIBUTIONS.items():
-            maps = attribute(vit, shown, name, target=target)
-            patches = compared(patch_values(maps, vit), clean_patches[name])
-            rows.append({"noise": noise, "map": method.label, "level": "patch"} | patches)
-            if method.level == "pixel":
-                rows.append({"noise": noise, "map": method.label, "level": "pixel"} | compared(maps, clean_maps[name]))
-        visible = compared(visible_attribution(shown), visible_attribution(pixels))
-        rows.append({"noise": noise, "map": "gradient × visible part", "level": "pixel"} | visible)
+        for name, maps in all_maps(shown).items():
+            method = ATTRIBUTIONS.get(name)
+            row = {"noise": noise, "map": method.label if method else name}
+            if method:
+                patches = compared(patch_values(maps, vit), clean_patches[name])
+                rows.append(row | {"level": "patch"} | patches)
+            if method is None or method.level == "pixel":
+                rows.append(row | {"level": "pixel"} | compared(maps, clean_maps[name]))
     noises = [{"noise": noise} | described(shown) for noise, shown in noisy.items()]
     return {"agreement": rows, "noises": noises}
 
 
-exact = stored("exact_explanations", {"images": images, "share": share, "seed": seed}, exact_agreement, data=identity)
+exact = stored(
+    "exact_explanations", {"of": explained.key, "share": share, "seed": seed}, exact_agreement, data=identity
+)
 noise_table = pd.DataFrame(exact.metrics["noises"])
 figures.save_table(noise_table, "05_exact_noises", caption="Noises of part (a).")
 noise_table.style.hide(axis="index").format(precision=3)
@@ -208,11 +239,11 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center
 _ = figures.save_figure(figure, "05_exact_agreement")
 
 # %% [markdown]
-# The largest exact noise leaves little of the picture (its structural similarity to the image is in the table above), and leaves
+# The largest exact noise leaves what the table above says of the picture (its structural similarity to the image), and leaves
 # every explanation at patch level, and saliency even pixel by pixel, equal up to float32 rounding. The controls of the same norm
-# change predictions and maps alike. *Within* patches, gradient × input and above all integrated gradients paint another
-# picture, by the $g \odot v$ that no output depends on; multiplied by the visible part only, they do not. Integrated gradients show
-# more of it because their factor $x - b$ is smaller than the $x$ of gradient × input, and the noise is the same for both:
+# may change predictions and maps alike, and do so at the defaults. *Within* patches, gradient × input and integrated gradients paint
+# another picture, by the $g \odot v$ that no output depends on; multiplied by the visible part only, they do not. How much of it they
+# show depends on the size of their factors, as the noise is the same for both: the smaller $x$, or $x - b$, the more.
 
 # %%
 sizes_of_factors = {"x": pixels.abs(), "x - b": (pixels - vit.mean).abs()}
@@ -239,24 +270,21 @@ def painted(heat: torch.Tensor, like: torch.Tensor, signed: bool) -> np.ndarray:
     return rgb.repeat(vit.image_size[0] // len(heat), axis=0).repeat(vit.image_size[1] // len(heat[0]), axis=1)
 
 
-def mosaic(versions: dict[str, torch.Tensor], classes: torch.Tensor, patch_level: bool) -> plt.Figure:
-    """One row for each version (name -> (B, C, H, W)) of each image, one column for each map."""
-    lines, titles = [], []
-    with torch.inference_mode():
-        confidence, guess = (
-            torch.stack(values) for values in zip(*(vit(v).softmax(1).max(1) for v in versions.values()), strict=True)
-        )
-    maps = {
-        name: [attribute(vit, shown, name, target=classes) for shown in versions.values()] for name in ATTRIBUTIONS
-    }
+def mosaic(versions: dict[str, torch.Tensor], patch_level: bool) -> plt.Figure:
+    """One row for each version (name -> (B, C, H, W)) of each image pictured, one column for each map."""
+    lines, titles, classes = [], [], target[pictured]
+    outputs = (answers(vit, shown).softmax(1).max(1) for shown in versions.values())
+    confidence, guess = (torch.stack(values) for values in zip(*outputs, strict=True))
+    maps = {name: [attribute(vit, shown, name, target=classes) for shown in versions.values()] for name in ATTRIBUTIONS}
     if patch_level:
         maps = {n: [patch_values(m, vit).unflatten(1, vit.grid_size) for m in v] for n, v in maps.items()}
     for i in range(len(classes)):
         for version, (name, shown) in enumerate(versions.items()):
             heats = [painted(m[version][i], m[0][i], bool((m[0] < 0).any())) for m in maps.values()]
             lines.append([shown[i].permute(1, 2, 0).cpu().numpy(), *heats])
-            titles.append(f"{name}\n{photos.classes[guess[version, i]]}, {confidence[version, i]:.0%}")
-    (tall, wide), gap = vit.image_size, 4
+            said = figures.short(photos.classes[guess[version, i]], 18)
+            titles.append(f"{name}\n{said}, {confidence[version, i]:.0%}")
+    (tall, wide), gap = vit.image_size, max(1, vit.image_size[0] // 12)
     padded = [[np.pad(cell, ((0, gap), (0, gap), (0, 0)), constant_values=1) for cell in line] for line in lines]
     canvas = np.concatenate([np.concatenate(line, axis=1) for line in padded])[:-gap, :-gap]
     figure, axis = figures.subplots(height=figures.WIDTH * 0.87 * len(canvas) / len(canvas[0]) + 0.45)
@@ -266,14 +294,14 @@ def mosaic(versions: dict[str, torch.Tensor], classes: torch.Tensor, patch_level
     axis.set_yticks([(tall + gap) * row + tall / 2 for row in range(len(titles))], titles, fontsize=7)
     axis.tick_params(length=0, labeltop=True, labelbottom=False)
     sns.despine(ax=axis, left=True, bottom=True)
+    figures.add_credits(figure, credits(test.images, pictured.tolist()))
     return figure
 
 
-pictured = clean_logits.softmax(1).amax(1).topk(2).indices.sort().values
-goals = pixels[torch.from_numpy(other_class(test.labels))[pictured.cpu()].to(device)]
-noisy = exact_noises(pixels[pictured], goals)
+pictured = clean_logits[:moved_images].softmax(1).amax(1).topk(2).indices.sort().values
+noisy = exact_noises(pixels[pictured], goals[pictured])
 versions = {"image": pixels[pictured], "+ exact": noisy["exact, largest"], "+ Gaussian": noisy["Gaussian"]}
-_ = figures.save_figure(mosaic(versions, target[pictured], patch_level=False), "05_exact_maps")
+_ = figures.save_figure(mosaic(versions, patch_level=False), "05_exact_maps")
 
 # %% [markdown]
 # ## (b) Optimised noise: the same prediction, another explanation
@@ -294,36 +322,38 @@ _ = figures.save_figure(mosaic(versions, target[pictured], patch_level=False), "
 
 # %%
 ATTACKED = ("rollout", "grad_cam", "saliency")
+few_patches = {name: scores[:moved_images] for name, scores in clean_patches.items()}
 
 
 def moved_maps() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(seed)
     options = dict(radius=radius / 255, eps=eps, steps=steps, seed=seed)
-    noises = {name: manipulation.manipulate(vit, pixels, name, **options) for name in ATTACKED}
-    noisy = {f"for {labels[name]}": (pixels + noise).clamp(0, 1) for name, noise in noises.items()}
-    signs = torch.randn(pixels.shape, generator=generator).sign().to(device)
-    noisy["random signs"] = (pixels + radius / 255 * signs).clamp(0, 1)
+    noises = {name: manipulation.manipulate(vit, few, name, **options) for name in ATTACKED}
+    noisy = {f"for {labels[name]}": (few + noise).clamp(0, 1) for name, noise in noises.items()}
+    signs = torch.randn(few.shape, generator=generator).sign().to(device)
+    noisy["random signs"] = (few + radius / 255 * signs).clamp(0, 1)
     permuted = {}
     for name, noise in noises.items():
         direction = perturbation.permuted_in_patches(noise, vit.patch_size, generator)
-        legal = perturbation.in_box(pixels, direction, norms(noise))
-        permuted[f"for {labels[name]}, permuted"] = (pixels + legal).clamp(0, 1)
+        legal = perturbation.in_box(few, direction, norms(noise))
+        permuted[f"for {labels[name]}, permuted"] = (few + legal).clamp(0, 1)
     rows = []
     for noise, shown in (noisy | permuted).items():
         for name in ATTRIBUTIONS if noise in noisy else [n for n in ATTACKED if labels[n] in noise]:
-            maps = patch_values(attribute(vit, shown, name, target=target), vit)
-            rows.append({"noise": noise, "map": labels[name]} | compared(maps, clean_patches[name]))
+            maps = patches_of(shown, [name])[name]
+            rows.append({"noise": noise, "map": labels[name]} | compared(maps, few_patches[name]))
     described_noises = [{"noise": noise} | described(shown) for noise, shown in (noisy | permuted).items()]
     return {"agreement": rows, "noises": described_noises}, noises
 
 
 moved = stored(
     "moved_explanations",
-    {"images": images, "steps": steps, "radius": radius, "eps": eps, "share": share, "seed": seed},
+    {"of": explained.key, "images": moved_images}
+    | {"steps": steps, "radius": radius, "eps": eps, "share": share, "seed": seed},
     moved_maps,
     data=identity,
 )
-optimised = {name: (pixels + noise.to(device)).clamp(0, 1) for name, noise in moved.tensors().items()}
+optimised = {name: (few + noise.to(device)).clamp(0, 1) for name, noise in moved.tensors().items()}
 moved_noises = pd.DataFrame(moved.metrics["noises"])
 figures.save_table(moved_noises, "05_moved_noises", caption="Noises of part (b).")
 moved_noises.style.hide(axis="index").format(precision=3)
@@ -360,10 +390,10 @@ _ = figures.save_figure(figure, "05_moved_agreement")
 versions = {"image": pixels[pictured]} | {
     f"for {labels[name].replace(' ', chr(10))}": optimised[name][pictured] for name in ATTACKED
 }
-_ = figures.save_figure(mosaic(versions, target[pictured], patch_level=True), "05_moved_maps")
+_ = figures.save_figure(mosaic(versions, patch_level=True), "05_moved_maps")
 
 # %% [markdown]
-# Three things are seen. Within a ball that leaves the picture much as it was, each attacked map loses its order (correlations
+# Three things are seen at the defaults. Within a ball that leaves the picture much as it was, each attacked map loses its order (correlations
 # around zero or below, on average), while the prediction stays where the constraint wants it. Random signs, although longer,
 # leave all maps largely in place, and permuted noise of equal norm leaves most of the order: the direction does it, not the size. And
 # transfer is partial: noise against one map moves the others less than their own does. Attention rollout and
@@ -377,13 +407,12 @@ _ = figures.save_figure(mosaic(versions, target[pictured], patch_level=True), "0
 
 # %%
 def both_together() -> list[dict[str, object]]:
-    goals, rows = pixels[torch.from_numpy(other_class(test.labels))], []
+    rows = []
     for name, shown in optimised.items():
-        disguised = (shown + space.nearest(shown, goals)[0]).clamp(0, 1)
-        maps = [patch_values(attribute(vit, x, name, target=target), vit) for x in (disguised, shown)]
+        disguised = (shown + space.nearest(shown, goals[:moved_images])[0]).clamp(0, 1)
+        maps = [patches_of(each, [name])[name] for each in (disguised, shown)]
         row = {"noise": f"for {labels[name]}, and exact", "map": labels[name]} | compared(*maps)
-        with torch.inference_mode():
-            same = (vit(disguised).argmax(1) == target).cpu()
+        same = (answers(vit, disguised).argmax(1) == target[:moved_images]).cpu()
         row |= statistics.proportion(same).columns("class_kept")
         rows.append(row | statistics.mean(similarity.ssim(disguised, shown)).columns("ssim"))
     return rows
@@ -397,7 +426,7 @@ both_table.style.hide(axis="index").format(precision=3)
 # %% [markdown]
 # ## (c) Do the moved maps explain worse?
 #
-# Deletion replaces patches by the mean colour, four at a time, in the order of the map, and follows the probability of the
+# Deletion replaces patches by the mean colour, a ninth of them at a time, in the order of the map, and follows the probability of the
 # predicted class; insertion starts from the mean colour and puts them back (Petsiuk et al. 2018). A good explanation has a *small* area
 # under the first curve and a *large* one under the second; the floor is a random order.
 #
@@ -415,16 +444,16 @@ EXACT_CHECK = "gradient_x_input"  # at pixel level the map that exact noise does
 
 def faithfulness_of_maps() -> dict[str, object]:
     generator = torch.Generator().manual_seed(seed)
-    chance = torch.rand(len(pixels), vit.grid_size[0] * vit.grid_size[1], generator=generator)
-    floor = judged(pixels, chance)
-    clean = {name: judged(pixels, scores) for name, scores in clean_patches.items()}
+    chance = torch.rand(len(few), vit.grid_size[0] * vit.grid_size[1], generator=generator)
+    floor = judged(few, chance)
+    clean = {name: judged(few, scores) for name, scores in few_patches.items()}
     rows = [area_row("clean", "random order", "", floor)]
     rows += [area_row("clean", "clean map", name, curves, "random order", floor) for name, curves in clean.items()]
     lines = curve_rows("random order", floor, "")
     for name, shown in optimised.items():
-        scores = patch_scores(shown, [name])[name]
-        on_clean, on_noisy = judged(pixels, scores), judged(shown, scores)
-        old, noisy_floor = judged(shown, clean_patches[name]), judged(shown, chance)
+        scores = patches_of(shown, [name])[name]
+        on_clean, on_noisy = judged(few, scores), judged(shown, scores)
+        old, noisy_floor = judged(shown, few_patches[name]), judged(shown, chance)
         rows.append(area_row("clean", "moved map", name, on_clean, "random order", floor))
         rows.append(area_row("clean", "moved map", name, on_clean, "clean map", clean[name]))
         rows.append(area_row("noisy", "clean map", name, old, "random order", noisy_floor))
@@ -432,18 +461,14 @@ def faithfulness_of_maps() -> dict[str, object]:
         rows.append(area_row("noisy", "moved map", name, on_noisy, "clean map", old))
         for kind, curves in (("clean map", clean[name]), ("moved map", on_clean), ("moved map, noisy image", on_noisy)):
             lines += curve_rows(kind, curves, name)
-    shown = (pixels + space.nearest(pixels, pixels[torch.from_numpy(other_class(test.labels))])[0]).clamp(0, 1)
-    disguised, reference = judged(shown, patch_scores(shown, [EXACT_CHECK])[EXACT_CHECK]), clean[EXACT_CHECK]
+    shown = (few + space.nearest(few, goals[:moved_images])[0]).clamp(0, 1)
+    disguised, reference = judged(shown, patches_of(shown, [EXACT_CHECK])[EXACT_CHECK]), clean[EXACT_CHECK]
     change = max((getattr(disguised, c) - getattr(reference, c)).abs().max().item() for c in ("deletion", "insertion"))
     return {"areas": rows, "curves": lines, "largest change under exact noise": change}
 
 
-def patch_scores(shown: torch.Tensor, names: object) -> dict[str, torch.Tensor]:
-    return {name: patch_values(attribute(vit, shown, name, target=target), vit) for name in names}
-
-
 def judged(shown: torch.Tensor, scores: torch.Tensor) -> Curves:
-    return deletion_insertion(vit, shown, scores, target=target)
+    return deletion_insertion(vit, shown, scores, target=target[:moved_images])
 
 
 def area_row(
@@ -496,7 +521,7 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center
 _ = figures.save_figure(figure, "05_faithfulness")
 
 # %% [markdown]
-# **Answer.** On the clean image, integrated gradients order the patches best, and Grad-CAM too beats a random order on both
+# **Answer**, at the defaults. On the clean image, integrated gradients order the patches best, and Grad-CAM too beats a random order on both
 # curves; saliency does on the deletion curve. Rollout, which explains no class in particular, and gradient × input do not do so detectably
 # with so few images: there is less to fool in them. The moved maps lose what the maps had: all three are worse than the maps that they
 # replace, on both curves and by intervals that exclude zero, and none is better than a random order.
@@ -594,8 +619,8 @@ def faithfulness() -> tuple[str, str]:
 
 figures.save_table(answer.table(), "05_verdicts", caption="What is said of fooled explanations, and what holds.")
 answer.show(
-    limits=f"one small vit with 36 patches, {images:,} images and as many comparisons, a few of which would exclude zero "
-    "by chance, so that large differences are to be read against their intervals. Painted patches are not natural images, "
-    "and a curve measures the vit on them. The constraint binds hardest where the vit is unsure, and there the maps "
+    limits=f"one model ({model}), {images:,} images of {data} in (a), {min(moved_images, images):,} in (b) and (c), and as many "
+    "comparisons, a few of which would exclude zero by chance, so that large differences are to be read against their intervals. Painted patches are not natural images, "
+    "and a curve measures the model on them. The constraint binds hardest where the model is unsure, and there the maps "
     "move least."
 )

@@ -7,6 +7,7 @@ explain the logit of a class, and each can be differentiated once more where ``c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,9 +22,8 @@ from nullpaper.models.inputs import check_images, check_labelled
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, check_evaluating, check_vit, full, patchify
 
-BATCH = 128  # images explained at once
+TOKENS = 4_608  # patches that go through the model at once where gradients are kept: 128 images of 48 px, 23 of 224 px
 IG_STEPS = 16  # Gauss-Legendre nodes
-IG_CHUNK = 128  # images on the path that go through the model at once
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,26 @@ def attribute(vit: ViT, images: Tensor, name: str, *, target: ArrayLike | Tensor
     compute = attribution(name).compute
     with torch.inference_mode(False):  # with gradients, whatever holds outside
         images, target = check_explained(vit, images, target)
-        batches = zip(images.split(BATCH), target.split(BATCH), strict=True)
+        batches = zip(*(values.split(images_at_once(vit)) for values in (images, target)), strict=True)
         maps = [compute(vit, part.requires_grad_(), classes, False).detach() for part, classes in batches]
         return full(torch.cat(maps))
+
+
+def images_at_once(vit: ViT) -> int:
+    """How many images of its size a model explains at once."""
+    return max(1, TOKENS // math.prod(vit.grid_size))
+
+
+def pixel_gradient(vit: ViT, images: Tensor, *, target: ArrayLike | Tensor | None = None) -> Tensor:
+    """Gradient of the target's logit at the pixels of images (B, C, H, W), of which `saliency` and others are made.
+
+    Raises:
+        InputError: as `check_explained`.
+    """
+    with torch.inference_mode(False):
+        images, target = check_explained(vit, images, target)
+        batches = zip(*(values.split(images_at_once(vit)) for values in (images, target)), strict=True)
+        return torch.cat([_pixel_gradient(vit, part.requires_grad_(), classes, False) for part, classes in batches])
 
 
 def patch_values(maps: Tensor, vit: ViT) -> Tensor:
@@ -113,12 +130,22 @@ def grad_cam(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Te
 
 def saliency(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Tensor:
     """|gradient| of the target's logit (B, H, W), summed over channels (Simonyan et al. 2014 take their maximum)."""
-    return _pixel_gradient(vit, images, target, create_graph).abs().sum(1)
+    return magnitude(_pixel_gradient(vit, images, target, create_graph))
+
+
+def magnitude(gradient: Tensor) -> Tensor:
+    """|gradient| (B, H, W) of gradients (B, C, H, W), summed over channels."""
+    return gradient.abs().sum(1)
 
 
 def gradient_x_input(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Tensor:
     """Gradient of the target's logit times the pixel in [0, 1], (B, H, W), summed over channels: black counts none."""
-    return (images * _pixel_gradient(vit, images, target, create_graph)).sum(1)
+    return times(_pixel_gradient(vit, images, target, create_graph), images)
+
+
+def times(gradient: Tensor, factor: Tensor) -> Tensor:
+    """Gradient times a factor such as the image, both (B, C, H, W), summed over channels: (B, H, W)."""
+    return (factor * gradient).sum(1)
 
 
 def integrated_gradients(vit: ViT, images: Tensor, target: Tensor, create_graph: bool) -> Tensor:
@@ -130,7 +157,7 @@ def integrated_gradients(vit: ViT, images: Tensor, target: Tensor, create_graph:
     change, total = images - vit.mean, torch.zeros_like(images)
     nodes, weights = np.polynomial.legendre.leggauss(IG_STEPS)  # on [-1, 1], weights of sum 2
     shares, weights = ((1 + nodes) / 2).tolist(), torch.from_numpy(weights / 2).to(images).view(-1, 1, 1, 1, 1)
-    at_once = max(1, IG_CHUNK // len(images))
+    at_once = max(1, images_at_once(vit) // len(images))
     for part in (slice(start, start + at_once) for start in range(0, IG_STEPS, at_once)):
         points = torch.cat([vit.mean + share * change for share in shares[part]]).requires_grad_()
         gradients = _pixel_gradient(vit, points, target.repeat(len(shares[part])), create_graph)

@@ -19,7 +19,7 @@ from nullpaper.errors import InputError, check_choice, check_number
 from nullpaper.fooling.explanations import check_explained
 from nullpaper.models.vit import ViT
 
-BLOCK = 4  # patches a step
+STEPS = 9  # from all patches to none: 4 of 36 at once
 CHUNK = 32  # images whose steps go through the model at once
 
 
@@ -67,7 +67,7 @@ def top_overlap(first: Tensor, second: Tensor, share: float = 0.25) -> Tensor:
 def deletion_insertion(vit: ViT, images: Tensor, scores: Tensor, *, target: ArrayLike | Tensor) -> Curves:
     """Delete, and insert, the patches of images (B, C, H, W) from the highest of ``scores`` (B, N) downwards.
 
-    A deleted patch has the model's mean pixel everywhere. The embedding reads every patch alone, so that its token is
+    A ninth of them goes at a step. A deleted patch has the model's mean pixel everywhere. The embedding reads every patch alone, so that its token is
     replaced by that colour's. The probability followed is that of the class ``target`` (B,).
 
     Raises:
@@ -77,7 +77,7 @@ def deletion_insertion(vit: ViT, images: Tensor, scores: Tensor, *, target: Arra
     patches = math.prod(vit.grid_size)
     if tuple(scores.shape) != (len(images), patches) or not scores.isfinite().all():
         raise InputError(f"scores have shape {tuple(scores.shape)}; pass finite ones, ({len(images)}, {patches}).")
-    counts = torch.tensor([*range(0, patches, BLOCK), patches], device=images.device)
+    counts = torch.tensor([*range(0, patches, max(1, round(patches / STEPS))), patches], device=images.device)
     rank = scores.to(images.device).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     absent = vit.embed(vit.mean.expand_as(images[:1]))
     parts = zip(*(values.split(CHUNK) for values in (images, rank, target)), strict=True)

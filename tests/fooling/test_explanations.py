@@ -89,7 +89,7 @@ def test_shapes_default_target_batches_and_no_traces(name: str, monkeypatch) -> 
         predicted = vit(pixels).argmax(1)
     assert values.shape == (4, *(vit.grid_size if ATTRIBUTIONS[name].level == "patch" else vit.image_size))
     assert not values.requires_grad and values.isfinite().all()
-    monkeypatch.setattr(explanations, "BATCH", 3)
+    monkeypatch.setattr(explanations, "TOKENS", 3 * 36)
     assert relative(attribute(vit, pixels, name, target=predicted), values) < 1e-3
     if name != "rollout":
         assert relative(attribute(vit, pixels, name, target=torch.full((4,), 9)), values) > 0.01
@@ -156,7 +156,7 @@ def test_integrated_gradients_are_complete_however_many_nodes_go_through_the_mod
     whole = attribute(vit, pixels, "integrated_gradients")
     rise = (vit(pixels) - vit(vit.mean.expand_as(pixels))).gather(1, target[:, None]).squeeze(1)
     assert torch.allclose(whole.sum((1, 2)), rise, atol=0.3)
-    monkeypatch.setattr(explanations, "IG_CHUNK", 8)
+    monkeypatch.setattr(explanations, "TOKENS", 8 * 36)
     assert relative(attribute(vit, pixels, "integrated_gradients"), whole) < 1e-10
 
 
