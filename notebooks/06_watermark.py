@@ -16,12 +16,24 @@
 # What the patch embedding ignores, the network ignores, so an owner could write there: a logo that people see and the model
 # does not (paper C), or a message that nobody sees and only a key reveals. This notebook asks what such a mark looks like, how to
 # compute it, whether predictions really stay, and whether the mark survives what happens to images on their way: rounding to 8
-# bits, JPEG, cropping, noise.
+# bits, JPEG, resizing, cropping, noise.
 #
-# Takes about 1 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package.
+# The defaults are the shipped ViT and CIFAR-10; any plain ViT and photographs of its classes will do:
+#
+# ```sh
+# nullpaper run 06_watermark --profile photographs -p root IMAGENET  # and -p weights FILE, or timm's hub
+# ```
+#
+# What is *read* from tables and figures below speaks of the defaults where it says so; the last section is computed. Takes about 1 min
+# at `cpu` on 2 cores and 12 at `photographs`; needs CIFAR-10, which is fetched once, or your photographs.
 
 # %% tags=["parameters"]
+model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
+weights: str = ""  # a file for it; empty: what ships, or timm's hub
+data: str = "cifar10"  # or another data set of these classes, or the path of a folder of class folders
+root: str = ""  # folder of the photographs; empty: fetched where that is possible
 logo_images: int = 50  # test images that get a logo in (a)
+l1_images: int = 50  # of these in the L1 form, which takes seconds an image of 224 px, and for the time of ours in (b)
 slsqp_patches: int = 6  # patches for the original's solver in (b)
 message_images: int = 100  # test images that carry a message in (c) and (d)
 bits: int = 64  # length of the message
@@ -44,9 +56,11 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from nullpaper import load_data, load_vit, patch_nullspace, statistics
-from nullpaper.data import datasets
+from nullpaper.data.credits import credits
+from nullpaper.data.datasets import Split
 from nullpaper.fooling import similarity, watermark
-from nullpaper.models import vit
+from nullpaper.models.predict import answering, answers
+from nullpaper.models.vit import fingerprint, norms, patchify
 from nullpaper.nullspace import patch
 from nullpaper.robustness import perturbation
 from nullpaper.workflow import figures
@@ -54,17 +68,21 @@ from nullpaper.workflow.store import Result, stored
 
 figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-cifar = load_data("cifar10")
-vit = load_vit("nullpaper_vit_cifar10", device=device)
-space = patch_nullspace(vit)
-data = cifar.identity | {"weights": fingerprint(vit)}
+vit = load_vit(model, weights=weights or None, device=device)
+photos = load_data(data, root or None, transform=vit.transform)
+print(photos)
+vit = answering(vit, photos)
+space, apart = patch_nullspace(vit), patch.channel_nullspace(vit)
+identity = photos.identity | {"weights": fingerprint(vit)}
+l1_images = min(l1_images, logo_images)
 print(
-    f"invisible dimensions a patch: {space.dim} jointly over channels, {patch.channel_nullspace(vit).dim} per channel"
+    f"A channel of a patch has {len(space.basis) // vit.channels} pixels and the embedding {vit.embed_dim} dimensions. "
+    f"Invisible dimensions a patch: {space.dim} jointly over channels, {apart.dim} channel by channel."
 )
 
 # %% [markdown]
-# The original looks for the nullspace of each colour channel. A channel of this model's patch has 64 pixels and the embedding
-# 96 dimensions, so that basis is empty: the original's watermark does not exist here. Everything below uses the joint basis.
+# The original looks for the nullspace of each colour channel, which is empty wherever a patch has no more pixels than the embedding
+# has dimensions, as for the shipped model: the original's watermark does not exist there. Everything below uses the joint basis.
 #
 # ## (a) A visible logo
 #
@@ -86,13 +104,13 @@ strokes = 1 - logo
 board = (torch.arange(logo.shape[1])[:, None] + torch.arange(logo.shape[2])).remainder(2).to(logo).expand_as(logo)
 
 
+LOGOS = ("opaque", "transparent", "checkered")
+
+
 def logo_targets(pixels: Tensor) -> dict[str, Tensor]:
     """What the marked image should look like, by logo."""
-    return {
-        "opaque": logo.expand_as(pixels),
-        "transparent": pixels * (1 - strokes),
-        "checkered": pixels + strokes * (board - pixels),
-    }
+    targets = logo.expand_as(pixels), pixels * (1 - strokes), pixels + strokes * (board - pixels)
+    return dict(zip(LOGOS, targets, strict=True))
 
 
 def prediction_row(noisy: Tensor, transport: str, reference: dict[str, Tensor]) -> dict[str, object]:
@@ -112,19 +130,18 @@ def prediction_row(noisy: Tensor, transport: str, reference: dict[str, Tensor]) 
 
 
 def predictions(images: Tensor, transport: str) -> Tensor:
-    with torch.inference_mode():
-        arrived = perturbation.degraded(images.clamp(0, 1), transport, seed)
-        return torch.cat([vit(batch) for batch in arrived.split(500)]).cpu()
+    return answers(vit, perturbation.degraded(images.clamp(0, 1), transport, seed)).cpu()
 
 
-def references(pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Logits of the unmarked images after each transport, and their labels."""
-    logits = {transport: predictions(pixels, transport) for transport in perturbation.DEGRADATIONS}
+def references(pixels: Tensor, labels: Tensor, transports: Iterable[str]) -> dict[str, Tensor]:
+    """Logits of the unmarked images after each transport, which float32 is one of, and their labels."""
+    logits = {transport: predictions(pixels, transport) for transport in transports}
     return logits | {"clean": logits["float32"], "labels": labels}
 
 
-def pixels_of(split: datasets.Split) -> tuple[Tensor, Tensor]:
-    return datasets.to_pixels(split.images, vit.image_size, device), torch.from_numpy(split.labels)
+def pixels_of(split: Split) -> tuple[Tensor, Tensor]:
+    ((pixels, labels),) = split.batches(len(split), image_size=vit.image_size, device=device)
+    return pixels, labels.cpu()
 
 
 def appearance(pixels: Tensor, noise: Tensor) -> dict[str, object]:
@@ -138,9 +155,12 @@ def appearance(pixels: Tensor, noise: Tensor) -> dict[str, object]:
 def logos() -> list[dict[str, object]]:
     """Every logo in both norms, and its controls: how it looks, and what it does to predictions by transport."""
     generator, rows = torch.Generator().manual_seed(seed), []
-    pixels, labels = pixels_of(photos.test.subset(logo_images, seed))
-    reference = references(pixels, labels)
-    for (name, target), norm in ((t, n) for t in logo_targets(pixels).items() for n in ("l2", "l1")):
+    whole, labels = pixels_of(photos.test.subset(logo_images, seed))
+    counts = {"l2": logo_images, "l1": l1_images}
+    known = {n: references(whole[:n], labels[:n], perturbation.DEGRADATIONS) for n in set(counts.values())}
+    for name, norm in ((name, norm) for name in LOGOS for norm in counts):
+        pixels, reference = whole[: counts[norm]], known[counts[norm]]
+        target = logo_targets(pixels)[name]
         mark, gap = watermark.watermark(space, pixels, target, norm=norm)
         step, length = target - pixels, norms(mark)
         noises = {
@@ -165,7 +185,7 @@ def logos() -> list[dict[str, object]]:
     return rows
 
 
-logo_run = stored("watermark_logo", {"images": logo_images, "seed": seed}, logos, data=identity)
+logo_run = stored("watermark_logo", {"images": logo_images, "l1_images": l1_images, "seed": seed}, logos, data=identity)
 logo_table = pd.DataFrame(logo_run.metrics)
 figures.save_table(logo_table, "06_logo", caption="Visible logos in the nullspace.")
 columns = [
@@ -187,11 +207,12 @@ logo_table.loc[logo_table["transport"] == "float32", [*columns, "largest_logit_c
 
 # %% [markdown]
 # `free` is the share of $\lVert t - x \rVert^2$ that lies in the nullspace, `inside` the share of the mark's energy within the
-# strokes. A trained embedding reads smooth content, so a smooth logo is almost all in the *row* space: little of a solid
-# slashed circle is free, and much more of a checkerboard. What the network ignores is texture.
+# strokes. A trained embedding reads smooth content, so that of the shipped model's a smooth logo is almost all in the *row* space: little
+# of a solid slashed circle is free, and much more of a checkerboard. What the network ignores is texture.
 
 # %%
-pixels, _ = pixels_of(photos.test.subset(pictures, seed + 1))
+shown = photos.test.subset(pictures, seed + 1)
+pixels, _ = pixels_of(shown)
 targets = logo_targets(pixels)
 panels = {"image": pixels, "opaque, L2": targets["opaque"], "transparent, L2": targets["transparent"]}
 panels = {title: pixels + watermark.watermark(space, pixels, t)[0] for title, t in list(panels.items())[1:]}
@@ -202,21 +223,21 @@ panels["noise of\ntransparent, L1"] = (panels["transparent, L1"] - pixels) / 2 +
 panels = {title: pictured.clamp(0, 1) for title, pictured in panels.items()}
 figure, axes = figures.subplots(len(panels), pictures, height=6.3 * len(panels) / pictures * 1.06, squeeze=False)
 for line, (title, pictured) in zip(axes, panels.items(), strict=True):
-    with torch.inference_mode():
-        confidence, guess = vit(pictured).softmax(1).max(1)
+    confidence, guess = answers(vit, pictured).softmax(1).max(1)
     line[0].set_ylabel(title)
     for i, axis in enumerate(line):
         axis.imshow(pictured[i].permute(1, 2, 0).cpu())
         axis.set(xticks=[], yticks=[])
         sns.despine(ax=axis, left=True, bottom=True)
-        label = f"{photos.classes[guess[i]]}, {confidence[i]:.1%}"
+        label = f"{figures.short(photos.classes[guess[i]], 18)}, {confidence[i]:.1%}"
         axis.set_title("" if title.startswith("noise") else label, fontsize=7)
+figures.add_credits(figure, credits(shown.images, range(pictures)))
 _ = figures.save_figure(figure, "06_logo")
 
 # %% [markdown]
 # Rows: the image; the target with a solid logo on a transparent ground, whose prediction is what painting the logo into the pixels
-# would cost; then marked images, which the model cannot tell from the first row; last, the noise of one of them (grey is zero). The
-# opaque logo covers the image with a texture in which nobody would read it. With a transparent ground, the two norms part: the
+# would cost; then marked images, which the model cannot tell from the first row; last, the noise of one of them (grey is zero). At the
+# defaults the opaque logo covers the image with a texture in which nobody would read it. With a transparent ground, the two norms part: the
 # Euclidean form spreads the mark over whole patches, because the part of the logo that is free does not know where the strokes end.
 # The L1 form prefers pixels that hit the target *exactly*, and outside the strokes the target is the image: so its noise stays
 # within the strokes and the logo can be read. Its price is a much larger norm.
@@ -232,9 +253,10 @@ solid.set_index(["form", "mark", "transport"])[columns].unstack("mark")[["unchan
 
 # %% [markdown]
 # `unchanged` compares with the prediction on the clean image, `accuracy_change` with the unmarked image after the same transport, on
-# the same images. As they are, no mark in the nullspace changes a prediction, and rounding to 8 bits is as harmless. JPEG, resampling and
-# noise carry part of the mark out of the nullspace; what that costs here is of the size of what they cost the unmarked image, and the
-# intervals in the table are too wide to tell the two apart. The blended logo, at the same norm, loses predictions everywhere.
+# the same images. As they are, no mark in the nullspace changes a prediction, and rounding to 8 bits is as harmless, so that a PNG file, which
+# keeps these 8 bits, is too. JPEG, resampling and noise carry part of the mark out of the nullspace; what that costs at the defaults is of
+# the size of what they cost the unmarked image, and the intervals in the table are too wide to tell the two apart. The blended logo, at
+# the same norm, loses predictions everywhere.
 #
 # ## (b) The solver
 #
@@ -254,7 +276,7 @@ def seconds() -> float:
 
 def against_slsqp() -> list[dict[str, object]]:
     """Time a patch and objective of ours and of SLSQP on the same patches (opaque logo)."""
-    pixels, _ = pixels_of(photos.test.subset(logo_images, seed))
+    pixels = pixels_of(photos.test.subset(logo_images, seed))[0][:l1_images]
     count = len(pixels) * space.image_dim // space.dim
     drawn, rows = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:slsqp_patches], []
     for norm in ("l1", "l2"):
@@ -283,7 +305,7 @@ def against_slsqp() -> list[dict[str, object]]:
 
 solver_run = stored(
     "watermark_slsqp",
-    {"patches": slsqp_patches, "images": logo_images, "seed": seed, "device": device},
+    {"patches": slsqp_patches, "images": logo_images, "l1_images": l1_images, "seed": seed, "device": device},
     against_slsqp,
     data=identity,
 )
@@ -299,7 +321,7 @@ solver_table.style.hide(axis="index").format(precision=3).format(
 #
 # ## (c) A hidden message
 #
-# The key seeds orthonormal random directions $k_1, \dots, k_{64}$ of the image's nullspace; bit $m_b = \pm 1$ is read as the sign of
+# The key seeds orthonormal random directions $k_1, \dots, k_L$ of the image's nullspace; bit $m_b = \pm 1$ is read as the sign of
 # $\langle x, k_b \rangle$, without the original image. The image itself already says something along $k_b$ (the *host's
 # interference*). Three ways to write:
 #
@@ -364,7 +386,8 @@ writing_table.pivot(index="margin", columns="writing", values=["norm", "bits", "
 # JPEG stores smooth content and discards texture: the opposite of what the embedding does. So JPEG removes just the
 # directions in which the nullspace is rich. We therefore also order the nullspace by the step with which JPEG rounds a direction (the
 # quadratic form of squared quantisation steps over the DCT, restricted to the nullspace) and write in the eighth of it that is
-# rounded least. "Crop 44/48" keeps the central 44 of 48 pixels a side and resizes back; in "crop undone" the decoder knows of the crop
+# rounded least. "Resize 3/4" makes each side three quarters as long, and as long as before; "crop 44/48" keeps the central part of so
+# much of each side and resizes back; in "crop undone" the decoder knows of the crop
 # and puts the content back where it was. "Erased" is an attacker who has the weights and
 # removes the image's part in the nullspace. "Wrong keys" reads the untouched file with five other keys.
 
@@ -391,7 +414,7 @@ def arrivals(share: float, margin: float) -> list[dict[str, object]]:
     about |= appearance(pixels, hidden.noise) | statistics.proportion((hidden.margin > 0.99 * margin).cpu()).columns(
         "held"
     )
-    reference = references(pixels, labels)
+    reference = references(pixels, labels, ["float32"])
     exact = prediction_row(marked, "float32", reference)
     about |= {name: exact[name] for name in ("unchanged", "unchanged_low", "unchanged_high", "largest_logit_change")}
     return [
@@ -447,8 +470,8 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", 
 _ = figures.save_figure(figure, "06_message")
 
 # %% [markdown]
-# Rounding to 8 bits costs nothing, and white noise only what the margin's meaning predicts: bits go when its standard deviation is
-# not small against the margin. JPEG is the enemy of the nullspace; smooth carriers help a great deal, yet a 64-bit message arrives
+# At the defaults: rounding to 8 bits costs nothing, and so does PNG; white noise costs only what the margin's meaning predicts: bits go when its standard deviation is
+# not small against the margin. JPEG is the enemy of the nullspace; smooth carriers help a great deal, yet the message arrives
 # whole only at high quality, and at quality 50 most bits are near chance. A crop that the decoder does not know of destroys the
 # message, because the keys are tied to places; with the content put back bits return, the more the larger the margin. Other keys
 # read chance. In an image with large saturated areas the box may not hold every margin (`held` below is the share of images that
@@ -501,7 +524,7 @@ _ = figures.save_figure(figure, "06_visibility")
 
 # %% [markdown]
 # Left and centre: what the margin costs to the eye. Right: recovery against the share of the nullspace that carries the message, at
-# one margin. The smaller the share, the better under JPEG.
+# one margin. The smaller the share, the better under JPEG, at the defaults.
 #
 # ## (d) Does the prediction stay?
 #
@@ -513,9 +536,9 @@ _ = figures.save_figure(figure, "06_visibility")
 
 # %%
 def elsewhere() -> list[dict[str, object]]:
-    """Predictions under every transport, for a message in the nullspace and in places that the vit does see."""
+    """Predictions under every transport, for a message in the nullspace and in places that the model does see."""
     pixels, labels = pixels_of(carriers)
-    reference, rows = references(pixels, labels), []
+    reference, rows = references(pixels, labels, perturbation.DEGRADATIONS), []
     eye = torch.eye(len(space.basis), dtype=torch.float64)
     places = {
         "row space": replace(space, basis=space.row_basis, row_basis=space.basis),
@@ -566,9 +589,9 @@ figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", nco
 _ = figures.save_figure(figure, "06_prediction")
 
 # %% [markdown]
-# In the nullspace no prediction changes in float32, at any margin (see the table above); the same message at the same norm changes some in pixel space
-# and more in the row space. After JPEG, a crop or noise, images marked in the nullspace keep their predictions about as often as
-# unmarked ones, and the controls add their own damage to that of the transport.
+# In the nullspace no prediction changes in float32, at any margin (see the table above). At the defaults the same message at the same
+# norm changes some in pixel space and more in the row space; after JPEG, a crop or noise, images marked in the nullspace keep their
+# predictions about as often as unmarked ones, and the controls add their own damage to that of the transport.
 #
 # So a watermark that the model ignores exists, exactly and for every image. It is texture: a logo
 # can be read only where the strokes may look like noise, and the L1 form with a transparent ground is what makes it readable. The
@@ -632,7 +655,7 @@ def watermarks() -> tuple[str, str]:
     "",
     "any picture, and not only texture, can be the watermark",
     where="06 (a)",
-    criterion="holds if at least half of every logo's energy is invisible to the vit, in part if of one logo's",
+    criterion="holds if at least half of every logo's energy is invisible to the model, in part if of one logo's",
 )
 def any_logo() -> tuple[str, str]:
     lines = rows(logo_table, mark="nullspace", transport="float32", form="L2")
@@ -645,7 +668,7 @@ def any_logo() -> tuple[str, str]:
 @answer.claim(
     "",
     "",
-    "a 64-bit message in the nullspace survives JPEG 75",
+    f"a {bits}-bit message in the nullspace survives JPEG 75",
     where="06 (c)",
     criterion="holds if at least 90 % of bits are read when written anywhere in the nullspace, in part if written "
     "where JPEG rounds least",
@@ -686,7 +709,7 @@ def solver() -> tuple[str, str]:
 
 figures.save_table(answer.table(), "06_verdicts", caption="What paper C says of watermarks, and what holds.")
 answer.show(
-    limits=f"one vit of 0.7 M parameters, with patches of the size of JPEG's blocks; {logo_images:,} CIFAR-10 images with "
-    f"a logo, {message_images:,} with a message, {slsqp_patches:,} patches for SLSQP; one key, which is a seed and not "
+    limits=f"one model ({model}); {logo_images:,} images of {data} with a logo, {min(l1_images, logo_images):,} in the L1 form, "
+    f"{message_images:,} with a message, {slsqp_patches:,} patches for SLSQP; one key, which is a seed and not "
     "cryptography; whoever has the weights can remove the message (erased)."
 )

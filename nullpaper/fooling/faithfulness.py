@@ -67,8 +67,9 @@ def top_overlap(first: Tensor, second: Tensor, share: float = 0.25) -> Tensor:
 def deletion_insertion(vit: ViT, images: Tensor, scores: Tensor, *, target: ArrayLike | Tensor) -> Curves:
     """Delete, and insert, the patches of images (B, C, H, W) from the highest of ``scores`` (B, N) downwards.
 
-    A ninth of them goes at a step. A deleted patch has the model's mean pixel everywhere. The embedding reads every patch alone, so that its token is
-    replaced by that colour's. The probability followed is that of the class ``target`` (B,).
+    A ninth of them goes at each step. A deleted patch has the model's mean pixel everywhere. The embedding reads every
+    patch alone, so that its token is replaced by that colour's. The probability followed is that of the class
+    ``target`` (B,).
 
     Raises:
         InputError: as `check_explained`, or scores that are not finite or not one a patch.

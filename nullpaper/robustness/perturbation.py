@@ -83,6 +83,18 @@ TRANSPORTS: dict[str, Callable[[Tensor], Tensor]] = {
 """How a noisy image reaches the model."""
 
 
+def resized(images: Tensor, share: float) -> Tensor:
+    """Images (B, C, H, W) in [0, 1], bicubically at a share of their sides, to the nearest pixel, and back.
+
+    Raises:
+        InputError: a share of 0 or less, or above 1.
+    """
+    check_number("share", share, 0, 1, "(]")
+    size = images.shape[-2:]
+    small = interpolate(images, size=[max(1, round(share * side)) for side in size], mode="bicubic", antialias=True)
+    return interpolate(small.clamp(0, 1), size=tuple(size), mode="bicubic", antialias=True).clamp(0, 1)
+
+
 def crop_and_resize(images: Tensor, kept: int) -> Tensor:
     """The central ``kept`` x ``kept`` pixels of images (B, C, H, W), bicubically back to H x W, in [0, 1].
 
@@ -122,6 +134,7 @@ DEGRADATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "JPEG 95": lambda images, generator: jpeg(images, 95),
     "JPEG 75": lambda images, generator: jpeg(images, 75),
     "JPEG 50": lambda images, generator: jpeg(images, 50),
+    "resize 3/4": lambda images, generator: resized(images, 3 / 4),
     "crop 44/48": lambda images, generator: crop_and_resize(images, round(images.shape[-1] * 44 / 48)),
     "noise 0.02": lambda images, generator: noisy(images, 0.02, generator),
     "noise 0.05": lambda images, generator: noisy(images, 0.05, generator),

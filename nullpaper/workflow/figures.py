@@ -132,7 +132,12 @@ def short(name: str, letters: int) -> str:
 def add_credits(fig: Figure, credits: Sequence[str]) -> None:
     """Say under a figure whose photographs it shows; nothing where there is nobody to name."""
     if credits:
-        fig.supxlabel(textwrap.fill(f"Photographs: {'; '.join(credits)}.", 150), fontsize=5, x=0.01, ha="left")
+        fig.supxlabel(
+            textwrap.fill(f"Photographs: {'; '.join(credits)}.", 150, break_on_hyphens=False),
+            fontsize=5,
+            x=0.01,
+            ha="left",
+        )
 
 
 def save_figure(fig: Figure, name: str) -> list[Path]:
