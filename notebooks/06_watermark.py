@@ -47,7 +47,7 @@ seed: int = 0  # of images, messages and noises
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import pandas as pd
 import seaborn as sns
@@ -113,9 +113,8 @@ def logo_targets(pixels: Tensor) -> dict[str, Tensor]:
     return dict(zip(LOGOS, targets, strict=True))
 
 
-def prediction_row(noisy: Tensor, transport: str, reference: dict[str, Tensor]) -> dict[str, object]:
-    """Predictions of marked images after a transport, paired with those of the images as they were."""
-    logits = predictions(noisy, transport)
+def prediction_row(logits: Tensor, transport: str, reference: dict[str, Tensor]) -> dict[str, object]:
+    """What a model says of marked images after a transport, paired with what it says of the images as they were."""
     same, confidence = logits.argmax(1) == reference["clean"].argmax(1), logits.softmax(1).amax(1)
     correct, change = logits.argmax(1) == reference["labels"], (logits - reference["clean"]).abs().amax(1)
     unmarked = reference[transport].argmax(1)
@@ -179,7 +178,10 @@ def logos() -> list[dict[str, object]]:
             travels = name == "transparent" and kind != "permuted"
             transports = perturbation.DEGRADATIONS if travels else ["float32"]
             rows += [
-                about | {"mark": kind} | look | prediction_row(pixels + noise, transport, reference)
+                about
+                | {"mark": kind}
+                | look
+                | prediction_row(predictions(pixels + noise, transport), transport, reference)
                 for transport in transports
             ]
     return rows
@@ -348,6 +350,12 @@ def recovery(images: Tensor, sent: Tensor, share: float, secrets: Iterable[int] 
     return statistics.mean(right).columns("bits") | statistics.proportion(right == 1).columns("messages")
 
 
+@cache
+def written(share: float, margin: float) -> watermark.HiddenMessage:
+    """The messages in the carriers, in a share of the nullspace and at a margin."""
+    return watermark.encode_message(space, pixels_of(carriers)[0], messages, key=key, margin=margin, share=share)
+
+
 def embeddings() -> list[dict[str, object]]:
     pixels, _ = pixels_of(carriers)
     sent, rows = messages, []
@@ -360,8 +368,7 @@ def embeddings() -> list[dict[str, object]]:
             name: space.nearest(pixels, pixels + torch.einsum("bl,lchw->bchw", step, keys).float())[0]
             for name, step in steps.items()
         }
-        hidden = watermark.encode_message(space, pixels, sent, key=key, margin=margin)
-        for name, noise in (noises | {"exact": hidden.noise}).items():
+        for name, noise in (noises | {"exact": written(1.0, margin).noise}).items():
             row = {"writing": name, "margin": margin} | statistics.mean(norms(noise).cpu()).columns("norm")
             rows.append(row | recovery(pixels + noise, sent, 1.0))
     return rows
@@ -408,14 +415,14 @@ def arrival(marked: Tensor, name: str) -> Tensor:
 def arrivals(share: float, margin: float) -> list[dict[str, object]]:
     """Recovery of bits and messages by what happened to the image, for one strength and one part of the nullspace."""
     pixels, labels = pixels_of(carriers)
-    hidden = watermark.encode_message(space, pixels, messages, key=key, margin=margin, share=share)
+    hidden = written(share, margin)
     marked = (pixels + hidden.noise).clamp(0, 1)
     about = {"share": share, "margin": margin, "largest_gap": hidden.gap.max().item()}
     about |= appearance(pixels, hidden.noise) | statistics.proportion((hidden.margin > 0.99 * margin).cpu()).columns(
         "held"
     )
     reference = references(pixels, labels, ["float32"])
-    exact = prediction_row(marked, "float32", reference)
+    exact = prediction_row(predictions(marked, "float32"), "float32", reference)
     about |= {name: exact[name] for name in ("unchanged", "unchanged_low", "unchanged_high", "largest_logit_change")}
     return [
         about
@@ -547,15 +554,17 @@ def elsewhere() -> list[dict[str, object]]:
     controls = {
         place: watermark.encode_message(s, pixels, messages, key=key, margin=0.2).noise for place, s in places.items()
     }
-    hidden = watermark.encode_message(space, pixels, messages, key=key, margin=margins[-1]).noise
+    hidden = written(1.0, margins[-1]).noise
     length = norms(hidden)
     noises = {"nullspace": hidden}
     noises |= {place: perturbation.in_box(pixels, noise, length) for place, noise in controls.items()}
     for (place, noise), transport in ((n, t) for n in noises.items() for t in perturbation.DEGRADATIONS):
         row = {"place": place, "margin": margins[-1]} | statistics.mean(norms(noise).cpu()).columns("norm")
-        rows.append(row | prediction_row(pixels + noise, transport, reference))
+        rows.append(row | prediction_row(predictions(pixels + noise, transport), transport, reference))
     unmarked = {"place": "unmarked", "margin": 0.0} | statistics.mean(torch.zeros(len(pixels))).columns("norm")
-    return rows + [unmarked | prediction_row(pixels, transport, reference) for transport in perturbation.DEGRADATIONS]
+    return rows + [
+        unmarked | prediction_row(reference[transport], transport, reference) for transport in perturbation.DEGRADATIONS
+    ]
 
 
 prediction_run = stored(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,6 @@ def _row(path: Path) -> dict[str, str]:
     return {}
 
 
-@lru_cache(maxsize=1024)
 def _table(folder: Path) -> dict[Path, dict[str, str]]:
     file = folder / TABLE
     if not file.is_file():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nullpaper.data import datasets as data
 from nullpaper.errors import InputError
@@ -40,6 +44,23 @@ def test_transports(images: torch.Tensor) -> None:
     assert (perturbation.rounded(shifted) - shifted).abs().max() <= 0.5 / 255 + 1e-6
     coarse, fine = ((perturbation.jpeg(images, q) - images).square().mean() for q in (30, 95))
     assert 0 < fine < coarse
+
+
+def test_png_keeps_what_eight_bits_keep(images: torch.Tensor) -> None:
+    image, file = images[0] * 0.97 + 0.01, BytesIO()
+    pixels = image.mul(255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(file, "PNG")
+    read = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).div(255)
+    assert torch.equal(read, perturbation.rounded(image))
+
+
+def test_resizing_keeps_size_and_grey_and_loses_texture() -> None:
+    board = (torch.arange(48)[:, None] + torch.arange(48)).remainder(2).float().expand(1, 3, 48, 48)
+    grey = torch.full((1, 3, 48, 32), 0.3)
+    assert torch.allclose(perturbation.resized(grey, 0.75), grey, atol=1e-6)
+    assert perturbation.resized(board, 0.75).std() < 0.2 * board.std()
+    with pytest.raises(InputError, match="share"):
+        perturbation.resized(grey, 0)
 
 
 def test_degradations_stay_in_range_and_repeat(images: torch.Tensor) -> None:
