@@ -274,14 +274,15 @@ compared.style.format("{:.1%}")
 
 # %% [markdown]
 # Only $f$ itself is bound to keep its class under exact noise, and it does, at any norm. Other networks have other nullspaces, or
-# none, and they do react: at the defaults three that travel with the package are asked. But under the noise that is nearest to $t$ they mostly still see $x$, and the class of $t$ stays
-# rare: it is no picture of $t$ to them either. They keep the class of $x$ at least as often as under the permuted control (the paired
-# column `class of x, minus exact` of the table), and about as often as under random exact noise. The directions that $W$ ignores are those
-# that photographs seldom use, and other networks lean on them less too. At the largest norm the convolutional networks lose $x$ in most
-# images, not much less often than under the permuted control. The second ViT keeps $x$ in most: trained apart, from a seed of its own, its
-# patch embedding passes far less from the shipped model's nullspace than an untrained one does (below). What paper C calls the nullspace of a
-# model is in part one of the *data*. So "a second network disagrees" is weak evidence of fooling by itself, and depends on the second
-# network; what holds is the row of $f$ against *its* controls.
+# none. At the defaults three that travel with the package are asked, and they do react. But under the noise that is nearest to $t$
+# they mostly still see $x$, and the class of $t$ stays rare: it is no picture of $t$ to them either. They keep the class of $x$ at
+# least as often as under the permuted control (the paired column `class of x, minus exact` of the table), and about as often as under
+# random exact noise. The directions that $W$ ignores are those that photographs seldom use, and other networks lean on them less too.
+# At the largest norm the convolutional networks lose $x$ in most images, not much less often than under the permuted control. The
+# second ViT keeps $x$ in most: trained apart, from a seed of its own, its patch embedding passes far less from the shipped model's
+# nullspace than an untrained one does (below). What paper C calls the nullspace of a model is in part one of the *data*. So "a second
+# network disagrees" is weak evidence of fooling by itself, and depends on the second network; what holds is the row of $f$ against
+# *its* controls.
 
 # %%
 for name, net in second.items():
@@ -296,7 +297,7 @@ for name, net in second.items():
             )
 
 # %% [markdown]
-# ## (b) A little influence buys almost all the distance
+# ## (b) How much distance a little influence buys
 #
 # Now the answer may change, per image, by the quantity that paper A's $\epsilon$ bounds in the mean:
 #
@@ -410,15 +411,15 @@ figures.save_table(starts_table, "04_starts", caption="The descent from two star
 starts_table.style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
-# With the shipped ViT the start decides how far the descent comes: these are local optima, and a better one may exist for any pair.
+# At the defaults the start decides how far the descent comes: these are local optima, and a better one may exist for any pair.
 # Lines that optimise nothing stay far from $t$; the descent lands close to $t$ at every $\epsilon$ tried, so that whether
-# the *non-linear* level set is allowed matters more than how much influence is. What this shows is not a larger linear nullspace: the level
-# sets of a network with few outputs pass close to every image. The network keeps the answer that it gave $x$, while the other
-# networks of the defaults mostly answer as they do for $t$ (`04_approximate_seen`), so the picture has indeed become $t$ to everybody else. It is the
-# adversarial weakness of the network read backwards, and is local where the exact noise of (a) is not: it holds for this $x$, this $t$ and
-# these weights. A bounded influence does not bind the class: where the first two classes are close, the top one may change, the more often
-# the larger $\epsilon$ (column `same class`). Rounding to 8 bits pushes the mean influence slightly past the bound, on which the points lie,
-# and hardly changes a class.
+# the *non-linear* level set is allowed matters more than how much influence is. What this shows is not a larger linear nullspace: the
+# level sets of a network, whose outputs are far fewer than its pixels, pass close to every image. The network keeps the answer that it
+# gave $x$, while the three others mostly answer as they do for $t$ (`04_approximate_seen`), so the picture has indeed become $t$ to
+# everybody else. It is the adversarial weakness of the network read backwards, and is local where the exact noise of (a) is not: it holds
+# for this $x$, this $t$ and these weights. A bounded influence does not bind the class: where the first two classes are close, the top
+# one may change, the more often the larger $\epsilon$ (column `same class`). Rounding to 8 bits pushes the mean influence slightly past
+# the bound, on which the points lie, and hardly changes a class.
 #
 # ## (c) The reverse: looks the same, is different
 #
@@ -558,10 +559,10 @@ axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="")
 _ = figures.save_figure(figure, "04_distance")
 
 # %% [markdown]
-# The shortest noises change the answer and far longer exact ones do not: the ratio of their norms is in the table (geometric mean over pairs), as
-# are their likenesses to $x$. What counts is the subspace. Adversarial noise lives in the complement of the nullspace, as the
-# gradient does; exact noise lives in the nullspace, and its points at the bottom are float32 rounding (those below $10^{-16}$ are drawn
-# there). The controls have the exact noise's norm and not its place.
+# The shortest noises change the answer and far longer exact ones do not: the ratio of their norms is in the table (geometric mean
+# over pairs), as are their likenesses to $x$. What counts is the subspace. Adversarial noise lives in the complement of the
+# nullspace, as the gradient does; exact noise lives in the nullspace, and its points at the bottom are float32 rounding (those below
+# $10^{-16}$ are drawn there). The controls have the exact noise's norm and not its place.
 #
 # ## (d) What it looks like
 #
@@ -600,8 +601,8 @@ figures.add_credits(figure, credits(test.images, pictured))
 _ = figures.save_figure(figure, "04_pairs")
 
 # %% [markdown]
-# Rows 1, 3 and 4 are one image to the ViT, to the last digit of its confidence. Row 5 looks like row 2 and gets nearly the answer of row 1;
-# row 6 looks like row 1 and gets the class of row 2, just so.
+# Rows 1, 3 and 4 are one image to the ViT, to the last digit of its confidence. Row 5 looks like row 2, as far as the descent came, and
+# gets nearly the answer of row 1; row 6 looks like row 1 and gets the class of row 2, just so.
 
 # %% [markdown]
 # ## The answer

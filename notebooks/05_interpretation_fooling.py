@@ -393,11 +393,11 @@ versions = {"image": pixels[pictured]} | {
 _ = figures.save_figure(mosaic(versions, patch_level=True), "05_moved_maps")
 
 # %% [markdown]
-# Three things are seen at the defaults. Within a ball that leaves the picture much as it was, each attacked map loses its order (correlations
-# around zero or below, on average), while the prediction stays where the constraint wants it. Random signs, although longer,
-# leave all maps largely in place, and permuted noise of equal norm leaves most of the order: the direction does it, not the size. And
-# transfer is partial: noise against one map moves the others less than their own does. Attention rollout and
-# integrated gradients are the steadiest bystanders.
+# Three things are seen at the defaults. Within a ball that leaves the picture much as it was, each attacked map loses its order
+# (correlations around zero or below, on average), while the prediction stays where the constraint wants it. Random signs, although
+# longer, leave all maps largely in place, and permuted noise of equal norm leaves most of the order: the direction does it, not the
+# size. And transfer is partial: noise against one map moves the others less than their own does. Attention rollout and integrated
+# gradients are the steadiest bystanders.
 #
 # ### Both together
 #
@@ -521,10 +521,10 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center
 _ = figures.save_figure(figure, "05_faithfulness")
 
 # %% [markdown]
-# **Answer**, at the defaults. On the clean image, integrated gradients order the patches best, and Grad-CAM too beats a random order on both
-# curves; saliency does on the deletion curve. Rollout, which explains no class in particular, and gradient × input do not do so detectably
-# with so few images: there is less to fool in them. The moved maps lose what the maps had: all three are worse than the maps that they
-# replace, on both curves and by intervals that exclude zero, and none is better than a random order.
+# **Answer**, at the defaults. On the clean image, integrated gradients order the patches best, and Grad-CAM too beats a random order
+# on both curves; saliency does on the deletion curve. Rollout, which explains no class in particular, and gradient × input do not do
+# so detectably with so few images: there is less to fool in them. The moved maps lose what the maps had: all three are worse than the
+# maps that they replace, on both curves and by intervals that exclude zero, and none is better than a random order.
 #
 # On the *noisy* image the three differ. Saliency is fooled in the strict sense: the old order still describes what the model
 # uses there, and the new map does worse than chance. For rollout and Grad-CAM no difference between the old and the new order can be
@@ -619,8 +619,8 @@ def faithfulness() -> tuple[str, str]:
 
 figures.save_table(answer.table(), "05_verdicts", caption="What is said of fooled explanations, and what holds.")
 answer.show(
-    limits=f"one model ({model}), {images:,} images of {data} in (a), {min(moved_images, images):,} in (b) and (c), and as many "
-    "comparisons, a few of which would exclude zero by chance, so that large differences are to be read against their intervals. Painted patches are not natural images, "
-    "and a curve measures the model on them. The constraint binds hardest where the model is unsure, and there the maps "
-    "move least."
+    limits=f"one model ({model}), {images:,} images of {data} in (a), {min(moved_images, images):,} in (b) and (c), and "
+    "as many comparisons, a few of which would exclude zero by chance, so that large differences are to be read against "
+    "their intervals. Painted patches are not natural images, and a curve measures the model on them. The constraint binds "
+    "hardest where the model is unsure, and there the maps move least."
 )

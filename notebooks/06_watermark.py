@@ -238,11 +238,11 @@ _ = figures.save_figure(figure, "06_logo")
 
 # %% [markdown]
 # Rows: the image; the target with a solid logo on a transparent ground, whose prediction is what painting the logo into the pixels
-# would cost; then marked images, which the model cannot tell from the first row; last, the noise of one of them (grey is zero). At the
-# defaults the opaque logo covers the image with a texture in which nobody would read it. With a transparent ground, the two norms part: the
-# Euclidean form spreads the mark over whole patches, because the part of the logo that is free does not know where the strokes end.
-# The L1 form prefers pixels that hit the target *exactly*, and outside the strokes the target is the image: so its noise stays
-# within the strokes and the logo can be read. Its price is a much larger norm.
+# would cost; then marked images, which the model cannot tell from the first row; last, the noise of one of them (grey is zero). At
+# the defaults the opaque logo covers the image with a texture in which nobody would read it. With a transparent ground, the two norms
+# part: the Euclidean form spreads the mark over whole patches, because the part of the logo that is free does not know where the
+# strokes end. The L1 form prefers pixels that hit the target *exactly*, and outside the strokes the target is the image: so its noise
+# stays within the strokes and the logo can be read. Its price is a much larger norm.
 #
 # What happens to the prediction on the way, for the solid logo on a transparent ground:
 
@@ -255,10 +255,10 @@ solid.set_index(["form", "mark", "transport"])[columns].unstack("mark")[["unchan
 
 # %% [markdown]
 # `unchanged` compares with the prediction on the clean image, `accuracy_change` with the unmarked image after the same transport, on
-# the same images. As they are, no mark in the nullspace changes a prediction, and rounding to 8 bits is as harmless, so that a PNG file, which
-# keeps these 8 bits, is too. JPEG, resampling and noise carry part of the mark out of the nullspace; what that costs at the defaults is of
-# the size of what they cost the unmarked image, and the intervals in the table are too wide to tell the two apart. The blended logo, at
-# the same norm, loses predictions everywhere.
+# the same images. As they are, no mark in the nullspace changes a prediction, and rounding to 8 bits is as harmless, so that a PNG
+# file, which keeps these 8 bits, is too. JPEG, resampling and noise carry part of the mark out of the nullspace; what that costs at
+# the defaults is of the size of what they cost the unmarked image, and the intervals in the table are too wide to tell the two apart.
+# The blended logo, at the same norm, loses predictions everywhere.
 #
 # ## (b) The solver
 #
@@ -318,8 +318,8 @@ solver_table.style.hide(axis="index").format(precision=3).format(
 )
 
 # %% [markdown]
-# SLSQP assumes a smooth objective. On the L1 form it stops early, at a worse point, and calls that success; on the smooth form both
-# reach the optimum.
+# SLSQP assumes a smooth objective. On the L1 form it stops early at the defaults, at a worse point, and calls that success; on the smooth
+# form both reach the optimum.
 #
 # ## (c) A hidden message
 #
@@ -385,8 +385,9 @@ figures.save_table(writing_table, "06_writing", caption="Three ways to write the
 writing_table.pivot(index="margin", columns="writing", values=["norm", "bits", "messages"]).style.format("{:.3f}")
 
 # %% [markdown]
-# Additive writing fails where the image speaks louder than the mark. Cancelling repairs that until the projection on the box takes
-# part of the margin away, in images with saturated pixels. The exact form pays for the box in norm where it can.
+# Additive writing fails where the image speaks louder than the mark, as at the smaller margin of the defaults. Cancelling repairs
+# that until the projection on the box takes part of the margin away, in images with saturated pixels. The exact form pays for the box
+# in norm where it can.
 #
 # ### What survives
 #
@@ -477,12 +478,12 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", 
 _ = figures.save_figure(figure, "06_message")
 
 # %% [markdown]
-# At the defaults: rounding to 8 bits costs nothing, and so does PNG; white noise costs only what the margin's meaning predicts: bits go when its standard deviation is
-# not small against the margin. JPEG is the enemy of the nullspace; smooth carriers help a great deal, yet the message arrives
-# whole only at high quality, and at quality 50 most bits are near chance. A crop that the decoder does not know of destroys the
-# message, because the keys are tied to places; with the content put back bits return, the more the larger the margin. Other keys
-# read chance. In an image with large saturated areas the box may not hold every margin (`held` below is the share of images that
-# do); at large margins a bit can be lost there even in float32.
+# At the defaults: rounding to 8 bits costs nothing, and so does PNG; white noise costs only what the margin's meaning predicts: bits
+# go when its standard deviation is not small against the margin. JPEG is the enemy of the nullspace; smooth carriers help a great
+# deal, yet the message arrives whole only at high quality, and at quality 50 most bits are near chance. A crop that the decoder does
+# not know of destroys the message, because the keys are tied to places; with the content put back bits return, the more the larger
+# the margin. Other keys read chance. In an image with large saturated areas the box may not hold every margin (`held` below is the
+# share of images that do); at large margins a bit can be lost there even in float32.
 
 # %%
 float32 = message_table[message_table["arrival"] == "float32"]
@@ -535,10 +536,10 @@ _ = figures.save_figure(figure, "06_visibility")
 #
 # ## (d) Does the prediction stay?
 #
-# The same message and key, written in three places at the largest margin: the nullspace; its complement, the *row space*; and *pixel space* as a
-# whole. The two controls are scaled to the norm of the nullspace's noise, image by image, within the box. `unchanged` compares with
-# the prediction on the clean image in float32; the unmarked image after the same transport is the baseline that every mark has to be
-# measured against.
+# The same message and key, written in three places at the largest margin: the nullspace; its complement, the *row space*; and *pixel
+# space* as a whole. The two controls are scaled to the norm of the nullspace's noise, image by image, within the box. `unchanged`
+# compares with the prediction on the clean image in float32; the unmarked image after the same transport is the baseline that every
+# mark has to be measured against.
 
 
 # %%
@@ -602,7 +603,7 @@ _ = figures.save_figure(figure, "06_prediction")
 # norm changes some in pixel space and more in the row space; after JPEG, a crop or noise, images marked in the nullspace keep their
 # predictions about as often as unmarked ones, and the controls add their own damage to that of the transport.
 #
-# So a watermark that the model ignores exists, exactly and for every image. It is texture: a logo
+# So a watermark that the model ignores exists, exactly and for every image. At the defaults it is texture: a logo
 # can be read only where the strokes may look like noise, and the L1 form with a transparent ground is what makes it readable. The
 # hidden message is safe from rounding and from noise below its margin, and from nobody who compresses the file or resamples it: what
 # the embedding ignores is close to what JPEG discards.
