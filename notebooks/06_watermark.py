@@ -464,7 +464,7 @@ figure, axes = figures.subplots(1, 2, height=3.3, sharey=True)
 for axis, (share, title) in zip(axes, titles.items(), strict=True):
     for shift, (margin, color) in enumerate(palette.items()):
         line = drawn[(drawn["share"] == share) & (drawn["margin"] == margin)].set_index("arrival").loc[ARRIVALS]
-        place = [i + 0.16 * (shift - 1.5) for i in range(len(ARRIVALS))]
+        place = [i + 0.16 * (shift - (len(palette) - 1) / 2) for i in range(len(ARRIVALS))]
         errors = [line["bits"] - line["bits_low"], line["bits_high"] - line["bits"]]
         label = f"margin {margin:g}"
         axis.errorbar(place, line["bits"], errors, fmt="o", color=color, markersize=3, linewidth=1, label=label)
