@@ -53,6 +53,7 @@ from matplotlib.ticker import PercentFormatter
 
 from nullpaper import load_data, load_vit, patch_nullspace, statistics
 from nullpaper.data.credits import credits
+from nullpaper.errors import InputError
 from nullpaper.fooling import lookalike, similarity
 from nullpaper.models import checkpoints
 from nullpaper.models.nets import SHIPPED
@@ -89,6 +90,12 @@ test = photos.test.subset(images, seed)
 partner = lookalike.other_class(labels.cpu(), seed).to(device)
 t = x[partner]
 params = {"images": images, "seed": seed}
+for name, net in networks.items():
+    said = answers(net, x[:close_pairs]).argmax(1), answers(net, t[:close_pairs]).argmax(1)
+    if not (said[0] != said[1]).any():
+        raise InputError(
+            f"{name} tells no x from its t: pass weights that were trained on these classes, or more close_pairs."
+        )
 
 
 def gap(pixels: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
