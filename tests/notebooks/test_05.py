@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
 from answers import (  # noqa: F401
     about,
     test_a_verdict_turns_with_its_numbers,
     test_intervals_without_end_decide_nothing,
 )
-from notebook_runs import NotebookRun
+from notebook_runs import NotebookRun, run_at_smoke
+from PIL import Image
+
+from nullpaper import load_vit
+from nullpaper.models.vit import save_vit
 
 NOTEBOOK = "05_interpretation_fooling"
 TABLES = {
@@ -46,3 +55,23 @@ def test_it_ends_with_its_answer(run: NotebookRun) -> None:
     assert list(table.index) == ["explanations", "moved_explanations", "faithfulness"]
     assert not (table["holds"] == "not measured").any()
     assert "nullspace noise fools explanations" in run.printed and "Limits: " in run.printed
+
+
+@pytest.mark.long
+def test_it_runs_on_a_model_and_a_folder_of_ones_own(project: Path, tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    for name in ("ant", "bee", "cat"):
+        folder = tmp_path / "mine" / "val" / name
+        folder.mkdir(parents=True)
+        for i in range(3):
+            blobs = draws.integers(0, 255, (12, 16, 3), dtype=np.uint8)
+            Image.fromarray(blobs).resize((200, 150), Image.Resampling.BICUBIC).save(folder / f"{i}.png")
+    torch.manual_seed(0)
+    save_vit(load_vit("test_vit", pretrained=False, num_classes=3), tmp_path / "mine.safetensors")
+    given = {"model": "test_vit", "weights": str(tmp_path / "mine.safetensors"), "data": str(tmp_path / "mine")}
+    result = run_at_smoke(project, NOTEBOOK, label="mine", steps=2, **given)
+    table = result.table("05_exact_agreement")
+    assert (
+        table.loc[table["noise"].str.startswith("exact") & (table["level"] == "patch"), "largest_change"] < 1e-3
+    ).all()
+    assert "mine: 3 classes, ant, bee, cat" in result.printed
