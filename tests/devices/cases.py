@@ -277,6 +277,7 @@ methods.loss_of trainer. descent. attacks.attacked gradients. explanations. infl
 """Run by the cases of others: functions, or the rest of a module."""
 EVERYWHERE = """
 nets. weights. layernorm. attacks.check_attack corruptions. evaluation.corrupted_splits inputs.check_split vit.check_
-influence.level_of predict.answering inject.trained_parameters inject.trainable inject.expected_parameters watermark.draw_logo
+predict.answering
+influence.level_of inject.trained_parameters inject.trainable inject.expected_parameters watermark.draw_logo
 """
 """They read structure, files or NumPy arrays, and compute on no device."""
