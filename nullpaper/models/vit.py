@@ -281,7 +281,9 @@ def save_vit(vit: ViT, path: str | Path) -> None:
     path = check_path("path", path)
     state = {key: value.detach().cpu().contiguous() for key, value in vit.net.state_dict().items()}
     facts = {"mean": vit.mean.flatten().tolist(), "std": vit.std.flatten().tolist()}
-    facts |= {"grid": vit.grid_size, "transform": asdict(vit.transform)} if isinstance(vit, ViT) else {}
+    facts |= {"grid": vit.grid_size} if isinstance(vit, ViT) else {}
+    if vit.name != SHIPPED and isinstance(vit, ViT):  # which sees no photographs
+        facts["transform"] = asdict(vit.transform)
     metadata = {key: json.dumps(value) for key, value in facts.items()}
     write_atomic(path, save(state, metadata={"name": vit.name, **metadata}))
 

@@ -5,8 +5,8 @@ and from there on those of ``make_imagenet_c.py``, for 224 px, which are harsher
 hendrycks/robustness. No maintained package has both, so `distortions` is written from the definitions. It deviates in
 four:
 
-- ``frost`` blends procedural frost in place of crops of five photographs that we do not ship; its statistics were
-  measured for 32 px, and are taken as they are for larger images.
+- ``frost`` blends procedural frost in place of crops of five photographs that we do not ship; its statistics are those
+  of the crops for 32 px, from which those for 224 px differ by up to a quarter in contrast.
 - ``motion_blur`` and ``snow`` used ImageMagick: here its one-sided Gaussian line kernel, with the same integer offsets.
 - random draws are others than the published files'.
 - ImageNet-C's published files went through JPEG at quality 85 on top. Compare with published mCE on those files alone.

@@ -36,14 +36,15 @@ def impulse_noise(x: np.ndarray, rng: np.random.Generator, amount: float) -> np.
 def disk_kernel(radius: float, alias: float) -> np.ndarray:
     """A disk on the pixel grid, smoothed by a Gaussian of standard deviation ``alias``; its sum is 1.
 
-    The Gaussian is 3 x 3, and 5 x 5 beyond a radius of 8, from which on its edge is mirrored at the disk's.
+    The Gaussian is 3 x 3, and 5 x 5 beyond a radius of 8. From 8 on its edge is mirrored at the disk's, and the sum is
+    1.01, as in the published files.
     """
     reach = int(radius) + (radius < 8)
     squares = np.arange(-reach, reach + 1) ** 2
     disk = (squares[:, None] + squares <= radius**2).astype(float)
     line = np.exp(-(np.arange(-1, 2) ** 2 if radius <= 8 else np.arange(-2, 3) ** 2) / (2 * alias**2))
     smoothed = convolve(disk, np.outer(line, line), mode="constant" if radius < 8 else "mirror")
-    return smoothed / smoothed.sum()
+    return smoothed / (smoothed.sum() if radius < 8 else disk.sum() * line.sum() ** 2)
 
 
 def defocus_blur(x: np.ndarray, rng: np.random.Generator, radius: float, alias: float) -> np.ndarray:

@@ -246,9 +246,10 @@ def test_constants_change_at_a_side_of_128() -> None:
 
 
 def test_a_wide_disk_is_smoothed_by_the_wider_kernel_of_the_definition() -> None:
-    for radius, side in ((6, 15), (8, 17), (10, 21)):
+    for radius, side, total in ((6, 15, 1), (8, 17, 1.0130), (10, 21, 1.0108)):
         kernel = distortions.disk_kernel(radius, 0.5)
-        assert kernel.shape == (side, side) and kernel.sum() == pytest.approx(1) and np.allclose(kernel, kernel.T)
+        assert kernel.shape == (side, side) and np.allclose(kernel, kernel.T)
+        assert kernel.sum() == pytest.approx(total, abs=1e-4)
         assert kernel[side // 2, side // 2] == kernel.max()
 
 
