@@ -272,7 +272,8 @@ INSIDE = """
 attention.explicit_attention classifier.Classifier.forward vit.ViT.forward vit.ViT.embed vit.ViT.encode vit.evaluating
 box_qp. l1_lp. patch.PatchNullspace.over_patches influence.logits_at noise.polar problem. files.save_adapter
 inject.inject inject.attach inject.remove layers. patch_attack.patch_attack perturbation. pgd.ascent pgd.start
-methods.loss_of trainer. descent. attacks.attacked gradients. explanations. influence.Pool.parts
+pgd.gradient autoattack. methods.loss_of trainer. descent. attacks.attacked gradients. explanations.
+influence.Pool.parts
 """
 """Run by the cases of others: functions, or the rest of a module."""
 EVERYWHERE = """
