@@ -720,7 +720,8 @@ def small_noise() -> tuple[str, str]:
 
 figures.save_table(answer.table(), "04_verdicts", caption="What paper C says of network fooling, and what holds.")
 answer.show(
-    limits=f"one model ({itself}) and {images:,} pairs of images of {data}, {close_pairs:,} where noise is descended to; "
+    limits=f"one model ({itself}) and {images:,} pairs of images of {data} (the first cell says which), {close_pairs:,} where noise "
+    "is descended to; "
     "the descents find local optima, so that their distances and norms are upper bounds, and no person looked at the images: "
     "likeness is SSIM, distance, and, on CIFAR-10, what three other small networks say."
 )

@@ -619,8 +619,8 @@ def faithfulness() -> tuple[str, str]:
 
 figures.save_table(answer.table(), "05_verdicts", caption="What is said of fooled explanations, and what holds.")
 answer.show(
-    limits=f"one model ({model}), {images:,} images of {data} in (a), {min(moved_images, images):,} in (b) and (c), and "
-    "as many comparisons, a few of which would exclude zero by chance, so that large differences are to be read against "
+    limits=f"one model ({model}), {images:,} images of {data} (the first cell says which) in (a), {min(moved_images, images):,} in (b) "
+    "and (c), and as many comparisons, a few of which would exclude zero by chance, so that large differences are to be read against "
     "their intervals. Painted patches are not natural images, and a curve measures the model on them. The constraint binds "
     "hardest where the model is unsure, and there the maps move least."
 )

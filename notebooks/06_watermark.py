@@ -719,7 +719,7 @@ def solver() -> tuple[str, str]:
 
 figures.save_table(answer.table(), "06_verdicts", caption="What paper C says of watermarks, and what holds.")
 answer.show(
-    limits=f"one model ({model}); {logo_images:,} images of {data} with a logo, {min(l1_images, logo_images):,} in the L1 form, "
-    f"{message_images:,} with a message, {slsqp_patches:,} patches for SLSQP; one key, which is a seed and not "
+    limits=f"one model ({model}); {logo_images:,} images of {data} (the first cell says which) with a logo, "
+    f"{min(l1_images, logo_images):,} in the L1 form, {message_images:,} with a message, {slsqp_patches:,} patches for SLSQP; one key, which is a seed and not "
     "cryptography; whoever has the weights can remove the message (erased)."
 )
