@@ -92,7 +92,7 @@ def write_sources(root: Path, runs: Path, notebooks: list[Path], folder: Path) -
         nbformat.write(page(node, path.stem[:2], entries.get(path.stem, {})), folder / path.name)
     for path in pages:
         (folder / path.name).write_text(relinked(f"book/pages/{path.name}", path.read_text(encoding="utf-8")))
-    (folder / "verdicts.md").write_text(verdicts(runs, notebooks), encoding="utf-8")
+    (folder / "verdicts.md").write_text(verdicts(runs, notebooks, root), encoding="utf-8")
     contents = "\n".join(["verdicts", *(path.stem for path in [*notebooks, *pages])])
     readme = relinked("README.md", (root / "README.md").read_text(encoding="utf-8"))
     index = f"{readme}\n```{{toctree}}\n:hidden:\n\n{contents}\n```\n"
@@ -119,13 +119,15 @@ def page(node: nbformat.NotebookNode, number: str, entry: dict[str, object]) -> 
     return node
 
 
-def verdicts(runs: Path, notebooks: list[Path]) -> str:
-    """All claims with what was measured, a word, and a link to the section that decides it; then the criteria."""
+def verdicts(runs: Path, notebooks: list[Path], root: Path) -> str:
+    """All claims with what was measured, a word, and a link to the section that decides it; then the criteria.
+
+    Between them, the same claims as the reference on photographs answers them, where the project at ``root`` has one.
+    """
     title = "# What the papers say, and what was measured\n\n"
-    paths = sorted((runs / "results").glob("[0-9][0-9]_verdicts.csv"))
-    if not paths:
+    table = verdict_table(runs / "results")
+    if table.empty:
         return f"{title}These runs made no verdicts.\n"
-    table = pd.concat([pd.read_csv(path, dtype=str, keep_default_na=False) for path in paths], ignore_index=True)
     words = ", ".join(f"{word} {count}" for word, count in table["holds"].value_counts().items())
     stems = {path.stem[:2]: path.stem for path in notebooks}
 
@@ -146,11 +148,34 @@ def verdicts(runs: Path, notebooks: list[Path]) -> str:
         }
     )
     criteria = table[["said", "criterion"]].rename(columns={"said": "claim"})
-    shown = [
-        f"```{{csv-table}}\n:header-rows: 1\n:class: np-whole\n\n{t.to_csv(index=False)}```\n"
-        for t in (claims, criteria)
-    ]
-    return f"{title}Of {len(table)} claims: {words}.\n\n{shown[0]}\n## The criteria\n\n{shown[1]}"
+    text = f"{title}Of {len(table)} claims: {words}.\n\n{listed(claims)}\n"
+    other = verdict_table(root / "results" / "photographs")
+    if not other.empty:
+        both = other.merge(table, on=["where", "name"], suffixes=("", " here"))
+        pairs = pd.DataFrame(
+            {
+                "the papers say": both["said"],
+                "measured on photographs": both["measured"],
+                "holds there?": "**" + both["holds"] + "**",
+                "holds above?": both["holds here"],
+                "where": both["where"].map(place),
+            }
+        )
+        source = "what `results/photographs/manifest.json` names: models, weights and folders of photographs"
+        text += f"## The same claims on photographs\n\nFrom {source}.\n\n{listed(pairs)}\n"
+    return f"{text}## The criteria\n\n{listed(criteria)}"
+
+
+def verdict_table(folder: Path) -> pd.DataFrame:
+    """The verdicts of all notebooks in a folder of tables, as text; empty where there are none."""
+    paths = sorted(folder.glob("[0-9][0-9]_verdicts.csv"))
+    tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in paths]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def listed(table: pd.DataFrame) -> str:
+    """A table as Sphinx reads it."""
+    return f"```{{csv-table}}\n:header-rows: 1\n:class: np-whole\n\n{table.to_csv(index=False)}```\n"
 
 
 def main() -> None:
