@@ -19,9 +19,19 @@
 # 3; paper C). This notebook asks four things: how large that space is across the models that people use; what a *numerical*
 # rank means; what survives when the noisy image is stored as a file; and what such noise looks like.
 #
-# Takes about 3 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package.
+# The defaults are the shipped ViT and CIFAR-10. Any plain ViT and photographs of its classes will do:
+#
+# ```sh
+# nullpaper run 01_existence --profile photographs -p root IMAGENET  # and -p weights FILE, or timm's hub
+# ```
+#
+# Takes about 4 min at `cpu` on 2 cores and 12 at `photographs`; needs CIFAR-10, which is fetched once, or your photographs too.
 
 # %% tags=["parameters"]
+model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
+weights: str = ""  # a file for it; empty: what ships, or timm's hub
+data: str = "cifar10"  # or another data set of these classes, or the path of a folder of class folders
+root: str = ""  # folder of the photographs; empty: fetched where that is possible
 images: int = 1_000  # test images in (c)
 square_images: int = 20_000  # training images for the square embedding in (b)
 random_matrices: int = 200  # random 768 x 768 matrices in (b)
@@ -29,7 +39,9 @@ pictures: int = 5  # images in the grid of (d)
 seed: int = 0  # of noises, random matrices and the order of the images
 
 # %%
+import math
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -41,19 +53,33 @@ from timm.models.vision_transformer import VisionTransformer
 
 from nullpaper import load_data, load_vit, patch_nullspace, statistics
 from nullpaper.data import datasets
+from nullpaper.data.credits import credits
 from nullpaper.finetuning import scratch
-from nullpaper.models import vit
+from nullpaper.models.nets import SHIPPED
+from nullpaper.models.predict import answering
+from nullpaper.models.vit import CIFAR10_MEAN, CIFAR10_STD, ViT, fingerprint, norms
 from nullpaper.nullspace import zoo
+from nullpaper.nullspace.layernorm import shift_invariance
 from nullpaper.robustness import perturbation
 from nullpaper.workflow import figures
 from nullpaper.workflow.store import records, stored
 
 figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-cifar = load_data("cifar10")
-model = load_vit("nullpaper_vit_cifar10", device=device)
-space = patch_nullspace(model)
-data = cifar.identity | {"weights": vit.fingerprint(model)}
+vit = load_vit(model, weights=weights or None, device=device)
+photos = load_data(data, root or None, transform=vit.transform)
+print(photos)
+vit = answering(vit, photos)
+is_shipped = model == SHIPPED and not weights
+origin = Path(weights).name if weights else "shipped" if is_shipped else "timm's hub"
+space = patch_nullspace(vit)
+identity = photos.identity | {"weights": fingerprint(vit)}
+
+
+def pixels_of(split: datasets.Split, device: str = device) -> torch.Tensor:
+    """All images of a split at the size of the model, (B, C, H, W) in [0, 1]."""
+    return next(iter(split.batches(len(split), image_size=vit.image_size, device=device)))[0]
+
 
 # %% [markdown]
 # ## (a) How much of pixel space is invisible?
@@ -124,16 +150,34 @@ _ = figures.save_figure(figure, "01_nullity")
 # The lines are $1 - d / C p^2$, from $W$ alone; the points are whole networks. Square embeddings ($p = 16$, $d = 768$) lie on
 # the axis: their single dimension a patch, of 768, comes from the encoder and not from $W$.
 #
-# The claim on the shipped model, in numbers: shifts and random token noise of the same norm, relative change of the logits.
+# What a table of shapes cannot say is whether *trained* weights have full rank. Measured on the weights of this run:
+
+# %%
+trained = []
+for name in ("embedding", "encoder") if shift_invariance(vit).holds else ("embedding",):
+    each = patch_nullspace(vit, through=name)
+    rank = each.row_basis.shape[1]
+    condition = float(each.singular_values[0] / each.singular_values[rank - 1])
+    by_shape = getattr(zoo, f"{name}_nullity")(vit.embed_dim, each.basis.shape[0])
+    row = {"model": vit.name, "weights": origin, "through": name, "patch_dim": each.basis.shape[0], "rank": rank}
+    trained.append(row | {"condition": condition, "dim": each.dim, "dim by shape": by_shape})
+trained = pd.DataFrame(trained)
+figures.save_table(
+    trained, "01_trained", caption="Exactly invisible dimensions of a patch, measured on trained weights."
+)
+trained.style.hide(axis="index").format({"condition": "{:.0f}"})
+
+# %% [markdown]
+# The claim on this model, in numbers: shifts and random token noise of the same norm, relative change of the logits.
 
 
 # %%
 def shift_against_random() -> list[dict[str, object]]:
     """Relative change of the logits for token shifts and for random token noise of equal norm (per image)."""
     generator, rows = torch.Generator().manual_seed(seed), []
-    pixels = datasets.to_pixels(cifar.test.subset(100).images, model.image_size)
+    pixels = pixels_of(photos.test.subset(100), "cpu")
     for dtype in (torch.float32, torch.float64):
-        net = load_vit("nullpaper_vit_cifar10").to(dtype)
+        net = deepcopy(vit).to("cpu", dtype)
         with torch.inference_mode():
             tokens = net.embed(pixels.to(dtype))
             clean = net.encode(tokens)
@@ -141,7 +185,7 @@ def shift_against_random() -> list[dict[str, object]]:
                 shift = torch.randn(*tokens.shape[:2], 1, generator=generator).expand_as(tokens)
                 noise = torch.randn(tokens.shape, generator=generator)
                 for kind, direction in (("shift along 1", shift), ("random", noise)):
-                    step = direction / vit.norms(direction).view(-1, 1, 1) * norm
+                    step = direction / norms(direction).view(-1, 1, 1) * norm
                     moved = net.encode(tokens + step.to(dtype))
                     change = ((moved - clean).norm(dim=1) / clean.norm(dim=1)).numpy()
                     interval = statistics.mean(change).columns("relative_change")
@@ -149,7 +193,7 @@ def shift_against_random() -> list[dict[str, object]]:
     return rows
 
 
-shifts = pd.DataFrame(stored("token_shift", {"seed": seed}, shift_against_random, data=data).metrics)
+shifts = pd.DataFrame(stored("token_shift", {"seed": seed}, shift_against_random, data=identity).metrics)
 figures.save_table(shifts, "01_token_shift", caption="Relative change of the logits under token noise.")
 shifts.pivot_table("relative_change", ["dtype", "norm"], "noise").style.format("{:.1e}")
 
@@ -164,11 +208,11 @@ shifts.pivot_table("relative_change", ["dtype", "norm"], "noise").style.format("
 # report a non-trivial nullspace for ViT-B/16, whose $W$ is square (768 by 768) and has no reason to be singular. They explain
 # it by rows that are dependent up to numerical precision.
 #
-# Two experiments answer the question without their weights. **First**, how often would a *random* square matrix of that size
-# be called singular by that tolerance? For Gaussian entries $\sigma_{\min} / \sigma_{\max} \approx \xi / 2n$ with
-# $P(\xi < t) \approx t$ for small $t$ (Edelman 1988), so that $P \approx 2 n \cdot \epsilon_{32} n = 2 n^2 \epsilon_{32} =
-# 14\,\%$ at $n = 768$. **Second**, what does training do to a square embedding? We train a small ViT with $d = C p^2 = 192$ and
-# compare its spectrum with that at initialisation.
+# Two experiments answer the question without their weights, on the shipped ViT of 0.7 M parameters and CIFAR-10. **First**, how
+# often would a *random* square matrix of that size be called singular by that tolerance? For Gaussian entries $\sigma_{\min} /
+# \sigma_{\max} \approx \xi / 2n$ with $P(\xi < t) \approx t$ for small $t$ (Edelman 1988), so that $P \approx 2 n \cdot
+# \epsilon_{32} n = 2 n^2 \epsilon_{32} = 14\,\%$ at $n = 768$. **Second**, what does training do to a square embedding? We train a
+# small ViT with $d = C p^2 = 192$ and compare its spectrum with that at initialisation.
 #
 # The tolerances below are relative to the largest singular value. *Ours* is $\tfrac12 \epsilon \sqrt{\min(d, C p^2)}$: by Weyl's
 # inequality, rounding the weights to their dtype (with unit roundoff $\epsilon / 2$) moves no singular value by more, so that a
@@ -195,11 +239,14 @@ print(f"random 768 x 768 matrices called singular at rtol = {tolerance:.1e}: {ca
 
 
 # %%
+cifar = photos if data == "cifar10" else load_data("cifar10")
+
+
 def square_embedding() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
     """A square patch embedding before and after training, and what its smallest directions do to the logits."""
     torch.manual_seed(seed)
     net = VisionTransformer(img_size=48, patch_size=8, embed_dim=192, depth=2, num_heads=3, num_classes=10)
-    square = vit.ViT(net, vit.CIFAR10_MEAN, vit.CIFAR10_STD, "square").to(device)
+    square = ViT(net, CIFAR10_MEAN, CIFAR10_STD, "square").to(device)
     before = square.patch_matrix.cpu()
     sample = datasets.Data(
         "cifar10", cifar.train.subset(square_images), cifar.dev.subset(500), cifar.test, cifar.classes
@@ -219,11 +266,17 @@ square = stored(
 )
 torch.manual_seed(seed)
 matrices = {
-    "96 x 192, initialised": load_vit("nullpaper_vit_cifar10", pretrained=False).patch_matrix,
-    "96 x 192, trained (shipped)": model.patch_matrix.cpu(),
+    "96 x 192, initialised": load_vit(SHIPPED, pretrained=False).patch_matrix,
+    "96 x 192, trained (shipped)": load_vit(SHIPPED).patch_matrix,
     "192 x 192, initialised": square.tensors()["before"],
     "192 x 192, trained": square.tensors()["after"],
 }
+if not is_shipped:  # and what storing its weights in half precision makes of them
+    shape = f"{vit.embed_dim} x {space.basis.shape[0]}"
+    for dtype, name in ((torch.float32, "trained"), (torch.float16, "float16"), (torch.bfloat16, "bfloat16")):
+        half = deepcopy(vit).cpu()
+        half.net.to(dtype)
+        matrices[f"{shape}, {name}"] = half.patch_matrix
 
 
 # %%
@@ -251,29 +304,33 @@ figures.save_table(ranks, "01_ranks", caption="Nullspace dimension a patch by to
 ranks.style.hide(axis="index").format({"smallest / largest": "{:.1e}"})
 
 # %%
-figure, (left, right) = figures.subplots(1, 2)
-for axis, width in ((left, "96 x 192"), (right, "192 x 192")):
+shapes = dict.fromkeys(name.split(", ")[0] for name in matrices)
+figure, axes = figures.subplots(1, len(shapes), height=0.45 * figures.WIDTH)
+for axis, shape in zip(axes, shapes, strict=True):
     for name, matrix in matrices.items():
-        if name.startswith(width):
+        if name.startswith(f"{shape},"):
             values = torch.linalg.svdvals(matrix).numpy()
-            axis.semilogy(np.arange(1, len(values) + 1), values / values[0], label=name.split(", ")[1])
-    axis.axhline(EPS32 * 192, color="0.5", linestyle="--", linewidth=1)
-    axis.text(2, EPS32 * 192 * 0.45, "SciPy, float32", fontsize=7, color="0.4")
-    ours = EPS32 / 2 * np.sqrt(int(width.split()[0]))
-    axis.axhline(ours, color="0.5", linestyle=":", linewidth=1)
-    axis.text(2, ours * 0.45, "ours, float32", fontsize=7, color="0.4")
-    axis.set(title=f"d x C p² = {width}", xlabel="index", ylabel="singular value / largest", ylim=(1e-8, 2))
-    axis.legend(loc="center left")
+            label = name.split(", ")[1]
+            style = {"float16": "--", "bfloat16": ":"}.get(label, "-")
+            axis.semilogy(np.arange(1, len(values) + 1), values / values[0], style, label=label)
+    sides = [int(side) for side in shape.split(" x ")]
+    for label, height in (("SciPy", EPS32 * max(sides)), ("ours", EPS32 / 2 * np.sqrt(min(sides)))):
+        axis.axhline(height, color="0.5", linestyle="--" if label == "SciPy" else ":", linewidth=1)
+        place = {"ha": "right", "va": "top", "transform": axis.get_yaxis_transform()}
+        axis.text(1, height * 0.8, f"{label}, float32", fontsize=7, color="0.4", **place)
+    axis.set(title=f"d x C p² = {shape}", xlabel="index", ylim=(1e-8, 2))
+    axis.legend(loc="lower left", fontsize=7)
+axes[0].set_ylabel("singular value / largest")
 _ = figures.save_figure(figure, "01_spectrum")
 
 # %% [markdown]
-# **Answer.** The 96 invisible dimensions of the shipped model are a matter of shape: no tolerance removes them, and coarse
-# tolerances only add to them. For a square embedding the dimension of the nullspace of $W$ *is* the tolerance: with float64 it
-# is zero, and by the rule that the official code inherits from SciPy a purely random ViT-B/16 would be called singular about
-# once in seven times. Training (one run here) widens the spectrum, which adds directions that are small but not zero: noise
-# along them does reach the logits, in proportion to its norm. What ViT-B/16 does have, exactly and whatever the tolerance, is
-# the one dimension a patch that the encoder's LayerNorm removes. Weights for a direct check are not needed to say this, and
-# were not at hand.
+# **Answer.** The invisible dimensions of an embedding that is wider than high, 96 of the shipped model, are a matter of shape: no
+# tolerance removes them, and coarse tolerances only add to them. For a square embedding the dimension of the nullspace of $W$ *is*
+# the tolerance: with float64 it is zero, and by the rule that the official code inherits from SciPy a purely random ViT-B/16 would
+# be called singular about once in seven times. Training (one run here) widens the spectrum, which adds directions that are small
+# but not zero: noise along them does reach the logits, in proportion to its norm. What ViT-B/16 does have, exactly and whatever the
+# tolerance, is the one dimension a patch that the encoder's LayerNorm removes. Weights for a direct check are not needed to say
+# this (`-p model vit_base_patch16_224` makes it where the hub can be reached).
 #
 # ## (c) Stability: how far can an image move?
 #
@@ -283,24 +340,26 @@ _ = figures.save_figure(figure, "01_spectrum")
 # patch permuted (the papers' own control: same values, direction lost).
 #
 # Then the image has to travel. Rounding to 8 bits moves every pixel by up to 1/510, which is no longer nullspace noise; JPEG does
-# much more. A model sees the noisy image as it is (float32), after rounding, or after JPEG at quality 90.
+# much more. A model sees the noisy image as it is (float32), after rounding, or after JPEG at quality 90; with no noise and with the
+# longest also after PNG, JPEG at other qualities, and bicubic resizing to three quarters and back.
 
 # %%
-test = cifar.test.subset(images, seed)
+test = photos.test.subset(images, seed)
+batch_size = 18_000 // math.prod(vit.grid_size)
 shares = (0.0, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+USUAL = ["float32", "8 bits", "JPEG 90"]
 
 
 def stability() -> list[dict[str, object]]:
     """Accuracy, its paired change, unchanged predictions and largest logit change, by noise, norm and transport."""
     generator = torch.Generator().manual_seed(seed)
-    pixels = datasets.to_pixels(test.images, model.image_size, device)
-    labels = torch.from_numpy(test.labels).to(device)
-    clean = perturbation.transported_logits(model, pixels, "float32")
+    pixels, labels = pixels_of(test), torch.from_numpy(test.labels).to(device)
+    clean = perturbation.transported_logits(vit, pixels, "float32", batch_size)
     clean_correct = (clean.argmax(1) == labels).cpu()
     largest = space.largest(pixels)
-    norm = vit.norms(largest)
+    norm = norms(largest)
     gaussian = torch.randn(pixels.shape, generator=generator).to(device)
-    permuted = perturbation.permuted_in_patches(largest, model.patch_size, generator)
+    permuted = perturbation.permuted_in_patches(largest, vit.patch_size, generator)
     rows = []
     for share in shares:
         noises = {
@@ -308,11 +367,12 @@ def stability() -> list[dict[str, object]]:
             "Gaussian": perturbation.in_box(pixels, gaussian, share * norm),
             "permuted": perturbation.in_box(pixels, permuted, share * norm),
         }
-        for (noise, values), transport in ((n, t) for n in noises.items() for t in perturbation.TRANSPORTS):
-            logits = perturbation.transported_logits(model, (pixels + values).clamp(0, 1), transport)
+        transports = [*perturbation.TRANSPORTS] if share in (0, 1) else USUAL
+        for (noise, values), transport in ((n, t) for n in noises.items() for t in transports):
+            logits = perturbation.transported_logits(vit, (pixels + values).clamp(0, 1), transport, batch_size)
             change = (logits - clean).abs().amax(1).cpu()
             row = {"share": share, "noise": noise, "transport": transport}
-            row |= statistics.mean(vit.norms(values).cpu()).columns("norm")
+            row |= statistics.mean(norms(values).cpu()).columns("norm")
             correct = (logits.argmax(1) == labels).cpu()
             row |= statistics.proportion(correct).columns("accuracy")
             row |= statistics.paired_difference(correct, clean_correct).columns("accuracy_change")
@@ -326,7 +386,7 @@ stable = stored(
     "stability",
     {"images": images, "seed": seed, "shares": shares},
     stability,
-    data=data,
+    data=identity,
 )
 curves = pd.DataFrame(stable.metrics)
 figures.save_table(curves, "01_stability", caption="Stability under noise of equal norm.")
@@ -334,7 +394,7 @@ figures.save_table(curves, "01_stability", caption="Stability under noise of equ
 # %%
 palette = dict(zip(("exact nullspace", "Gaussian", "permuted"), sns.color_palette(), strict=False))
 figure, axes = figures.subplots(2, 3, height=3.9, sharex=True, sharey="row")
-for column, transport in enumerate(perturbation.TRANSPORTS):
+for column, transport in enumerate(USUAL):
     for noise, color in palette.items():
         line = curves[(curves["noise"] == noise) & (curves["transport"] == transport)]
         for axis, value in zip(axes[:, column], ("accuracy", "logit_change"), strict=True):
@@ -344,9 +404,28 @@ for column, transport in enumerate(perturbation.TRANSPORTS):
     axes[1, column].set(xlabel="L2 norm of the noise", yscale="log")
 axes[0, 0].set(ylabel="accuracy", ylim=(0, 1))
 axes[0, 0].yaxis.set_major_formatter(PercentFormatter(1))
-axes[1, 0].set(ylabel="largest logit change\n(mean over images)", ylim=(1e-7, 1e1))
+axes[1, 0].set(ylabel="largest logit change\n(mean over images)", ylim=(1e-7, 1e2))
 figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 _ = figures.save_figure(figure, "01_stability")
+
+# %% [markdown]
+# Every way that an image may travel, at the largest legal norm, and what the way alone does to an image without noise:
+
+# %%
+kinds = {"no noise": "share == 0 and noise == 'exact nullspace'"}
+kinds |= {noise: f"share == 1 and noise == '{noise}'" for noise in palette}
+figure, axis = figures.subplots(height=2.6)
+for place, (kind, rule) in enumerate(kinds.items()):
+    ways = curves.query(rule).set_index("transport").loc[[*perturbation.TRANSPORTS]]
+    places = np.arange(len(ways)) + 0.16 * (place - 1.5)
+    color = palette.get(kind, "0.5")
+    figures.intervals(axis, ways, value="unchanged", thin=None, zero=None, places=places, color=color, label=kind)
+axis.set_yticks(range(len(perturbation.TRANSPORTS)), perturbation.TRANSPORTS)
+axis.invert_yaxis()
+axis.set(xlabel="predictions unchanged", xlim=(-0.01, 1.01))
+axis.xaxis.set_major_formatter(PercentFormatter(1))
+figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=4)
+_ = figures.save_figure(figure, "01_transports")
 
 # %% [markdown]
 # How large is the largest? Maximising a norm over a polytope is NP-hard, and `largest` finds a local maximum. Its certificate
@@ -356,7 +435,7 @@ _ = figures.save_figure(figure, "01_stability")
 
 # %%
 def certificate() -> dict[str, object]:
-    pixels = datasets.to_pixels(test.images[: min(images, 200)], model.image_size, device)
+    pixels = pixels_of(test.take(slice(min(images, 200))))
     proof = space.certify_largest(pixels, space.largest(pixels))
     share = statistics.mean((proof.norm / proof.upper_bound).cpu()).columns("share of the bound")
     return share | {"norm": proof.norm.mean().item(), "largest stationarity": proof.stationarity.max().item()}
@@ -366,7 +445,7 @@ certified = stored(
     "largest_certificate",
     {"images": min(images, 200), "seed": seed},
     certificate,
-    data=data,
+    data=identity,
 )
 pd.DataFrame([certified.metrics]).style.hide(axis="index").format(precision=3)
 
@@ -379,9 +458,9 @@ at_largest[columns].style.format(precision=3).format("{:.0f}", "n").format("{:.1
 # %% [markdown]
 # As it is, exact noise at the largest legal norm moves the logits by float32 rounding and nothing else, where Gaussian noise
 # of the same norm ruins the prediction and the permuted control comes close to that. Rounding to 8 bits adds an error that is
-# small and does not grow with the norm. JPEG is different: it mixes colours and frequencies across the patch, turns part of the
-# noise into something visible, and the more the longer the noise. Its damage at a short norm is what JPEG does to any image;
-# at the largest norm it changes predictions that it leaves alone on the clean image, though fewer than the controls do.
+# small and does not grow with the norm, and a PNG file keeps what was rounded. JPEG is different: it mixes colours and frequencies
+# across the patch, turns part of the noise into something visible, and the more the longer the noise. Its damage at a short norm is
+# what JPEG does to any image; at the largest norm it changes predictions that it leaves alone on the clean image. So does resizing.
 #
 # ## (d) What does it look like?
 #
@@ -389,10 +468,11 @@ at_largest[columns].style.format(precision=3).format("{:.0f}", "n").format("{:.1
 # Gaussian noise of the same norm, which it can.
 
 # %%
-pixels = datasets.to_pixels(cifar.test.subset(pictures, seed).images, model.image_size, device)
+shown = photos.test.subset(pictures, seed)
+pixels = pixels_of(shown)
 largest = space.largest(pixels)
 gaussian = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed)).to(device)
-gaussian = perturbation.in_box(pixels, gaussian, vit.norms(largest))
+gaussian = perturbation.in_box(pixels, gaussian, norms(largest))
 panels = {
     "image": pixels,
     "noise": (largest / 2 + 0.5).clamp(0, 1),
@@ -402,22 +482,35 @@ panels = {
 figure, axes = figures.subplots(len(panels), pictures, height=6.3 * len(panels) / pictures * 1.06, squeeze=False)
 for line, (title, pictured) in zip(axes, panels.items(), strict=True):
     with torch.inference_mode():
-        confidence, guess = model(pictured).softmax(1).max(1)
+        confidence, guess = vit(pictured).softmax(1).max(1)
     line[0].set_ylabel(title)
     for i, axis in enumerate(line):
         axis.imshow(pictured[i].permute(1, 2, 0).cpu())
         axis.set(xticks=[], yticks=[])
         sns.despine(ax=axis, left=True, bottom=True)
-        label = f"{cifar.classes[guess[i]]}, {confidence[i]:.1%}"
-        norm = f"norm {vit.norms(largest)[i]:.1f}"
+        label = f"{figures.short(photos.classes[guess[i]], 18)}, {confidence[i]:.1%}"
+        norm = f"norm {norms(largest)[i]:.1f}"
         axis.set_title(norm if title == "noise" else label, fontsize=7)
+figures.add_credits(figure, credits(shown.images, range(pictures)))
 _ = figures.save_figure(figure, "01_pictures")
 
 # %% [markdown]
 # ## The answer
 
 # %%
-from nullpaper.studies.verdicts import Verdicts, at_least, below, every, interval, number, percent, row, some, word
+from nullpaper.studies.verdicts import (
+    Verdicts,
+    at_least,
+    below,
+    every,
+    interval,
+    number,
+    percent,
+    row,
+    rows,
+    some,
+    word,
+)
 
 answer = Verdicts()
 
@@ -528,11 +621,16 @@ def stored_noise() -> tuple[str, str]:
     )
     answers = at_least(bits, 0.99), at_least(jpeg, 0.99)
     measured = f"8 bits: {percent(bits, None)} unchanged; JPEG 90: {percent(jpeg)}"
+    others = rows(longest, noise="exact nullspace").query("transport not in ['float32', '8 bits', 'JPEG 90']")
+    for line in others.to_dict("records"):
+        measured += f"; {line['transport']}: {percent(interval(line, 'unchanged'), None)}"
     return measured, word(every(answers), some(answers))
 
 
 figures.save_table(answer.table(), "01_verdicts", caption="What the papers say of exact nullspaces, and what holds.")
+source = f"{Path(data).name} ({Path(root).name})" if root else Path(data).name
 answer.show(
-    limits=f"dimensions are those of shapes; stability is measured on one model of 0.7 M parameters and {images:,} CIFAR-10 "
-    "images, the square embedding on one training run of two blocks, and no weights of ViT-B/16 were at hand."
+    limits=f"dimensions in the table of models are those of shapes; stability is measured on one model ({model}"
+    f"{f', weights {Path(weights).name}' if weights else ''}) and {images:,} images of {source}, the square embedding of (b) on one "
+    "training run of two blocks on CIFAR-10; ViT-B/16 by its shape, without weights."
 )

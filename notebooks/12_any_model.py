@@ -27,7 +27,8 @@
 # LayerNorm are there before any training, while predictions then mean nothing. The table says which weights it speaks of. A model
 # without a head answers with its features, and its changes are those of the features.
 #
-# Takes half a minute at `cpu` on 2 cores with the shipped model and CIFAR-10, which is fetched once; at 224 px some 0.6 s an image.
+# Takes half a minute at `cpu` on 2 cores with the shipped model and CIFAR-10, which is fetched once; at 224 px less than a second
+# an image on one.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
@@ -172,8 +173,8 @@ precision.style.hide(axis="index").format("{:.1e}", precision.select_dtypes("flo
 
 # %% [markdown]
 # **Reading it.** Exact noise changes the output by rounding alone, float32's $10^{-7}$ times what the depth makes of it, at a norm
-# at which unchosen noise changes them by a sizeable share. A model whose embedding is square or wide on the token side ($d \ge C p^2$)
-# has no row "exact, embedding"; the one dimension that LayerNorm removes may still be there.
+# at which unchosen noise changes them by a sizeable share. A model whose embedding is square or wide on the token side ($d \ge C
+# p^2$) has no row "exact, embedding"; the one dimension that LayerNorm removes may still be there.
 
 # %% [markdown]
 # ## The answer

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
@@ -78,9 +81,27 @@ def jpeg(images: Tensor, quality: int = 90) -> Tensor:
 TRANSPORTS: dict[str, Callable[[Tensor], Tensor]] = {
     "float32": lambda images: images,
     "8 bits": rounded,
+    "PNG": lambda images: png(images),
+    "JPEG 95": lambda images: jpeg(images, 95),
     "JPEG 90": jpeg,
+    "JPEG 75": lambda images: jpeg(images, 75),
+    "JPEG 50": lambda images: jpeg(images, 50),
+    "resize 3/4": lambda images: resized(images, 3 / 4),
 }
 """How a noisy image reaches the model."""
+
+
+def png(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] written as PNG files and read again: what `rounded` leaves, to the bit."""
+    pixels = images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    read = np.stack([_through_png(image) for image in pixels])
+    return torch.from_numpy(read).permute(0, 3, 1, 2).to(images).div(255)
+
+
+def _through_png(image: np.ndarray) -> np.ndarray:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png", compress_level=1)
+    return np.array(Image.open(file))
 
 
 def resized(images: Tensor, share: float) -> Tensor:

@@ -17,6 +17,7 @@ from notebook_runs import NotebookRun
 
 from nullpaper.models.vit import ViT
 from nullpaper.nullspace.zoo import ZOO
+from nullpaper.robustness.perturbation import TRANSPORTS
 
 NOTEBOOK = "01_existence"
 
@@ -30,6 +31,19 @@ def test_exact_noise_is_invisible_and_its_controls_are_not(run: NotebookRun) -> 
     assert longest["norm"].max() - longest["norm"].min() < 1e-2 * longest["norm"].max()
     assert longest.loc["exact nullspace", "accuracy_change"] == 0 > longest.loc["Gaussian", "accuracy_change_high"]
     assert (table["accuracy_low"] <= table["accuracy"]).all() and (table["n"] == table["n"].iloc[0]).all()
+
+
+def test_a_png_keeps_what_8_bits_keep_and_every_way_is_measured(run: NotebookRun) -> None:
+    table = run.table("01_stability").query("share == 1").set_index(["noise", "transport"])["logit_change"]
+    assert (table.xs("PNG", level=1) == table.xs("8 bits", level=1)).all()
+    assert set(table["exact nullspace"].index) == {*TRANSPORTS}
+    assert (table.xs("float32", level=1)["exact nullspace"] < table["exact nullspace"].drop("float32")).all()
+
+
+def test_trained_weights_have_full_rank(run: NotebookRun) -> None:
+    table = run.table("01_trained").set_index("through")
+    assert table["dim"].to_dict() == {"embedding": 96, "encoder": 97} == table["dim by shape"].to_dict()
+    assert (table["rank"] + table["dim"] == table["patch_dim"]).all() and (table["condition"] < 1e3).all()
 
 
 PUBLISHED = {  # the reference's arithmetic: joint, per channel; and through the encoder

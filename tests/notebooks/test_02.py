@@ -41,10 +41,7 @@ def test_spread_noise_gives_all_tokens_one_norm(run: NotebookRun) -> None:
 def test_it_ends_with_its_answer(run: NotebookRun) -> None:
     table = run.table("02_verdicts").set_index("name")
     assert list(table.index) == [name for name, _, _ in ALTERED]
-    unmeasured = table.index[table["holds"] == "not measured"]
-    assert unmeasured.tolist() == [
-        "size"
-    ]  # so few images leave directions enough for a tenth of the space, not for half
+    assert not (table["holds"] == "not measured").any()
     assert "there is a largest noise within eps = 0.03" in run.printed and "Limits: " in run.printed
 
 

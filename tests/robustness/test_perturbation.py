@@ -87,3 +87,12 @@ def test_a_crop_can_be_undone_but_for_its_border(images: torch.Tensor) -> None:
     inner = (slice(None), slice(None), slice(4, 44), slice(4, 44))
     assert (restored - images)[inner].abs().mean() < 0.5 * (cropped - images)[inner].abs().mean()
     assert torch.allclose(perturbation.crop_and_resize(images, 48), images, atol=1e-6)
+
+
+def test_every_transport_keeps_shape_and_box_and_a_png_is_what_8_bits_are() -> None:
+    images = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    for name, transport in perturbation.TRANSPORTS.items():
+        arrived = transport(images)
+        assert arrived.shape == images.shape and arrived.dtype == images.dtype, name
+        assert arrived.min() >= 0 and arrived.max() <= 1, name
+    assert torch.equal(perturbation.png(images), perturbation.rounded(images))
