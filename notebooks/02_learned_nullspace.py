@@ -48,6 +48,7 @@ seeds: int = 3  # noises a setting
 free_seeds: int = 1  # noises of that long ascent
 lambdas: list = [0.1, 0.2, 0.4, 0.8]  # weights of log ||v|| in (b)
 spans: list = [0.0, 0.2, 0.5, 0.8, 0.99]  # shares of the directions taken away in (d)
+lim: float = 1.0  # noise starts uniform within it at most, in token units; near the norms to come, few steps will do
 eps: float = 0.03  # bound on the mean squared change of the softmax
 seed: int = 0  # the first of the seeds
 
@@ -66,7 +67,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nullpaper import encoder_noise, load_data, load_vit, noise_influence, statistics
 from nullpaper.models.predict import answering
@@ -231,7 +232,7 @@ def linear() -> linearised.Linearised:
     return linearised.linearise(vit, pool("train"), seed=seed)
 
 
-options = common | {"linear_images": linear_images, "steps": steps}
+options = common | {"linear_images": linear_images, "steps": steps, "lim": lim}
 
 
 def exploratory(lam: float, noise_seed: int) -> list[dict[str, object]]:
@@ -240,7 +241,7 @@ def exploratory(lam: float, noise_seed: int) -> list[dict[str, object]]:
     seen = pool("test").take(torch.arange(held_out // 2))
     few = seen.take(torch.arange(min(len(seen), 64)))  # this form has nothing to verify; the metrics are taken below
     given = dict(held_out=few, lam=lam, seed=noise_seed)
-    learned = encoder_noise(vit, train, steps=steps, lim=min(1.0, 3 * lam), linear=linear(), **given)
+    learned = encoder_noise(vit, train, steps=steps, lim=min(lim, 3 * lam), linear=linear(), **given)
     noises = {"learned": learned.value}
     for control in (controls.permuted, controls.permuted_within):
         name = control.__name__.replace("_", " ")
@@ -308,9 +309,9 @@ def bounded(method: str, noise_seed: int) -> tuple[dict[str, object], dict[str, 
     train, seen = pool("dev"), pool("test")
     given = dict(held_out=seen, eps=eps, seed=noise_seed)
     if method == "ours, spread":
-        noise = encoder_noise(vit, train, steps=steps, spread=True, linear=linear(), **given)
+        noise = encoder_noise(vit, train, steps=steps, lim=lim, spread=True, linear=linear(), **given)
     elif method == "ours, free":
-        noise = encoder_noise(vit, train, steps=free_steps, linear=False, **given)
+        noise = encoder_noise(vit, train, lim=lim, steps=free_steps, linear=False, **given)
     elif method == "random":
         start = torch.randn(train.noise_shape, generator=torch.Generator().manual_seed(noise_seed + 1))
         noise = rescaled(vit, start, train, **given)
@@ -463,7 +464,9 @@ for kind, part in (("different seeds", between), ("one seed and different lambda
 figure, (left, middle, right) = figures.subplots(1, 3, height=2.5)
 means = dimension.groupby("dimension")["norm"].agg(norm="mean", norm_low="min", norm_high="max").reset_index()
 figures.curve(left, means, "dimension", "norm")
-left.set(xlabel="dimension of the span", ylabel=f"norm at eps = {eps:g}", xlim=(0, None), ylim=(0, None))
+least = 0 if 2 * means["dimension"].min() < means["dimension"].max() else None  # or the points would stand on one line
+left.set(xlabel="dimension of the span", ylabel=f"norm at eps = {eps:g}", xlim=(least, None), ylim=(0, None))
+left.xaxis.set_major_locator(MaxNLocator(4))
 left.xaxis.set_major_formatter("{x:,.0f}")
 for kind, group in combined.groupby("kind", sort=False):
     ends = dict(influence="mean", influence_low="min", influence_high="max")

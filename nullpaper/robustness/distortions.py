@@ -242,7 +242,7 @@ def _to_8_bits(x: np.ndarray) -> np.ndarray:
 
 def _each(x: np.ndarray, function: Callable[[Image.Image], Image.Image]) -> np.ndarray:
     """A function of 8-bit Pillow images in RGB, image by image, through buffers: `fromarray` takes longer."""
-    levels, form = np.rint(x * 255).astype(np.uint8), ("raw", "RGB", 0, 1)
+    levels, form = np.rint(x * 255).astype(np.uint8, order="C"), ("raw", "RGB", 0, 1)
     images = (Image.frombuffer("RGB", x.shape[2:0:-1], one, *form) for one in levels)
     values = b"".join([function(image).tobytes() for image in images])
     return np.frombuffer(values, np.uint8).reshape(x.shape) / 255

@@ -93,7 +93,7 @@ TRANSPORTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def png(images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [0, 1] written as PNG files and read again: what `rounded` leaves, to the bit."""
-    pixels = images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    pixels = images.mul(255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().contiguous().numpy()
     read = np.stack([_through_png(image) for image in pixels])
     return torch.from_numpy(read).permute(0, 3, 1, 2).to(images).div(255)
 
