@@ -143,7 +143,7 @@ def verify(kept: str | None, note: str, profile: str) -> None:
 
     Exits with 1 if there are any. After a change that alters no number, --adopt says so of a notebook that takes hours.
     """
-    from nullpaper.workflow.verify import adopt
+    from nullpaper.workflow.verify import adopt, left_to_readers
     from nullpaper.workflow.verify import verify as look
 
     if kept:
@@ -156,6 +156,8 @@ def verify(kept: str | None, note: str, profile: str) -> None:
         if findings
         else "All is well."
     )
+    if any(finding.profile == "photographs" for finding in findings):
+        click.echo(left_to_readers())
     sys.exit(1 if findings else 0)
 
 

@@ -165,8 +165,8 @@ def inputs(notebook: Path, values: Mapping[str, Any]) -> tuple[dict[str, str], d
 
     Data sets are those that the notebook or its parameters mention by name; they stand by the sums that their arrays
     must have. Files that parameters name stand by their content, folders by the names and sizes of their files; the key
-    of an absolute path is its parameter's name. The folder that the parameters ``root`` or ``data`` name is that of the
-    data set. What ships with the package counts always.
+    of an absolute path is its parameter's name. Folders that ``root``, ``data`` and ``other_roots`` name are data sets.
+    What ships with the package counts always.
     """
     weights = {"shipped": identity([(path.name, _digest(path)) for path in _files(SHIPPED)])[:DIGITS]}
     words = {name: value for name, value in values.items() if value and isinstance(value, str)}
@@ -180,11 +180,17 @@ def inputs(notebook: Path, values: Mapping[str, Any]) -> tuple[dict[str, str], d
         if path.is_file():
             weights[key] = _digest(path)[:DIGITS]
         elif path.is_dir() and (name == "root" or len(Path(word).parts) > 1):  # a bare word is rather a name
-            if name in ("data", "root"):
-                data[placeless(values.get("data", name))] = _folder_digest(path)
-            else:
-                weights[key] = _folder_digest(path)
+            kind, key = (data, brought) if (brought := _data_set(name, values)) else (weights, key)
+            kind[key] = _folder_digest(path)
     return data, weights
+
+
+def _data_set(name: str, values: Mapping[str, Any]) -> str | None:
+    """The data set whose folder a parameter names: ``root`` that of ``data``, ``other_roots[0]`` that of the others."""
+    if name in ("data", "root"):
+        return placeless(values.get("data", name))
+    place, others = re.fullmatch(r"other_roots\[(\d+)\]", name), placeless(values.get("others", []))
+    return others[int(place[1])] if place and int(place[1]) < len(others) else None
 
 
 _digest = remembered(sha256)

@@ -12,7 +12,7 @@ from typing import Any
 
 from nullpaper.errors import InputError, check_choice
 from nullpaper.workflow.code_identity import identity
-from nullpaper.workflow.parameters import PARTIAL
+from nullpaper.workflow.parameters import PARTIAL, profile_parameters
 from nullpaper.workflow.plan import OPEN, Plan, paper_notebooks, plan_run, run_name
 from nullpaper.workflow.provenance import project_root
 from nullpaper.workflow.reference import (
@@ -77,10 +77,12 @@ def to_redraw(profile: str = "reference") -> list[Path]:
 
 def left_to_readers() -> str:
     """A sentence on what of the reference needs photographs that are not the project's to have, or ""."""
-    if not (names := [path.stem for profile in PARTIAL for path in to_redraw(profile)]):
-        return ""
-    command = f"nullpaper figures --profile photographs -p weights FILE -p root FOLDER {' '.join(names)}"
-    return f"figures/photographs is not up to date and needs photographs, which you bring: `{command}` draws it."
+    names: dict[str, list[str]] = {}
+    for path in to_redraw("photographs"):
+        names.setdefault(profile_parameters(path, "photographs").get("data", "photographs"), []).append(path.stem)
+    command = "`nullpaper figures --profile photographs -p weights FILE -p root FOLDER {}` with a folder of {}"
+    ways = " and ".join(command.format(" ".join(stems), data) for data, stems in names.items())
+    return f"figures/photographs is not up to date and needs photographs, which you bring: {ways}." if ways else ""
 
 
 def check_reference(profile: str, given: Mapping[str, Any]) -> None:
@@ -112,7 +114,8 @@ def _decisive(plan: Plan, entry: Mapping[str, Any]) -> dict[str, Any]:
     parameters, data, weights = dict(context.parameters), dict(context.data), dict(context.weights)
     if entry and context.profile in PARTIAL:
         parameters |= {name: value for name, value in entry["parameters"].items() if name in OPEN}
-        data |= {name: value for name, value in entry["data"].items() if name == parameters.get("data")}
+        brought = [parameters.get("data"), *parameters.get("others", [])]
+        data |= {name: value for name, value in entry["data"].items() if name in brought}
         weights = entry["weights"] | weights
     return {"parameters": parameters, "data": data, "weights": weights, "code": plan.code}
 

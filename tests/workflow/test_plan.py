@@ -90,6 +90,12 @@ def test_a_folder_of_photographs_is_a_data_set(project: Path) -> None:
     (project / "two" / "val" / "n01440764" / "b.JPEG").write_text("a")
     other = plan(project, data="imagenet", root=str(project / "two"))
     assert other.digest != two.digest and other.context.parameters["root"] == "two"
+    notebook.write_text(
+        notebook.read_text().replace("count: int", "others: list = []\nother_roots: list = []\ncount: int")
+    )
+    several = plan(project, data="cifar10", others=["imagenet"], other_roots=[str(project / "two")])
+    assert several.context.data == {**plan(project).context.data, **other.context.data}
+    assert several.context.parameters["other_roots"] == ["two"] and several.context.weights.keys() == {"shipped"}
 
 
 def test_a_large_folder_is_read_once(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
