@@ -52,6 +52,11 @@ data: str = "cifar10"  # a data set that load_data knows, or a folder of class f
 root: str = ""  # the folder of its photographs; empty: fetched where a fetch exists
 others: list = []  # further test sets of the head's classes, such as imagenet-a, judged with the same weights
 other_roots: list = []  # the folder of each
+sets: str = ""  # a folder of paper A's further sets by name (imagenet-a, -r, -v2, -sketch, -stylized, -c, damagenet), those that are there
+set_images: int = 0  # images of each of them; 0: all
+paper_start: str = ""  # the start in the paper's table 1 that this is (ViT-S, ViT-B, ViT-B + DAT), to stand beside its numbers; empty: none
+mce_by: str = "start"  # whose errors normalise the mean corruption error: start or alexnet
+shard: int = 1000  # images of a stored part of a judgement; below 250, or a multiple
 images: int = 64  # test images
 steps: int = 24  # gradient steps a run
 steps_per_noise: int = 12  # steps between fresh noises
@@ -100,9 +105,18 @@ from matplotlib.ticker import MaxNLocator
 from nullpaper import load_data, load_vit, statistics
 from nullpaper.models.vit import SHIPPED, fingerprint
 from nullpaper.robustness import gradient_masking
-from nullpaper.robustness.comparison import mean_corruption_error
+from nullpaper.robustness.comparison import ALEXNET, mean_corruption_error
 from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies import contrasts, settings
+from nullpaper.studies.published import (
+    OWN_CORRUPTIONS,
+    UNLIKE,
+    beside,
+    check_reference,
+    check_start,
+    counterparts,
+    further_sets,
+)
 from nullpaper.studies.trials import Protocol, Trial, TrialResult, model_of, run_trials
 from nullpaper.workflow import figures
 from nullpaper.workflow.store import stored
@@ -142,18 +156,51 @@ recipe, protocol, boundary = settings.nullspace_setting(
     severities=severities,
     seed=seed,
 )
+protocol = replace(protocol, shard=shard)
 elsewhere = settings.on_other_data(protocol, others, other_roots, vit.transform)
+further, missing = {}, []
+if sets:
+    protocol, further, missing = further_sets(sets, protocol, vit.transform, set_images)
+if paper_start:
+    check_start(paper_start, model, data)
+check_reference(mce_by, protocol)
+for line in missing:
+    print(line)
 
 # %% [markdown]
 # Every method may have its own learning rate: of `rates`, the one whose run of `rate_steps` steps, of the first seed, has the highest average of clean, FGSM and corruption accuracy on dev; of equal
 # ones the smallest. All methods have the same grid and the same budget. Without `rates`, `learning_rate` is that of all.
 
+# %% tags=["plan"]
+on_dev = replace(protocol, images=min(images, len(photos.dev)), threats=(Threat("fgsm", attack_eps),), split="dev")
+on_dev = replace(on_dev, corrupted="")
+grid = [(method, rate) for method in methods for rate in sorted(rates)]
+tries = [Trial(name, seed, rate_steps, replace(recipe, learning_rate=rate), **begun) for name, rate in grid]
+auto = Protocol(autoattack_images, (Threat(f"autoattack-{autoattack_steps}", attack_eps),), seed=seed, shard=shard)
+
+
+def trials_at(rate_of: dict[str, float]) -> list[Trial]:
+    """The start, and a run for each method and seed."""
+    given = [(name, s, replace(recipe, learning_rate=rate_of[name])) for name in methods for s in run_seeds]
+    runs = [settings.nullspace_trial(name, s, steps, changed, boundary, **begun) for name, s, changed in given]
+    return [Trial("start", **begun), *runs]
+
+
+def attacked_of(trials: list[Trial]) -> list[Trial]:
+    """Those that AutoAttack judges."""
+    first = seed + autoattack_seeds
+    return [t for t in trials if t.method in autoattack_methods and (t.method == "start" or t.seed < first)]
+
+
+same_rate = dict.fromkeys(methods, learning_rate)
+trials = trials_at(same_rate)
+plan = {"rates": (tries, on_dev), "table": (trials, protocol)}
+plan |= {name: (trials, judged_on) for name, judged_on in (elsewhere | further).items()}
+plan["AutoAttack"] = attacked_of(trials), auto
+
 # %%
-rate_of, tuned = dict.fromkeys(methods, learning_rate), []
+rate_of, tuned = same_rate, []
 if rates:
-    on_dev = replace(protocol, images=min(images, len(photos.dev)), threats=(Threat("fgsm", attack_eps),), split="dev")
-    grid = [(method, rate) for method in methods for rate in sorted(rates)]
-    tries = [Trial(name, seed, rate_steps, replace(recipe, learning_rate=rate), **begun) for name, rate in grid]
     for (method, rate), run in zip(grid, run_trials(tries, on_dev, workers=workers, progress="rates"), strict=True):
         worth = contrasts.measures(run.frame, attack_eps)[["clean", "fgsm", "corruptions", "average"]].mean()
         tuned.append({"method": method, "rate": rate, **worth, "images": on_dev.images, "steps": rate_steps})
@@ -163,12 +210,7 @@ if rates:
 pd.DataFrame(tuned).style.format(precision=3).hide(axis="index")
 
 # %%
-trials = [Trial("start", **begun)]
-trials += [
-    settings.nullspace_trial(method, s, steps, replace(recipe, learning_rate=rate_of[method]), boundary, **begun)
-    for method in methods
-    for s in run_seeds
-]
+trials = trials_at(rate_of)
 finished = run_trials(trials, protocol, workers=workers, progress="finetuning")
 groups = {name: [run for run in finished if run.trial.method == name] for name in ["start", *methods]}
 
@@ -198,18 +240,19 @@ wide = table.assign(text=table.apply(contrasts.in_percent, axis=1)).pivot(
 wide.loc[list(groups), list(dict.fromkeys(table["measure"]))]
 
 # %% [markdown]
-# Mean corruption error (mCE), as published relative to a reference net: here the start, which has 100; less is better. (A reference without errors has no mCE.)
+# Mean corruption error (mCE), as published relative to a reference net: the start, which then has 100, or AlexNet (`mce_by`); less is better. (A reference without errors has no mCE.)
 
 # %%
 reference = groups["start"][0].frame
 errors = 1 - reference[reference["kind"] == "corruption"].groupby("name")["accuracy"].mean()
+reference = ALEXNET if mce_by == "alexnet" else reference
 rows = [
     {"method": name} | statistics.over_seeds([mean_corruption_error(r.frame, reference) for r in runs]).columns("mce")
     for name, runs in groups.items()
-    if errors.min() > 0
+    if mce_by == "alexnet" or errors.min() > 0
 ]
 if rows:
-    figures.save_table(pd.DataFrame(rows), "07_mce", caption="Mean corruption error, start = 100.")
+    figures.save_table(pd.DataFrame(rows), "07_mce", caption=f"Mean corruption error, {mce_by} = 100.")
 pd.DataFrame(rows).style.format(precision=1).hide(axis="index")
 
 # %% [markdown]
@@ -232,17 +275,29 @@ if elsewhere:
 other_table
 
 # %% [markdown]
+# **Paper A's own columns** (`sets`), in percent: accuracy on ImageNet-A and -R among their 200 classes, on -V2, Sketch, Stylized-ImageNet and DAmageNet, and on ImageNet-C the mean corruption error by AlexNet's
+# errors. Its "Average" is the mean of the columns with 100 - mCE for ImageNet-C, over those that are there on both sides. Where the start is one of the paper's (`paper_start`), its printed numbers
+# stand beside ours; they are of single runs without an interval, so that of a difference is ours alone. The paper does not say how strong its FGSM and CW were: `attack_eps` is a guess for both.
+
+# %%
+on_sets = {name: run_trials(trials, judged_on, workers=workers, progress=name) for name, judged_on in further.items()}
+by_set = {name: {m: [run for run in runs if run.trial.method == m] for m in groups} for name, runs in on_sets.items()}
+paper = pd.DataFrame()
+if sets or paper_start:
+    unlike = UNLIKE if protocol.corrupted else UNLIKE | OWN_CORRUPTIONS
+    counterpart = counterparts(paper_start, eps) if paper_start else {}
+    paper = beside(groups, by_set, attack_eps, counterpart, unlike=unlike).assign(steps=steps)
+    figures.save_table(paper, "07_paper", caption="Paper A's columns, ours and as printed, in percent.")
+    for line in missing:
+        print(line)
+paper.style.format(precision=2, na_rep="").hide(axis="index")
+
+# %% [markdown]
 # **AutoAttack** (Croce & Hein 2020: APGD-CE, targeted APGD, targeted FAB, Square) is the headline number of a robust model. Its standard budget is 100 steps and
 # 5,000 queries an image; the defaults are a share of it on fewer images of the first seed, which the table says. Intervals are over images.
 
 # %%
-auto = Protocol(autoattack_images, (Threat(f"autoattack-{autoattack_steps}", attack_eps),), seed=seed)
-attacked_trials = [
-    trial
-    for trial in trials
-    if trial.method in autoattack_methods and (trial.method == "start" or trial.seed < seed + autoattack_seeds)
-]
-attacked = run_trials(attacked_trials, auto, workers=workers, progress="AutoAttack")
+attacked = run_trials(attacked_of(trials), auto, workers=workers, progress="AutoAttack")
 auto_groups = {
     name: [run for run in attacked if run.trial.method == name] for name in groups if name in autoattack_methods
 }

@@ -34,6 +34,10 @@ model: str = "nullpaper_vit_cifar10"  # a ViT of this package or of timm
 weights: str = ""  # a file of weights for it; empty: what ships, or timm's hub
 data: str = "cifar10"  # a data set that load_data knows, or a folder of class folders
 root: str = ""  # the folder of its photographs; empty: fetched where a fetch exists
+sets: str = ""  # a folder of paper A's further sets by name, as in 07
+set_images: int = 0  # images of each of them; 0: all
+paper_start: str = ""  # the start in the paper's table 1 that this is, as in 07
+shard: int = 1000  # images of a stored part of a judgement; below 250, or a multiple
 images: int = 64  # test images
 steps: int = 24  # gradient steps a run
 steps_per_noise: int = 12  # steps between fresh noises
@@ -75,6 +79,7 @@ from nullpaper.errors import InputError
 from nullpaper.finetuning.methods import make_noise
 from nullpaper.models.vit import fingerprint
 from nullpaper.studies import contrasts, settings
+from nullpaper.studies.published import OWN_CORRUPTIONS, UNLIKE, beside, check_start, counterparts, further_sets
 from nullpaper.studies.trials import Trial, run_trials, start_of
 from nullpaper.workflow import figures
 from nullpaper.workflow.store import stored
@@ -100,7 +105,7 @@ print(
 #
 # Those of 07 are described exactly as there, so that the store knows them; each variant has its own change of the recipe.
 
-# %%
+# %% tags=["plan"]
 recipe, protocol, boundary = settings.nullspace_setting(
     images=images,
     batch_size=batch_size,
@@ -156,9 +161,20 @@ planned |= {name: variant(method, steps_per_noise=per_noise[count]) for (method,
 planned["start, mismatched"] = [Trial("start", mismatched_scale=True, **begun)]
 planned |= {f"{method}, mismatched": variant(method, mismatched=True) for method in ("zero", "nullspace")}
 
+protocol, further, missing = replace(protocol, shard=shard), {}, []
+if sets:
+    protocol, further, missing = further_sets(sets, protocol, vit.transform, set_images)
+if paper_start:
+    check_start(paper_start, model, data)
+for line in missing:
+    print(line)
+
 wanted = list(dict.fromkeys(trial for trials in [*planned.values(), *plane.values()] for trial in trials))
 shared = {trial for trials in plane.values() for trial in trials}
 wanted.sort(key=shared.__contains__)  # last those of 07, which may be at them just now
+plan = {"table": (wanted, protocol)} | {name: (wanted, judged_on) for name, judged_on in further.items()}
+
+# %%
 finished = dict(zip(wanted, run_trials(wanted, protocol, workers=workers, progress="runs"), strict=True))
 groups = {name: [finished[trial] for trial in trials] for name, trials in planned.items()}
 
@@ -167,7 +183,8 @@ pd.DataFrame({"run": groups.keys(), "seeds": map(len, groups.values())}).style.h
 # %% [markdown]
 # ## Paired differences
 #
-# All comparisons of this notebook in one table, as in 07: Student's t over seeds, bootstrap over images, and resolved when both exclude zero.
+# All comparisons of this notebook in one table, as in 07: Student's t over seeds, bootstrap over images, and resolved when both exclude zero. With `sets` and `paper_start`, paper A's ablation of eps and the
+# authors' reply on early stopping stand beside ours in a second table, as table 1 does in 07; and what is behind the wrong scale stands beside table 1 too, whose start may have been there.
 
 # %%
 scales = ("", ", mismatched")
@@ -185,6 +202,21 @@ pairs = list(dict.fromkeys((first, second) for first, second in pairs if first !
 paired = contrasts.contrast(groups, pairs, attack_eps)
 table = contrasts.tabulate(groups, attack_eps)
 figures.save_table(paired, "08_paired", caption="Paired differences.")
+
+# %%
+paper = pd.DataFrame()
+if sets or paper_start:
+    on_sets = {
+        name: run_trials(wanted, judged_on, workers=workers, progress=name) for name, judged_on in further.items()
+    }
+    found = {name: dict(zip(wanted, runs, strict=True)) for name, runs in on_sets.items()}
+    by_set = {name: {m: [of[trial] for trial in trials] for m, trials in planned.items()} for name, of in found.items()}
+    unlike = UNLIKE if protocol.corrupted else UNLIKE | OWN_CORRUPTIONS
+    paper = beside(groups, by_set, attack_eps, counterparts(paper_start, eps) if paper_start else {}, unlike=unlike)
+    figures.save_table(paper, "08_paper", caption="Paper A's columns, ours and as printed, in percent.")
+paper.style.format(precision=2, na_rep="").hide(axis="index")
+
+# %%
 drawn = ["clean", "fgsm", "pgd", "cw", "patch", "corruptions", "average"]
 drawn = [measure for measure in drawn if measure in set(table["measure"])]
 

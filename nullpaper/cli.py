@@ -57,25 +57,30 @@ def main() -> None:
 @GIVEN
 @click.option("--label", metavar="NAME", help="Write to build/NAME.")
 @click.option("--parameters", "listing", is_flag=True, help="List the notebook's parameters, and run nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what it reads and would cost, and run nothing.")
 @PROFILE
 @FORCE
-def run(notebook: str, given: Given, label: str | None, listing: bool, profile: str | None, force: bool) -> None:
+def run(notebook: str, given: Given, label: str | None, profile: str | None, **how: bool) -> None:
     """Run one NOTEBOOK, a path or a name such as 01_existence.
 
     With other parameters than the profile's it writes to a folder named after them. An equal run that is finished is
     not repeated. Exits with 1 if the notebook fails.
     """
-    from nullpaper.workflow.parameters import parameters, profile_parameters
-    from nullpaper.workflow.plan import notebook_path
+    from nullpaper.workflow import preview
+    from nullpaper.workflow.plan import notebook_path, plan_run
     from nullpaper.workflow.runs import run_notebooks
 
     path, profile = notebook_path(notebook), _profile(profile)
-    if not listing:
-        return _end(run_notebooks([path], dict(given), profile=profile, label=label, force=force))
-    values = profile_parameters(path, profile)
-    for name, parameter in parameters(path).items():
-        value = values.get(name, parameter.default)
-        click.echo(f"{name}: {parameter.type} = {value!r}" + f"  # {parameter.help}" * bool(parameter.help))
+    if how["listing"]:
+        return click.echo("\n".join(preview.listed(path, profile)))
+    if not how["dry_run"]:
+        return _end(run_notebooks([path], dict(given), profile=profile, label=label, force=how["force"]))
+    ahead = plan_run(path, dict(given), profile=profile, label=label)
+    click.echo("\n".join(preview.facts(ahead)))
+    if (names := preview.planned(ahead)) is not None:
+        from nullpaper.studies.estimates import estimate
+
+        click.echo(f"\n{estimate(names['plan'], names['workers'])}")
 
 
 @main.command()

@@ -89,6 +89,7 @@ def evaluate(
     severities: int | Iterable[int] = SEVERITIES,
     seed: int = 0,
     batch_size: int = 250,
+    first: int = 0,
 ) -> Evaluation:
     """Clean accuracy, and that under each attack and each (corruption, severity), all on the same images.
 
@@ -101,6 +102,8 @@ def evaluate(
         corruptions: names, or one, or what `corrupted_splits` made of this split, to be shared by several models.
         severities: of the corruptions given by name; one, or several.
         seed: of the attacks' and corruptions' draws.
+        first: the place of the first image in a larger split that is evaluated in parts, a multiple of ``batch_size``.
+            The attacks then draw what they would on the whole, so that `joined` parts equal it.
 
     Returns:
         Rows: clean, the attacks in the order of `ATTACKS`, the corruptions. Columns: condition (all of it in words),
@@ -109,10 +112,16 @@ def evaluate(
 
     Raises:
         InputError: an unknown attack or corruption, a severity or eps out of range, an empty split, labels that the
-            head lacks, prepared corruptions of another split.
+            head lacks, prepared corruptions of another split, a part that does not begin with a batch.
     """
     batch_size = check_count("batch_size", batch_size)
-    seed = check_seed(seed)
+    seed, first = check_seed(seed), check_count("first", first, least=0)
+    if first % batch_size:
+        raise InputError(f"first={first} is no multiple of batch_size={batch_size}: parts begin where a batch does.")
+    if first and not isinstance(corruptions, Mapping) and _several(corruptions):
+        raise InputError(
+            "corruptions of a part depend on the whole: pass corrupted_splits of that, cut as the part is."
+        )
     check_split(vit, split)
     threats = _threats(vit, attacks)
     if not isinstance(corruptions, Mapping):
@@ -122,7 +131,7 @@ def evaluate(
     if not all(np.array_equal(corrupted.labels, split.labels) for corrupted in corruptions.values()):
         raise InputError("the corruptions were prepared from another split: its labels differ; prepare them anew.")
     with evaluating(vit):
-        masks = _masks(vit, split, batch_size, threats, seed)
+        masks = _masks(vit, split, batch_size, threats, seed + first // batch_size)
         masks |= {level: _masks(vit, made, batch_size)[Clean()] for level, made in corruptions.items()}
     return from_masks(masks)
 
@@ -148,6 +157,22 @@ def from_masks(masks: Mapping[Condition, np.ndarray]) -> Evaluation:
     """The table of `evaluate` from the masks (n,) bool of each condition, in their order."""
     return Evaluation(
         [one.columns() | proportion(mask).columns("accuracy") | {"correct": mask} for one, mask in masks.items()]
+    )
+
+
+def joined(parts: Sequence[pd.DataFrame]) -> Evaluation:
+    """The table of a split from those of its parts, in order.
+
+    Raises:
+        InputError: they are of other conditions.
+    """
+    conditions = [[*part["condition"]] for part in parts]
+    if any(other != conditions[0] for other in conditions):
+        raise InputError("the parts were evaluated under other conditions, so they make no table; evaluate them alike.")
+    masks = [np.concatenate(pieces) for pieces in zip(*(part["correct"] for part in parts), strict=True)]
+    rows = parts[0].drop(columns="correct").to_dict("records")
+    return Evaluation(
+        [row | proportion(mask).columns("accuracy") | {"correct": mask} for row, mask in zip(rows, masks, strict=True)]
     )
 
 

@@ -7,12 +7,11 @@ corruption) is part of the identity of what it computes, and reaches the process
 
 from __future__ import annotations
 
-import math
 import pickle
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache, lru_cache, partial
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -20,25 +19,21 @@ import torch
 
 from nullpaper.adapters.files import ADAPTED, load_adapted
 from nullpaper.adapters.inject import AdaptedViT, adapted_copy, remove
-from nullpaper.data.datasets import Data, Split, load_data
-from nullpaper.data.folders import Transform
-from nullpaper.errors import InputError, check_choice, check_count, check_seed
+from nullpaper.errors import InputError, check_count, check_seed
 from nullpaper.finetuning.finetune import finetune
 from nullpaper.finetuning.methods import METHODS, FinetuneRecipe, check_method
 from nullpaper.models import checkpoints
 from nullpaper.models.gradients import rounds
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
-from nullpaper.robustness.attacks import ATTACKS, split_name
-from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruptions
-from nullpaper.robustness.evaluation import Corrupted, Threat, corrupted_splits, evaluate, packed, unpacked
-from nullpaper.robustness.pgd import check_eps
+from nullpaper.robustness.attacks import ATTACKS
+from nullpaper.robustness.corruptions import CORRUPTIONS
 from nullpaper.studies.boundary import Boundary, boundary_norm
+from nullpaper.studies.judging import Protocol, described, judge, load, restricted
 from nullpaper.workflow.code_identity import code_identity, identity
 from nullpaper.workflow.parallel import each
 from nullpaper.workflow.store import Result, store_root, stored
 
 REGISTRIES = (METHODS, ATTACKS, CORRUPTIONS)
-IMAGENET_CLASSES = 1000  # of every published head
 HEAD_STD = 0.02  # of a new head's weights, as timm draws those of a ViT
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -81,20 +76,6 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """What a trial is judged on: a number of images of a split, and the attacks and corruptions of all of them."""
-
-    images: int
-    threats: tuple[Threat, ...] = ()
-    corruptions: tuple[str, ...] = ()
-    severities: tuple[int, ...] = SEVERITIES
-    seed: int = 0
-    data: str = ""  # whose images: any data set of the head's classes; empty: the trial's own
-    root: str = ""
-    split: str = "test"  # "dev", to choose something by
-
-
-@dataclass(frozen=True)
 class TrialResult:
     """A finished trial: the history of its run (empty for the start) and its answers as a table of `evaluate`."""
 
@@ -119,13 +100,6 @@ def run_trials(
     Raises:
         InputError: as `finetune` and `evaluate`.
     """
-    check_count("images", protocol.images)
-    check_seed(protocol.seed)
-    for threat in protocol.threats:
-        split_name(threat.name)
-        check_eps(threat.eps, math.inf)  # how large depends on the norm and the model
-    check_corruptions(protocol.corruptions, protocol.severities)
-    check_choice("split", protocol.split, ("dev", "test"))
     for trial in trials:
         if trial.method != "start":
             check_method(trial.method)
@@ -150,49 +124,22 @@ def _run(job: tuple[Trial, Protocol, tuple[dict[str, Any], ...]]) -> TrialResult
     for own, given in zip(REGISTRIES, registries, strict=True):
         own.update(given)
     run = None if trial.method == "start" else _finetuned(trial)
-    whole = _model(trial, run)
-    place = (protocol.data, protocol.root) if protocol.data else (trial.data, trial.root)
-    data = _data(*place, whole.transform)
-
-    def judge() -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        split, corrupted = _judged(protocol, *place, whole.transform)
-        model = _answering(whole, data)
-        return packed(evaluate(model, split, attacks=protocol.threats, corruptions=corrupted, seed=protocol.seed))
-
-    given = _described(protocol) | {"weights": fingerprint(whole), "registered": _identity(protocol)}
-    judged = stored("judged", given, judge, data=data.identity)
+    frame = judge(_model(trial, run), trial.data, trial.root, protocol)
     history = {"history": [], "best_step": 0} if run is None else run.metrics
-    return TrialResult(trial, **history, frame=unpacked(judged.metrics, judged.arrays()), run=run)
+    return TrialResult(trial, **history, frame=frame, run=run)
 
 
-def _described(what: Trial | Protocol) -> dict[str, Any]:
-    """All fields but the names and places of files: the content of data and weights is told by their digests."""
-    fields = {name: value for name, value in asdict(what).items() if name not in ("data", "root", "weights")}
-    begun = getattr(what, "start", None)
-    return fields | ({"start": _described(begun)} if isinstance(begun, Trial) else {})
-
-
-def _identity(protocol: Protocol) -> list[Any]:
-    """Of the attacks and corruptions that judge; a corruption's place in its registry decides its draws."""
-    attacks = dict.fromkeys(split_name(threat.name)[0] for threat in protocol.threats)
-    places = [list(CORRUPTIONS).index(name) for name in protocol.corruptions]
-    corruptions = code_identity(*(CORRUPTIONS[name] for name in protocol.corruptions))
-    return [code_identity(*(vars(ATTACKS[name]) for name in attacks)), places, corruptions]
-
-
-@lru_cache(maxsize=1)
-def _judged(protocol: Protocol, data: str, root: str, transform: Transform) -> tuple[Split, dict[Corrupted, Split]]:
-    """The images and the corrupted ones, made once a process and shared by its trials."""
-    split = getattr(_data(data, root, transform), protocol.split).subset(protocol.images, protocol.seed)
-    return split, corrupted_splits(split, protocol.corruptions, protocol.severities, protocol.seed)
+def _described(trial: Trial) -> dict[str, Any]:
+    start = {"start": _described(trial.start)} if isinstance(trial.start, Trial) else {}
+    return described(trial) | start
 
 
 def _finetuned(trial: Trial) -> Result:
     start = start_of(trial)
-    data = _data(trial.data, trial.root, start.transform)
-    described = _described(trial) | {"registered": code_identity(vars(METHODS[trial.method]))}
+    data = load(trial.data, trial.root, start.transform)
+    given = _described(trial) | {"registered": code_identity(vars(METHODS[trial.method]))}
     origin = data.identity | {"start": fingerprint(start)} | ({"products": "rounded"} if rounds(_device()) else {})
-    state = store_root().parent / "finetuning" / identity(described, origin)[:20]  # decides nothing, as any folder
+    state = store_root().parent / "finetuning" / identity(given, origin)[:20]  # decides nothing, as any folder
 
     def compute() -> tuple[dict[str, Any], dict[str, Any]]:
         measure = trial.boundary and partial(boundary_norm, data=data, boundary=trial.boundary)
@@ -201,7 +148,7 @@ def _finetuned(trial: Trial) -> Result:
         result = finetune(start, data, method=trial.method, **options)
         return {"history": result.history, "best_step": result.best_step}, result.vit.net.state_dict()
 
-    run = stored("finetuned", described, compute, data=origin)
+    run = stored("finetuned", given, compute, data=origin)
     shutil.rmtree(state, ignore_errors=True)  # the result holds what is wanted of it
     return run
 
@@ -237,8 +184,8 @@ def start_of(trial: Trial) -> ViT:
 def _begun(trial: Trial) -> ViT:
     """The same, with all classes of its head: a new one where the data has other classes."""
     model = _named(trial.start, trial.weights) if isinstance(trial.start, str) else _ended(trial.start)
-    data = _data(trial.data, trial.root, model.transform)
-    if trial.new_head or _answering(model, data).num_classes != len(data.classes):
+    data = load(trial.data, trial.root, model.transform)
+    if trial.new_head or restricted(model, data).num_classes != len(data.classes):
         _renew_head(model, len(data.classes), trial.seed)
     if trial.mismatched_scale:
         _mismatch(model)
@@ -246,14 +193,7 @@ def _begun(trial: Trial) -> ViT:
 
 
 def _of(trial: Trial, model: ViT) -> ViT:
-    return _answering(model, _data(trial.data, trial.root, model.transform))
-
-
-def _answering(model: ViT, data: Data) -> ViT:
-    """A model of the 1,000 classes of ImageNet as one of those that the data has, by the same weights."""
-    if data.imagenet is None or model.num_classes != IMAGENET_CLASSES:
-        return model
-    return model.restricted(data.imagenet)
+    return restricted(model, load(trial.data, trial.root, model.transform))
 
 
 def _named(name: str, weights: str | None) -> ViT:
@@ -293,8 +233,3 @@ def _mismatch(model: ViT) -> None:
 
 def _device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@cache
-def _data(name: str, root: str, transform: Transform) -> Data:
-    return load_data(name, root or None, transform=transform)

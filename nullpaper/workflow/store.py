@@ -70,6 +70,7 @@ def stored(
     *,
     data: Mapping[str, str] | None = None,
     root: Path | None = None,
+    on_wait: Callable[[], object] = lambda: None,
 ) -> Result:
     """The result of ``compute()`` for these parameters, this code and this data: found, or computed and stored.
 
@@ -82,6 +83,7 @@ def stored(
             Its code counts as `code_identity` says.
         data: names and checksums of the data sets and weights.
         root: where results live; `store_root` by default.
+        on_wait: called again and again while another process computes it; what it raises ends the waiting.
 
     Raises:
         InputError: params or metrics that JSON cannot hold, the absolute path of a folder among the params, a bad
@@ -93,7 +95,7 @@ def stored(
     described = {"experiment": experiment, "code": code_identity(compute), "data": dict(data or {})}
     key = identity(described, _counted(json.loads(given)))[:20]
     folder = (root if root is not None else store_root()) / experiment / key
-    with locked(folder.parent / f".{key}.lock"):
+    with locked(folder.parent / f".{key}.lock", on_wait):
         result = load(folder)
         if result is not None and result.provenance["timestamp"] >= (run_context().recompute_before or 0.0):
             return result

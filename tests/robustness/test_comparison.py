@@ -8,7 +8,15 @@ import pytest
 
 from nullpaper import statistics
 from nullpaper.errors import InputError
-from nullpaper.robustness.comparison import bootstrap, by_family, compare, mean_corruption_error
+from nullpaper.robustness.comparison import (
+    ALEXNET,
+    bootstrap,
+    by_family,
+    compare,
+    corruption_errors,
+    mean_corruption_error,
+)
+from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES
 from nullpaper.robustness.evaluation import Clean, Condition, Corrupted, Threat, from_masks
 
 SHARES = {"clean": 0.9, "fgsm@0.1": 0.3, "fog@1": 0.8, "fog@2": 0.6, "snow@1": 0.5, "pixelate@3": 0.7}
@@ -44,6 +52,20 @@ def test_mce_is_the_mean_of_ratios_of_summed_errors() -> None:
     wanted = 100 * np.mean([0.6 / 1.2, 0.5 / 0.5, 0.3 / 0.6])
     assert mean_corruption_error(exact(SHARES), exact(weaker)) == pytest.approx(wanted)
     assert mean_corruption_error(exact(SHARES), exact(SHARES)) == pytest.approx(100)
+
+
+def test_mce_by_the_errors_of_alexnet_is_100_for_alexnet_itself() -> None:
+    """Whatever the severities are, as long as they are all there: their mean is what the published errors are."""
+    count, shifts = 10_000, (0.05, 0.02, 0.0, -0.02, -0.05)
+    assert list(ALEXNET) == list(CORRUPTIONS)
+    errors = {(name, s): error + shifts[s - 1] for name, error in ALEXNET.items() for s in SEVERITIES}
+    masks = {Corrupted(*key): np.arange(count) >= round(error * count) for key, error in errors.items()}
+    table = from_masks({Clean(): np.ones(count, bool)} | masks)
+    assert mean_corruption_error(table, ALEXNET) == pytest.approx(100, abs=0.01)
+    assert 100 * corruption_errors(table, ALEXNET).mean() == pytest.approx(mean_corruption_error(table, ALEXNET))
+    for part in (table.iloc[:-1], table[table["severity"] != 3], table.iloc[:1]):
+        with pytest.raises(InputError, match="needs the 15 corruptions at severities 1 to 5"):
+            mean_corruption_error(part, ALEXNET)
 
 
 def test_a_mean_has_the_interval_of_a_bootstrap_over_images() -> None:

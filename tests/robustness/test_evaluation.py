@@ -24,6 +24,7 @@ from nullpaper.robustness.evaluation import (
     Threat,
     corrupted_splits,
     evaluate,
+    joined,
     packed,
     unpacked,
 )
@@ -202,3 +203,37 @@ def test_images_that_are_no_squares_are_refused_where_corruptions_are_asked_for(
     with pytest.raises(InputError, match="square uint8 images"):
         corrupted_splits(wide, ["fog"])
     assert len(evaluate(vit(), wide)) == 1
+
+
+def test_parts_of_whole_batches_join_to_what_the_whole_gives() -> None:
+    """Attacks draw by batch: a run that is cut into parts, in whatever order, answers as one that is not."""
+    options = dict(attacks=["pgd-2", "square-3"], batch_size=20, seed=3)
+    whole = evaluate(vit(), split(), **options)
+    parts = {
+        first: evaluate(vit(), split().take(slice(first, first + 20)), first=first, **options) for first in (40, 0, 20)
+    }
+    assert_frame_equal(joined([parts[first] for first in sorted(parts)]), whole)
+    second = evaluate(vit(), split().take(slice(20, 40)), **options)
+    assert not all(np.array_equal(*pair) for pair in zip(second["correct"], parts[20]["correct"], strict=True))
+    with pytest.raises(InputError, match="first=30 is no multiple of batch_size=20"):
+        evaluate(vit(), split(), first=30, **options)
+    with pytest.raises(InputError, match="other conditions"):
+        joined([whole, table()])
+
+
+def test_corruptions_of_parts_are_those_of_the_whole() -> None:
+    made = corrupted_splits(split(), "gaussian_noise", 5)
+    whole = evaluate(vit(), split(), corruptions=made, batch_size=20)
+    parts = [
+        evaluate(
+            vit(),
+            split().take(slice(first, first + 20)),
+            corruptions={level: one.take(slice(first, first + 20)) for level, one in made.items()},
+            batch_size=20,
+            first=first,
+        )
+        for first in (0, 20, 40)
+    ]
+    assert_frame_equal(joined(parts), whole)
+    with pytest.raises(InputError, match="corruptions of a part depend on the whole"):
+        evaluate(vit(), split().take(slice(20, 40)), corruptions="fog", batch_size=20, first=20)

@@ -26,7 +26,7 @@ from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, save_vit
 from nullpaper.robustness.attacks import ATTACKS
 from nullpaper.robustness.corruptions import CORRUPTIONS
 from nullpaper.robustness.evaluation import Threat
-from nullpaper.studies import trials as trials_module
+from nullpaper.studies import judging
 from nullpaper.studies.boundary import Boundary, boundary_norm
 from nullpaper.studies.settings import on_other_data
 from nullpaper.studies.trials import (
@@ -260,7 +260,7 @@ def test_a_method_that_no_process_can_import_runs_in_this_one(tmp_path: Path, mo
 
 def test_registered_attacks_and_corruptions_are_part_of_what_judges(monkeypatch) -> None:
     def identity() -> list:
-        return trials_module._identity(PROTOCOL)
+        return judging.registered(PROTOCOL)
 
     before = identity()
     monkeypatch.setitem(ATTACKS, "fgsm", replace(ATTACKS["fgsm"], steps=2))
