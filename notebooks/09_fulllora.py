@@ -128,17 +128,88 @@ def adapted(vit: ViT, name: str, wide: bool) -> ViT:
 
 
 # %% [markdown]
-# ## (a) What trains, and what has to be stored
+# ## The plan
 #
-# Counts and sizes of the ViT at hand, whose share is of its own parameters (head included), and of its file. Injection must change nothing: the largest difference of any logit before training is exactly 0.
+# The runs of section (c), before anything is run: `nullpaper run 09_fulllora --dry-run` says what they cost.
 
-# %%
+# %% tags=["plan"]
 vit = load_vit(model, weights=weights or None, device=device)
 photos = load_data(data, root or None, transform=vit.transform)
 print(f"{vit.name}: {vit.grid_size[0]} x {vit.grid_size[1]} tokens of width {vit.embed_dim}, {vit.num_classes} classes")
 print(
     f"{photos.name}: {len(photos.classes)} classes; {len(photos.train):,} images to train on, {len(photos.dev):,} of dev"
 )
+recipe, protocol = settings.adversarial_setting(
+    images=images,
+    steps=steps,
+    batch_size=batch_size,
+    rounds=rounds,
+    attack_eps=attack_eps,
+    other_eps=other_eps,
+    attack_steps=attack_steps,
+    evaluation_steps=evaluation_steps,
+    seed=seed,
+    noise_images=1_000 if len(photos.dev) > 2_000 else 0,  # set aside for 11, which finds these runs; none of few
+)
+
+
+def losses(label: str) -> list[str]:
+    """The losses that a start is run with."""
+    return [name for name in methods if label == "standard" or name in robust_methods]
+
+
+data_sets = [data, *more_data]
+named = {dataset: Path(dataset).name for dataset in data_sets}  # what a table says of a folder
+begun: dict[tuple[str, str], dict[str, str | None]] = {}  # where the runs of a data set begin
+for dataset in data_sets:
+    for label in starts:
+        begin = model if label == "standard" else settings.STARTS[label]
+        begun[dataset, label] = dict(
+            start=begin, weights=weights or None, data=dataset, root=root if dataset == data else ""
+        )
+
+
+def trial_of(key: tuple[str, str], method: str, name: str, s: int, rate: float | None, length: int = steps) -> Trial:
+    options = dict(adapter=spec_of(name, wide=model != SHIPPED), rate=rate, **begun[key])
+    return settings.adversarial_trial(method, s, length, recipe, **options)
+
+
+Key = tuple[str, str, str, str]  # data, start, loss and adapter
+
+
+def planned_at(rate_of: dict[str, float | None]) -> tuple[dict[Key, list[Trial]], dict[Key, list[Trial]]]:
+    """The runs of (c), and the control of (e)."""
+
+    def runs_of(*key: str) -> list[Trial]:
+        return [trial_of(key[:2], *key[2:], s, rate_of[key[-1]]) for s in run_seeds]
+
+    keys = [(*key, method, name) for key in begun for method in losses(key[1]) for name in kinds]
+    planned = {key: runs_of(*key) for key in keys}
+    planned |= {(*key, "", "start"): [Trial("start", **options)] for key, options in begun.items()}
+    plain = [(*key, "standard", "full") for key in begun if key[1] == "standard"]
+    return planned, {key: runs_of(*key) for key in plain}
+
+
+def first_of(planned: dict[Key, list[Trial]]) -> dict[Key, Trial]:
+    """Those that AutoAttack judges, of the first seed."""
+    judged = "", *autoattack_methods
+    return {key: runs[0] for key, runs in planned.items() if key[1] in autoattack_starts and key[2] in judged}
+
+
+grid = [(name, rate) for name in kinds for rate in sorted(rates)]
+tries = [trial_of((data, starts[0]), methods[0], name, seed, rate, rate_steps) for name, rate in grid]
+unjudged = Protocol(1, seed=seed)  # one clean image, since a trial has to be judged on something
+auto = Protocol(autoattack_images, (Threat(f"autoattack-{autoattack_steps}", attack_eps),), seed=seed)
+planned, control = planned_at(dict.fromkeys(kinds))
+plan = {"rates": (tries, unjudged), "table": ([t for runs in (planned | control).values() for t in runs], protocol)}
+plan["AutoAttack"] = [*first_of(planned).values()], auto
+
+# %% [markdown]
+# ## (a) What trains, and what has to be stored
+#
+# Counts and sizes of the ViT at hand, whose share is of its own parameters (head included), and of its file. Injection must change nothing: the largest difference of any logit before training is exactly 0.
+
+# %%
 pictures, _ = next(iter(photos.train.batches(cost_batch, image_size=vit.image_size, device=device)))
 
 
@@ -163,21 +234,8 @@ stored_sizes.style.format(precision=4).hide(axis="index")
 # $k$ steps and the update cost $2k + 3$ units in full and $2k + 2$ with a frozen backbone, unless the attack carelessly differentiates with respect to the weights too ($3k + 3$ against $2k + 2$). Both are
 # measured, interleaved in one process, as ratios to `full`.
 
+
 # %%
-recipe, protocol = settings.adversarial_setting(
-    images=images,
-    steps=steps,
-    batch_size=batch_size,
-    rounds=rounds,
-    attack_eps=attack_eps,
-    other_eps=other_eps,
-    attack_steps=attack_steps,
-    evaluation_steps=evaluation_steps,
-    seed=seed,
-    noise_images=1_000 if len(photos.dev) > 2_000 else 0,  # set aside for 11, which finds these runs; none of few
-)
-
-
 def costs_of(name: str) -> list[dict[str, object]]:
     """Memory and time of a step of a model, a row an adapter; its weights do not matter."""
     whole = load_vit(name, pretrained=False, num_classes=len(photos.classes), device=device)
@@ -253,32 +311,8 @@ _ = figures.save_figure(figure, "09_costs")
 
 
 # %%
-def losses(label: str) -> list[str]:
-    """The losses that a start is run with."""
-    return [name for name in methods if label == "standard" or name in robust_methods]
-
-
-data_sets = [data, *more_data]
-named = {dataset: Path(dataset).name for dataset in data_sets}  # what a table says of a folder
-begun: dict[tuple[str, str], dict[str, str | None]] = {}  # where the runs of a data set begin
-for dataset in data_sets:
-    for label in starts:
-        begin = model if label == "standard" else settings.STARTS[label]
-        begun[dataset, label] = dict(
-            start=begin, weights=weights or None, data=dataset, root=root if dataset == data else ""
-        )
-
-
-def trial_of(key: tuple[str, str], method: str, name: str, s: int, rate: float | None, length: int = steps) -> Trial:
-    options = dict(adapter=spec_of(name, wide=model != SHIPPED), rate=rate, **begun[key])
-    return settings.adversarial_trial(method, s, length, recipe, **options)
-
-
 rate_of, tuned = dict.fromkeys(kinds), []
 if rates:
-    grid = [(name, rate) for name in kinds for rate in sorted(rates)]
-    tries = [trial_of((data, starts[0]), methods[0], name, seed, rate, rate_steps) for name, rate in grid]
-    unjudged = Protocol(1, seed=seed)  # one clean image, since a trial has to be judged on something
     for (name, rate), run in zip(grid, run_trials(tries, unjudged, workers=workers, progress="rates"), strict=True):
         chosen = next(record for record in run.history if record["step"] == run.best_step)
         on_dev = {measure: chosen[measure] for measure in ("dev_accuracy", "dev_robust")}
@@ -288,17 +322,7 @@ if rates:
     rate_of = tuned.loc[tuned.groupby("adapter")["dev_robust"].idxmax()].set_index("adapter")["rate"].to_dict()
 
 
-def runs_of(dataset: str, label: str, method: str, name: str) -> list[Trial]:
-    return [trial_of((dataset, label), method, name, s, rate_of[name]) for s in run_seeds]
-
-
-planned = {
-    (*key, method, name): runs_of(*key, method, name) for key in begun for method in losses(key[1]) for name in kinds
-}
-planned |= {(*key, "", "start"): [Trial("start", **options)] for key, options in begun.items()}
-control = {  # of section (e)
-    (*key, "standard", "full"): runs_of(*key, "standard", "full") for key in begun if key[1] == "standard"
-}
+planned, control = planned_at(rate_of)
 wanted = [trial for trials in [*planned.values(), *control.values()] for trial in trials]
 finished = dict(zip(wanted, run_trials(wanted, protocol, workers=workers, progress="runs"), strict=True))
 groups = {key: [finished[trial] for trial in trials] for key, trials in (planned | control).items()}
@@ -335,12 +359,7 @@ wide.loc[list(dict.fromkeys(table[fixed].itertuples(index=False, name=None)))]
 # mask gradients, so that PGD alone would not do.
 
 # %%
-auto = Protocol(autoattack_images, (Threat(f"autoattack-{autoattack_steps}", attack_eps),), seed=seed)
-first_runs = {
-    key: trials[0]
-    for key, trials in planned.items()
-    if key[1] in autoattack_starts and key[2] in ("", *autoattack_methods)
-}
+first_runs = first_of(planned)
 attacked = run_trials([*first_runs.values()], auto, workers=workers, progress="AutoAttack")
 rows = [
     row | dict(zip(fixed, (named[key[0]], *key[1:]), strict=True))
