@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -175,19 +175,10 @@ def show(files: Sequence[Path]) -> None:
     itself.
     """
     from nullpaper.workflow.figures import read_stamp
-    from nullpaper.workflow.reference import entry_of
+    from nullpaper.workflow.reference import entry_of, told
 
     for file in files:
-        click.echo("\n".join([f"{file}", *_told(entry_of(file) or read_stamp(file))]))
-
-
-def _told(facts: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
-    """One fact a line, what a mapping holds below it."""
-    for name, value in facts.items():
-        is_mapping = bool(value) and isinstance(value, Mapping)
-        yield f"{'':{indent}}{name:<13} {'' if is_mapping else value}".rstrip()
-        if is_mapping:
-            yield from _told(value, indent + 2)
+        click.echo("\n".join([f"{file}", *told(entry_of(file) or read_stamp(file))]))
 
 
 @main.command()

@@ -176,3 +176,12 @@ def changed_manifest(folder: Path) -> Iterator[dict[str, dict[str, Any]]]:
         entries = read_manifest(folder)
         yield entries
         write_atomic(folder / MANIFEST, json.dumps(dict(sorted(entries.items())), indent=1) + "\n")
+
+
+def told(facts: Mapping[str, Any], indent: int = 0) -> Iterator[str]:
+    """What an entry says, one fact a line, what a mapping holds below it."""
+    for name, value in facts.items():
+        is_mapping = bool(value) and isinstance(value, Mapping)
+        yield f"{'':{indent}}{name:<13} {'' if is_mapping else value}".rstrip()
+        if is_mapping:
+            yield from told(value, indent + 2)
