@@ -318,7 +318,7 @@ for axis, shape in zip(axes, shapes, strict=True):
         axis.axhline(height, color="0.5", linestyle="--" if label == "SciPy" else ":", linewidth=1)
         place = {"ha": "right", "va": "top", "transform": axis.get_yaxis_transform()}
         axis.text(1, height * 0.8, f"{label}, float32", fontsize=7, color="0.4", **place)
-    axis.set(title=f"d x C p² = {shape}", xlabel="index", ylim=(1e-8, 2))
+    axis.set(title=f"d x C p² = {shape}", xlabel="index", ylim=(1e-9, 2))
     axis.legend(loc="lower left", fontsize=7)
 axes[0].set_ylabel("singular value / largest")
 _ = figures.save_figure(figure, "01_spectrum")
