@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from benchmarks.__main__ import main
@@ -17,6 +18,7 @@ def test_the_list_names_every_row() -> None:
     assert len({(row.work, row.reference) for row in ROWS}) == len(ROWS)
 
 
+@pytest.mark.long
 def test_rows_are_measured_in_pairs_and_a_missing_reference_is_said(tmp_path: Path, monkeypatch) -> None:
     absent = "foolbox"
     monkeypatch.setattr("benchmarks.measure.find_spec", lambda name: None if name == absent else name)

@@ -35,6 +35,7 @@ def test_an_adapter_of_five_percent_is_a_small_file(tmp_path) -> None:
     assert stored < 0.1 * shipped_weights().stat().st_size
 
 
+@pytest.mark.long
 def test_the_peft_package_loads_plain_lora_and_keeps_it(tmp_path) -> None:
     peft = pytest.importorskip("peft", reason="peft is no dependency; the test needs the real package")
     vit = adapted(0.05, kind="lora", r=3, alpha=6)

@@ -57,6 +57,7 @@ def test_passes_are_those_of_the_real_thing_on_any_model() -> None:
     assert 2 < lora < 3
 
 
+@pytest.mark.long
 def test_work_is_proportional_to_what_is_asked_for_and_shared_trials_train_once() -> None:
     trials = [Trial("start"), Trial("zero", 0, 4, RECIPE), Trial("zero", 1, 4, RECIPE)]
     few, many = (Protocol(images, (Threat("fgsm", EPS),)) for images in (20, 40))

@@ -44,6 +44,7 @@ def judged(protocol: Protocol) -> pd.DataFrame:
     return judge(load_vit(SHIPPED), "cifar10", "", protocol)
 
 
+@pytest.mark.long
 def test_parts_say_what_one_judgement_of_all_images_says(store: Path) -> None:
     """Up to a shard there is one part; above it attacks draw as if there were one."""
     whole = Protocol(252, (Threat("pgd-1", EPS),))

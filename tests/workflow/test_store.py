@@ -188,6 +188,7 @@ def test_unwritable_folder_is_refused_before_work(tmp_path: Path) -> None:
         stored("job", {}, lambda: pytest.fail("computed"), root=tmp_path / "file" / "sub")
 
 
+@pytest.mark.long
 def test_full_disk(job, tmp_path: Path) -> None:
     process = start("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))")
     _, error = process.communicate()
