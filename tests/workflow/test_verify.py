@@ -168,6 +168,8 @@ def test_a_reference_on_photographs_is_clean_without_them_and_stale_when_the_cod
     notebook.write_text(PHOTOGRAPHS)
     assert CliRunner().invoke(main, ["verify", "--adopt", "02_photos", "--profile", "photographs"]).exit_code == 1
     assert read_manifest(root / "results" / "photographs")["02_photos"]["run"] == entry["run"], "the run of its files"
+    (root / "results" / "photographs" / "manifest.json").unlink()
+    assert at_photographs() == [] and to_redraw("photographs") == [notebook], "what was never drawn is no fault"
 
 
 def test_a_readers_photographs_are_held_against_their_own_reference(with_photographs: Path) -> None:
