@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,8 +25,8 @@ def credits(images: np.ndarray | LazyImages, places: Iterable[int]) -> list[str]
     """
     if not isinstance(images, LazyImages):
         return []
-    rows = [_row(Path(images.paths[place])) for place in places]
-    return list(dict.fromkeys(f"{row['author']} ({_licence(row['license'])}), {row['url']}" for row in rows if row))
+    rows = [row for place in places if (row := _row(Path(images.paths[place])))]
+    return list(dict.fromkeys(f"{_name(row['author'])} ({_licence(row['license'])}), {row['url']}" for row in rows))
 
 
 def _row(path: Path) -> dict[str, str]:
@@ -41,6 +42,16 @@ def _table(folder: Path) -> dict[Path, dict[str, str]]:
         return {}
     with file.open(newline="", encoding="utf-8") as lines:
         return {folder / row["file"]: row for row in csv.DictReader(lines) if row.keys() >= COLUMNS}
+
+
+def _name(text: str) -> str:
+    r"""A name without the escapes that tables taken from web pages have, such as ``\303\241`` for á."""
+    octal = re.compile(r"(?:\\[0-3][0-7]{2})+")
+    return html.unescape(octal.sub(_decoded, text))
+
+
+def _decoded(escapes: re.Match[str]) -> str:
+    return bytes(int(byte, 8) for byte in escapes[0].split("\\")[1:]).decode(errors="replace")
 
 
 def _licence(page: str) -> str:

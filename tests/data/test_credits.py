@@ -19,8 +19,9 @@ def test_each_author_is_named_once_with_licence_and_page_where_a_table_says_so(t
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     images = load_data("imagenet", tmp_path).test.images
     assert credits(images, range(3)) == [], "no table"
-    rows = f'val/n01440764/a.png,"Ann, B.",https://a.org/1,{PAGE}\nval/n01443537/c.png,Cy,https://c.org/3,free\n'
+    escaped = r"Cy\303\251 &amp; Co"
+    rows = f'val/n01440764/a.png,"Ann, B.",https://a.org/1,{PAGE}\nval/n01443537/c.png,{escaped},https://c.org/3,free\n'
     (tmp_path / "attribution.csv").write_text(f"file,author,url,license\n{rows}")
-    assert credits(images, [0, 1, 0, 2]) == ["Ann, B. (CC BY 2.0), https://a.org/1", "Cy (free), https://c.org/3"]
+    assert credits(images, [0, 1, 0, 2]) == ["Ann, B. (CC BY 2.0), https://a.org/1", "Cyé & Co (free), https://c.org/3"]
     (tmp_path / "attribution.csv").write_text("name\nx\n")
     assert credits(np.zeros((1, 8, 8, 3), np.uint8), [0]) == []
