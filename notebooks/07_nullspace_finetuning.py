@@ -75,16 +75,7 @@ attacks: list = ["fgsm", "pgd", "cw", "pgd_strong", "patch"]  # of the table
 evaluation_steps: int = 20  # steps of PGD and CW at the end, half those of the patch attack
 corruptions: list = []  # names; empty: all 15
 severities: list = [1, 3, 5]  # of the corruptions
-autoattack_methods: list = [
-    "start",
-    "zero",
-    "nullspace",
-    "random",
-    "random_norm",
-    "permuted",
-    "pgd_at",
-    "trades",
-]  # or none
+autoattack_methods: list = ["start", "zero", "nullspace", "random", "random_norm", "permuted", "pgd_at", "trades"]
 autoattack_steps: int = 5  # of each attack in AutoAttack, 100 being standard
 autoattack_images: int = 16  # test images under AutoAttack
 autoattack_seeds: int = 1  # runs a method under AutoAttack
