@@ -93,6 +93,25 @@ def test_the_scorecard_says_what_the_reference_says() -> None:
         assert [number for number in numbers if number not in verdict["measured"] + verdict["said"] + "64"] == [], name
 
 
+def test_what_the_readme_says_of_photographs_is_measured() -> None:
+    said = re.search(r"^\*\*On a ViT-Ti/16.*?\n\n", README, re.MULTILINE | re.DOTALL)[0]
+    folder = ROOT / "results" / "photographs"
+    dimensions = pd.read_csv(folder / "12_dimensions.csv").set_index("through").loc["embedding"]
+    effect = pd.read_csv(folder / "12_effect.csv").set_index("noise")
+    exact, gaussian = effect.loc["exact, encoder"], effect.loc["Gaussian"]
+    kept = f"{exact['unchanged'] * exact['n']:,.0f} of {exact['n']:,}"
+    verdicts = pd.concat(pd.read_csv(folder / f"{number}_verdicts.csv") for number in ("01", "04")).set_index("name")
+    bounds = [100 * gaussian[column] for column in ("unchanged", "unchanged_low", "unchanged_high")]
+    for words in (
+        f"{dimensions['ignored']} of {dimensions['patch_dim']} dimensions",
+        f"{kept} predictions stay under exact noise of norm {exact['norm']:.0f}",
+        "{:.1f} % [{:.1f}, {:.1f}]".format(*bounds),
+    ):
+        assert words in " ".join(said.split())
+    for number, name in (("77.5 % [71.2, 82.7]", "stored_noise"), ("6.4 % [6.3, 6.6]", "look_alike")):
+        assert number in said and number in verdicts.loc[name, "measured"]
+
+
 def test_the_readme_is_short_and_its_commands_exist() -> None:
     assert len(re.sub(r"```.*?```", "", README, flags=re.DOTALL).split()) <= 1_100
     targets = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
