@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchattacks.attacks.fab import projection_linf
 
 from nullpaper.models.gradients import frozen
+from nullpaper.models.vit import evaluating
 from nullpaper.robustness.autoattack import _targeted, _to_plane, apgd, apgd_t, fab_t
 
 EPS, STEPS = 4 / 255, 9
@@ -52,7 +53,7 @@ def test_the_iterates_are_the_librarys(name: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("nullpaper.robustness.autoattack.TARGETS", 2)
     images, labels = (part[:2] for part in right())
     model, theirs = Unfooled(labels), Unfooled(labels)
-    with frozen(model), torch.random.fork_rng(), torch.enable_grad():
+    with evaluating(vit()), frozen(model), torch.random.fork_rng(), torch.enable_grad():
         found = OURS[name](model, images, labels, EPS, STEPS, 5)
         library = LIBRARY[name](theirs, eps=EPS, steps=STEPS, seed=5)
         library.n_target_classes = 2
@@ -67,7 +68,7 @@ def test_the_iterates_are_the_librarys(name: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", OURS)
 def test_the_robust_sets_are_the_librarys(name: str) -> None:
     (images, labels), eps = (part[:3] for part in right()), 1 / 255
-    with frozen(vit()), torch.random.fork_rng(), torch.enable_grad():
+    with evaluating(vit()), frozen(vit()), torch.random.fork_rng(), torch.enable_grad():
         ours, theirs = (
             OURS[name](vit(), images, labels, eps, 3, 0),
             LIBRARY[name](vit(), eps=eps, steps=3, seed=0)(images, labels),

@@ -14,6 +14,7 @@ import torch
 from nullpaper.workflow.parallel import each
 
 
+@pytest.mark.long
 def test_pieces_run_in_processes_of_their_own_and_in_order() -> None:
     threads = torch.get_num_threads()
     assert each(math.sqrt, [16.0, 4.0, 9.0], workers=2) == [4, 2, 3]

@@ -278,6 +278,7 @@ while "{trials}" and not (folder / "go").exists():
 """
 
 
+@pytest.mark.long
 def test_a_budget_ends_what_runs_and_a_later_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     (tmp_path / "notebooks").mkdir()
