@@ -226,6 +226,7 @@ def visit(browser: Any, site: Path) -> Iterator[Open]:
         return page
 
     yield go
+    page.wait_for_load_state("networkidle")  # a search still reads the pages that it found, to show a piece of each
     context.close()
     assert wrong == []
 
