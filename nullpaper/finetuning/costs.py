@@ -9,8 +9,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import cross_entropy
 
 from nullpaper.adapters.files import save_adapter
@@ -28,7 +26,7 @@ from nullpaper.adapters.inject import AdaptedViT, remove, trainable
 from nullpaper.errors import check_count, check_seed
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, Method, check_method, loss_of
 from nullpaper.finetuning.trainer import adamw, descend, draws_from
-from nullpaper.models.gradients import fast_gradients
+from nullpaper.models.gradients import fast_gradients, kept, storage_bytes
 from nullpaper.models.inputs import check_labelled
 from nullpaper.models.vit import ViT, check_vit, evaluating, save_vit
 from nullpaper.robustness.pgd import REACH, start
@@ -75,9 +73,9 @@ def memory(vit: ViT, method: str, recipe: FinetuneRecipe, images: Tensor, labels
     step = _Step(vit, check_method(method), recipe, images, labels)
     step()
     parameters = list(step.vit.parameters())
-    gradients = _bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
+    gradients = storage_bytes(parameter.grad for parameter in parameters if parameter.grad is not None)
     moments = [value for state in step.optimizer.state.values() for value in state.values()]
-    sizes = {"parameters": _bytes(parameters), "gradients": gradients, "optimizer": _bytes(moments)}
+    sizes = {"parameters": storage_bytes(parameters), "gradients": gradients, "optimizer": storage_bytes(moments)}
     step.optimizer.zero_grad(set_to_none=True)
     sizes["saved"] = step.saved()
     sizes["step_peak"] = sizes["saved"] + gradients
@@ -166,20 +164,9 @@ class _Step:
 
     def saved(self) -> int:
         """Bytes that the graph of the loss keeps, parameters, batch and what the attack released left out."""
-        packed: list[weakref.ref[Tensor]] = []
-
-        def pack(tensor: Tensor) -> Tensor:
-            alias = tensor.detach()
-            packed.append(weakref.ref(alias))
-            return alias
-
-        with fast_gradients(self.vit), saved_tensors_hooks(pack, lambda alias: alias):
-            loss = self.loss()
         there = [*self.vit.parameters(), *self.vit.buffers(), self.batch.images, self.batch.labels]
-        kept = [alias for one in packed if (alias := one()) is not None]
-        size = _bytes([*there, *kept]) - _bytes(there)
-        del loss  # until here it holds the graph, which alone holds what was packed
-        return size
+        with fast_gradients(self.vit):
+            return kept(self.loss, there)
 
 
 def _careless(vit: ViT, batch: Batch) -> Tensor:
@@ -197,12 +184,6 @@ def _careless(vit: ViT, batch: Batch) -> Tensor:
             cross_entropy(vit(points).float(), batch.labels, reduction="sum").backward()
             points = torch.clamp(points + REACH * eps / steps * points.grad.sign(), low, high)
     return METHODS["standard"].loss(vit, replace(batch, images=points.detach()))
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    """Of the storages behind ``tensors``, each counted once."""
-    storages = (tensor.untyped_storage() for tensor in tensors)
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _median(values: np.ndarray) -> Interval:

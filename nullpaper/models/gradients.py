@@ -5,6 +5,7 @@ A plain forward pass, which is what results report, never changes: outside, ever
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import linear, unfold
 
 CHUNK = 64  # images that a CPU's caches hold: 0.55 to 0.87 of the time of 500 at once, for three architectures
@@ -48,17 +50,34 @@ def at_once(model: Callable[[Tensor], Tensor], images: Tensor, free: int | None 
 
 
 def _kept(model: Callable[[Tensor], Tensor], images: Tensor) -> int:
-    """Bytes of all tensors that a pass keeps for its gradients, weights among them."""
-    storages: dict[int, int] = {}
+    with torch.enable_grad():
+        return kept(lambda: model(images.detach().requires_grad_()))
 
-    def count(value: Tensor) -> Tensor:
-        storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-        return value
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda value: value):
-        graph = model(images.detach().requires_grad_())  # it holds what is kept, so that no address comes twice
-    del graph
-    return sum(storages.values())
+def kept(compute: Callable[[], Tensor], beside: Iterable[Tensor] = ()) -> int:
+    """Bytes that the graph of ``compute()`` keeps for its backward pass, what lies in ``beside`` left out.
+
+    What is kept and released meanwhile, as by an attack inside, does not count. Tensors may be without values.
+    """
+    packed: list[weakref.ref[Tensor]] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        alias = tensor.detach()
+        packed.append(weakref.ref(alias))
+        return alias
+
+    with saved_tensors_hooks(pack, lambda alias: alias):
+        graph = compute()
+    there, alive = [*beside], [alias for one in packed if (alias := one()) is not None]
+    size = storage_bytes([*there, *alive]) - storage_bytes(there)
+    del graph  # until here it alone holds what was packed
+    return size
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Of the storages behind ``tensors``, each counted once."""
+    storages = (tensor.untyped_storage() for tensor in tensors)
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
 
 
 @contextmanager

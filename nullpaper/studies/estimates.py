@@ -18,14 +18,13 @@ import numpy as np
 import pandas as pd
 import torch
 from timm.models import VisionTransformer
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from nullpaper.adapters.inject import adapted_copy
 from nullpaper.data.datasets import Split
 from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, loss_of, make_noise
-from nullpaper.models.gradients import CHUNK, fast_gradients
+from nullpaper.models.gradients import CHUNK, fast_gradients, kept
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, load_vit
 from nullpaper.robustness.attacks import ATTACKS, attacked, split_name
@@ -234,17 +233,7 @@ def _bytes(model: ViT, recipe: FinetuneRecipe | None) -> float:
     """Weights, and for training gradients, two moments, averaged and best weights; and activations of a batch."""
     copy, image = _empty(model)
     weights = sum(parameter.nbytes for parameter in copy.parameters())
-    own, kept = {id(p) for p in copy.parameters()}, {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in own and tensor.ndim:
-            kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        logits = copy(image)
-    activations = sum(tensor.nbytes for tensor in kept.values())
-    del logits
+    activations = kept(lambda: copy(image), copy.parameters())
     at_once = CHUNK if model.mean.device.type == "cpu" else 250
     judging = weights + at_once * activations
     return judging if recipe is None else max(judging, 6 * weights + 2 * recipe.batch_size * activations)
