@@ -119,9 +119,7 @@ vit = load_vit(model, weights=weights or None, device=device)
 photos = load_data(data, root or None, transform=vit.transform)
 begun = dict(start=model, weights=weights or None, data=data, root=root)
 print(f"{vit.name}: {vit.grid_size[0]} x {vit.grid_size[1]} tokens of width {vit.embed_dim}, {vit.num_classes} classes")
-print(
-    f"{photos.name}: {len(photos.classes)} classes; {len(photos.train):,} images to train on, {len(photos.dev):,} of dev"
-)
+print(photos)
 
 # %% [markdown]
 # ## (a) The runs

@@ -136,9 +136,7 @@ def adapted(vit: ViT, name: str, wide: bool) -> ViT:
 vit = load_vit(model, weights=weights or None, device=device)
 photos = load_data(data, root or None, transform=vit.transform)
 print(f"{vit.name}: {vit.grid_size[0]} x {vit.grid_size[1]} tokens of width {vit.embed_dim}, {vit.num_classes} classes")
-print(
-    f"{photos.name}: {len(photos.classes)} classes; {len(photos.train):,} images to train on, {len(photos.dev):,} of dev"
-)
+print(photos)
 recipe, protocol = settings.adversarial_setting(
     images=images,
     steps=steps,

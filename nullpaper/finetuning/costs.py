@@ -158,7 +158,7 @@ class _Step:
             torch.cuda.synchronize()
 
     def loss(self) -> Tensor:
-        with draws_from(0):
+        with draws_from(0, self.batch.images.device):
             self.batch.generator.manual_seed(0)
             return loss_of(self.method, self.vit, self.batch)
 

@@ -112,7 +112,7 @@ class Trainer:
     def _step(self, step: int, rate: float, make_loss: Loss) -> Tensor:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with draws_from(self.seed * 1_000_003 + step):
+        with draws_from(self.seed * 1_000_003 + step, next(self.model.parameters()).device):
             loss = make_loss(step)
         descend(self.model, self.optimizer, loss, self.recipe.clip_norm)
         decay = min(self.recipe.ema, (1 + step) / (10 + step))  # short memory while the weights still move fast
@@ -232,8 +232,13 @@ def seeded(seed: int, index: int, stream: int) -> torch.Generator:
 
 
 @contextmanager
-def draws_from(seed: int) -> Iterator[None]:
-    """Inside, the global generators, which dropout and augmentation use, start at ``seed``; then they are as before."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+def draws_from(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside, the global generators, which dropout and augmentation use, start at ``seed``; then they are as before.
+
+    Those of the CPU and of ``device``: no step waits for other cards, or wakes them.
+    """
+    cards = [device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(cards):
+        for generator in (torch.default_generator, *(torch.cuda.default_generators[card] for card in cards)):
+            generator.manual_seed(seed)
         yield

@@ -8,7 +8,7 @@ explain the logit of a class, and each can be differentiated once more where ``c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,7 @@ def attribute(vit: ViT, images: Tensor, name: str, *, target: ArrayLike | Tensor
     compute = attribution(name).compute
     with torch.inference_mode(False):  # with gradients, whatever holds outside
         images, target = check_explained(vit, images, target)
-        batches = zip(*(values.split(images_at_once(vit)) for values in (images, target)), strict=True)
+        batches = in_batches(vit, images, target)
         maps = [compute(vit, part.requires_grad_(), classes, False).detach() for part, classes in batches]
         return full(torch.cat(maps))
 
@@ -63,6 +63,11 @@ def attribute(vit: ViT, images: Tensor, name: str, *, target: ArrayLike | Tensor
 def images_at_once(vit: ViT) -> int:
     """How many images of its size a model explains at once."""
     return max(1, TOKENS // math.prod(vit.grid_size))
+
+
+def in_batches(vit: ViT, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors (B, ...) in pieces of as many images as a model explains at once."""
+    return zip(*(values.split(images_at_once(vit)) for values in tensors), strict=True)
 
 
 def pixel_gradient(vit: ViT, images: Tensor, *, target: ArrayLike | Tensor | None = None) -> Tensor:
@@ -73,7 +78,7 @@ def pixel_gradient(vit: ViT, images: Tensor, *, target: ArrayLike | Tensor | Non
     """
     with torch.inference_mode(False):
         images, target = check_explained(vit, images, target)
-        batches = zip(*(values.split(images_at_once(vit)) for values in (images, target)), strict=True)
+        batches = in_batches(vit, images, target)
         return torch.cat([_pixel_gradient(vit, part.requires_grad_(), classes, False) for part, classes in batches])
 
 

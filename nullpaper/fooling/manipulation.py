@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nullpaper.errors import check_count, check_number, check_seed
-from nullpaper.fooling.explanations import Attribution, attribution, check_explained, images_at_once, patch_values
+from nullpaper.fooling.explanations import Attribution, attribution, check_explained, in_batches, patch_values
 from nullpaper.models.attention import explicit_attention
 from nullpaper.models.predict import answers, check_influence, probability_gap
 from nullpaper.models.vit import ViT, per_image
@@ -46,7 +46,7 @@ def manipulate(
 
     Args:
         vit: in evaluation mode; its flags, hooks and gradients are left as they were.
-        images: (B, C, H, W) in [0, 1], each for itself, in batches of `images_at_once`.
+        images: (B, C, H, W) in [0, 1], each for itself, in batches as `in_batches` makes them.
         radius: in pixel units.
         eps: in (0, 2), bounds the squared L2 distance between softmax vectors, for each image.
 
@@ -61,7 +61,7 @@ def manipulate(
     with torch.inference_mode(False):  # with gradients, whatever holds outside
         images, target = check_explained(vit, images)
         start = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed)).to(images) * 2 - 1
-        batches = zip(*(values.split(images_at_once(vit)) for values in (images, target, start)), strict=True)
+        batches = in_batches(vit, images, target, start)
         with explicit_attention(vit):
             noises = [_descend(vit, *batch, method, radius, eps, steps) for batch in batches]
             return torch.cat(noises)

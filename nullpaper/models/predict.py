@@ -20,13 +20,20 @@ def answering(vit: ViT, data: Data) -> ViT:
         InputError: a head of other classes, or as `check_classifier`.
     """
     check_classifier(vit)
-    if vit.num_classes == len(data.classes):
-        return vit
-    if data.imagenet is None or vit.num_classes != len(imagenet().classes):
+    view = restricted(vit, data)
+    if view.num_classes != len(data.classes):
         raise InputError(
             f"{vit.name} answers with {vit.num_classes:,} classes, but {data.name} has {len(data.classes):,} others: "
             "pass weights that were trained for them."
         )
+    return view
+
+
+def restricted(vit: ViT, data: Data) -> ViT:
+    """A head of ImageNet's 1,000 classes as one of those that the data set has, by the same weights; others as is."""
+    whole = len(imagenet().classes)
+    if data.imagenet is None or vit.num_classes != whole or len(data.classes) == whole:
+        return vit
     return vit.restricted(data.imagenet)
 
 

@@ -19,6 +19,7 @@ from nullpaper.data.datasets import Data, Split, load_data
 from nullpaper.data.folders import Transform
 from nullpaper.data.photographs import imagenet_c
 from nullpaper.errors import InputError, check_choice, check_count, check_seed
+from nullpaper.models.predict import restricted
 from nullpaper.models.vit import ViT, fingerprint
 from nullpaper.robustness.attacks import ATTACKS, split_name
 from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruptions
@@ -36,7 +37,6 @@ from nullpaper.robustness.pgd import check_eps
 from nullpaper.workflow.code_identity import code_identity
 from nullpaper.workflow.store import stored
 
-IMAGENET_CLASSES = 1000  # of every published head
 BATCH = 250  # images that are attacked together
 
 
@@ -165,13 +165,6 @@ def _published(protocol: Protocol, transform: Transform) -> dict[Corrupted, Data
 def load(name: str, root: str, transform: Transform) -> Data:
     """`load_data`, once a process."""
     return load_data(name, root or None, transform=transform)
-
-
-def restricted(model: ViT, data: Data) -> ViT:
-    """A model of the 1,000 classes of ImageNet as one of those that the data has, by the same weights."""
-    if data.imagenet is None or model.num_classes != IMAGENET_CLASSES:
-        return model
-    return model.restricted(data.imagenet)
 
 
 def described(what: Any) -> dict[str, Any]:

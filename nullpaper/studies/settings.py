@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from nullpaper.data.datasets import load_data
 from nullpaper.data.folders import Transform
 from nullpaper.errors import InputError, check_choice, check_count
 from nullpaper.finetuning.methods import FinetuneRecipe
@@ -17,6 +16,7 @@ from nullpaper.models.vit import SHIPPED
 from nullpaper.robustness.corruptions import CORRUPTIONS
 from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies.boundary import Boundary
+from nullpaper.studies.judging import load
 from nullpaper.studies.trials import AdapterSpec, Protocol, Trial
 
 ATTACKED = ("fgsm", "pgd", "cw", "pgd_strong", "patch")
@@ -109,7 +109,7 @@ def on_other_data(
         raise InputError(f"{len(roots)} folders are given for {len(others)} further test sets: give one for each.")
     judged = {}
     for name, root in zip(others, roots or [""] * len(others), strict=True):
-        load_data(name, root or None, transform=transform).test.subset(protocol.images)
+        load(name, root, transform).test.subset(protocol.images)
         judged[name] = replace(protocol, data=name, root=root)
     return judged
 

@@ -24,11 +24,12 @@ from nullpaper.finetuning.finetune import finetune
 from nullpaper.finetuning.methods import METHODS, FinetuneRecipe, check_method
 from nullpaper.models import checkpoints
 from nullpaper.models.gradients import rounds
+from nullpaper.models.predict import restricted
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 from nullpaper.robustness.attacks import ATTACKS
 from nullpaper.robustness.corruptions import CORRUPTIONS
 from nullpaper.studies.boundary import Boundary, boundary_norm
-from nullpaper.studies.judging import Protocol, described, judge, load, restricted
+from nullpaper.studies.judging import Protocol, described, judge, load
 from nullpaper.workflow.code_identity import code_identity, identity
 from nullpaper.workflow.parallel import each
 from nullpaper.workflow.store import Result, store_root, stored

@@ -36,7 +36,8 @@ PARTIAL = ("photographs",)
 """Profiles of those notebooks alone that have an entry for them."""
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
 MARK = re.compile(r"^(?=[ \t]*#[ \t]*%%)", re.MULTILINE)  # before each cell, as jupytext reads them
-PARAMETERS = re.compile(r"\s*#\s*%%.*tags[\"']?\s*[=:].*[\"']parameters[\"']")
+TAGGED = r"\s*#\s*%%.*tags[\"']?\s*[=:].*[\"']{}[\"']"  # how a cell with this tag begins
+PARAMETERS = re.compile(TAGGED.format("parameters"))
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 
 Content = TypeVar("Content")

@@ -9,13 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nullpaper.workflow.parameters import MARK, PARAMETERS, parameters, profile_parameters, read_notebook
+from nullpaper.workflow.parameters import MARK, PARAMETERS, TAGGED, parameters, profile_parameters, read_notebook
 from nullpaper.workflow.plan import Plan
 from nullpaper.workflow.progress import duration
 from nullpaper.workflow.reference import read_manifest, reference_folder
 from nullpaper.workflow.runs import up_to_date
 
-PLANNED = re.compile(r"\s*#\s*%%.*tags[\"']?\s*[=:].*[\"']plan[\"']")
+PLANNED = re.compile(TAGGED.format("plan"))
 
 
 def listed(notebook: Path, profile: str) -> list[str]:

@@ -278,7 +278,7 @@ influence.Pool.parts
 """Run by the cases of others: functions, or the rest of a module."""
 EVERYWHERE = """
 nets. weights. layernorm. attacks.check_attack corruptions. evaluation.corrupted_splits inputs.check_split vit.check_
-predict.answering
+predict.answering predict.restricted
 influence.level_of inject.trained_parameters inject.trainable inject.expected_parameters watermark.draw_logo
 """
 """They read structure, files or NumPy arrays, and compute on no device."""

@@ -86,7 +86,7 @@ def test_measure_is_asked_at_the_start_halfway_and_at_the_end() -> None:
 def test_draws_of_a_step_are_its_own_and_leave_the_global_generator() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    with draws_from(5):
+    with draws_from(5, torch.device("cpu")):
         inside = torch.rand(4)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(inside, torch.rand(4, generator=torch.Generator().manual_seed(5)))
