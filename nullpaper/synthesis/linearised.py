@@ -88,7 +88,7 @@ def linearise(vit: ViT, batches: Batches | Pool, *, seed: int = 0, measure: str 
 
 def _slopes(vit: ViT, pool: Pool, tokens: Tensor, generator: torch.Generator) -> Tensor:
     """J^T s of each image (B, N*d), token-centred, s random signs."""
-    with torch.enable_grad(), fast_gradients(vit):
+    with torch.enable_grad(), fast_gradients(vit, exact=True):  # a spectrum is reported
         tokens = tokens.detach().requires_grad_()
         logits = logits_at(vit, pool, tokens)
         signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
