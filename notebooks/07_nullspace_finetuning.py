@@ -292,7 +292,7 @@ auto_groups = {
 }
 auto_table = contrasts.tabulate(auto_groups, attack_eps)
 if auto_groups:
-    auto_table = auto_table.query("measure in ('clean', 'autoattack')")
+    auto_table = auto_table.query("measure != 'average'")
     auto_table = auto_table.assign(steps=autoattack_steps).reset_index(drop=True)
     figures.save_table(auto_table, "07_autoattack", caption="AutoAttack.")
 auto_table.style.format(precision=3).hide(axis="index")

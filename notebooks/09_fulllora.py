@@ -362,9 +362,7 @@ attacked = run_trials([*first_runs.values()], auto, workers=workers, progress="A
 rows = [
     row | dict(zip(fixed, (named[key[0]], *key[1:]), strict=True))
     for key, run in zip(first_runs, attacked, strict=True)
-    for row in contrasts.tabulate({"": [run]}, attack_eps)
-    .query("measure in ('clean', 'autoattack')")
-    .to_dict("records")
+    for row in contrasts.tabulate({"": [run]}, attack_eps).query("measure != 'average'").to_dict("records")
 ]
 auto_table = pd.DataFrame(rows)
 if rows:
@@ -519,7 +517,7 @@ long_pairs = [("vit_robust_lnlora", "vit_robust"), *((name, "start") for name in
 long_table = long_paired = pd.DataFrame()
 for judged_on, kept in (
     (Protocol(long_images, threats, seed=seed), "measure != 'average'"),
-    (few, "measure == 'autoattack'"),
+    (few, "measure.str.startswith('autoattack')"),
 ):
     if robust_models:
         judged = run_trials([*long_runs.values()], judged_on, workers=workers, progress="judged")

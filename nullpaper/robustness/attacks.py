@@ -153,6 +153,18 @@ def split_name(name: str) -> tuple[str, int | None]:
     return stem, steps
 
 
+def measure_of(name: str) -> str:
+    """An attack as tables call it, without its steps: "pgd" for "pgd-20".
+
+    AutoAttack is only so called at its standard budget (Croce & Hein 2020), and keeps other steps, as "autoattack-10".
+
+    Raises:
+        InputError: as `split_name`.
+    """
+    stem, steps = split_name(name)
+    return stem if stem != "autoattack" or steps in (None, ATTACKS[stem].steps) else f"{stem}-{steps}"
+
+
 def check_attack(model: nn.Module, name: str, eps: float) -> tuple[Attack, int]:
     """What `attack` would run on this model, and its steps.
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nullpaper.errors import InputError
+from nullpaper.robustness.attacks import ATTACKS, measure_of
 from nullpaper.robustness.comparison import bootstrap, by_family
 from nullpaper.statistics import over_seeds
 from nullpaper.studies.trials import TrialResult
@@ -37,9 +38,11 @@ def measures(frame: pd.DataFrame, eps: float) -> pd.DataFrame:
 
 
 def _short(row: Mapping[str, Any], eps: float) -> str:
-    """An attack without its steps, and with its radius if that is another than ``eps``."""
-    name = row["name"].partition("-")[0]
-    bare = row["kind"] == "clean" or name == "patch" or abs(row["eps"] - eps) < 1e-9
+    """An attack without its steps, as `measure_of`, and with its radius if that is another than ``eps``."""
+    if row["kind"] == "clean":
+        return row["name"]
+    name = measure_of(row["name"])
+    bare = ATTACKS[name.partition("-")[0]].norm == "patch" or abs(row["eps"] - eps) < 1e-9
     return name if bare else f"{name} {255 * row['eps']:.3g}/255"
 
 

@@ -64,7 +64,7 @@ def test_both_starts_are_there_and_differences_are_those_of_the_table(run: Noteb
         )
         assert row["difference"] == pytest.approx(first - second, abs=1e-9)
     attacked = run.table("09_autoattack").pivot(index=keys[1:4], columns="measure", values="value")
-    assert (attacked["autoattack"] <= attacked["clean"]).all()
+    assert (attacked["autoattack-1"] <= attacked["clean"]).all()
 
 
 def test_the_shift_of_layernorm_stands_beside_its_controls(run: NotebookRun) -> None:
@@ -76,7 +76,7 @@ def test_the_shift_of_layernorm_stands_beside_its_controls(run: NotebookRun) -> 
 
 def test_the_long_runs_are_compared_with_the_checkpoint_trained_in_full(run: NotebookRun) -> None:
     table = run.table("09_long_paired").set_index(["method", "against", "measure"])
-    for measure in ("clean", "pgd", "cw", "autoattack"):
+    for measure in ("clean", "pgd", "cw", "autoattack-1"):
         assert ("vit_robust_lnlora", "vit_robust", measure) in table.index
         assert ("vit_robust_lnlora", "start", measure) in table.index
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nullpaper.errors import InputError
 from nullpaper.models.checkpoints import load_classifier
 from nullpaper.models.vit import SHIPPED, load_vit, norms
-from nullpaper.robustness.attacks import ATTACKS, attack
+from nullpaper.robustness.attacks import ATTACKS, attack, measure_of
 from nullpaper.robustness.pgd import margin
 
 EPS = {"cw_l2": 0.3, "patch": 0.5, "autoattack": 8 / 255, "square": 16 / 255}  # else 2/255
@@ -114,6 +114,14 @@ def test_an_attack_runs_in_batches_and_with_its_steps_in_the_name() -> None:
         for name, size in (("fgsm-3", 250), ("fgsm-3", 5), ("fgsm-2", 250))
     )
     assert ((whole - parts).abs() < 1e-6).float().mean() > 0.999 and not torch.equal(whole, other)
+
+
+def test_tables_call_only_the_standard_budget_autoattack() -> None:
+    for name in ("autoattack", "autoattack-100"):
+        assert measure_of(name) == "autoattack"
+    assert measure_of("autoattack-10") == "autoattack-10" and measure_of("pgd-100") == "pgd"
+    with pytest.raises(InputError, match="Did you mean 'autoattack'"):
+        measure_of("autoatack-10")
 
 
 def test_one_step_is_the_librarys() -> None:
