@@ -36,7 +36,7 @@ STEPS, FINE_STEPS = 200, 60  # from a random start, and from one that is good to
 BATCH = 64
 TURN_RATE, FINE_RATE, BETAS = 0.3, 0.1, (0.9, 0.99)  # Adam on a direction of rms 1, cosine to zero; from these starts
 RADIUS_RATE = 0.05  # share of the log misfit by which the radius follows in a step
-OFFICIAL_RATE, OFFICIAL_ROUNDS = 0.1, 3
+OFFICIAL_RATE, OFFICIAL_ROUNDS, OFFICIAL_PART = 0.1, 3, 0.1  # of the batches of the loader, a tenth in each round
 
 
 @torch.inference_mode(False)
@@ -69,8 +69,9 @@ def encoder_noise(
         lam: weight of log ||v|| in paper A's exploratory loss, equation 6; positive.
         norm: a fixed L2 norm, at which E ||z' - z|| is minimised: noises of different models can then be compared.
         lim: the start is drawn uniformly from (-lim, lim), in token units.
-        steps: 60 by default, 200 without ``linear``; for ``official``, a bound below its 3 passes over the images.
-        official: the published procedure: AdamW with its default decay, mean ||z' - z||^2, first batch below eps stops.
+        steps: 60 by default, 200 without ``linear``; for ``official`` 3 passes over the images, where published 3,000.
+        official: the published procedure: AdamW with its default decay, mean ||z' - z||^2, first batch below eps stops;
+            batches of 64, or as the images were read if that is fewer.
         early_stop: False: the published procedure takes all its steps.
         spread: give every token the same norm. Without it "the largest noise" has no answer even after centring: a
             token whose norm grows saturates its LayerNorm, and the network loses it and nothing else (notebook 02).
@@ -181,23 +182,27 @@ def polar(problem: Problem, start: Tensor, steps: int, rate: float) -> tuple[Ten
 def published(
     problem: Problem, start: Tensor, steps: int | None = None, *, early_stop: bool = True
 ) -> tuple[Tensor, list[Record]]:
-    """The official code's loop, with its weight decay and its stop on one batch; (noise, history)."""
-    batch = min(problem.fit.batch_size, len(problem.fit))
-    length = -(-len(problem.fit) // batch) * OFFICIAL_ROUNDS
+    """The official code's loop, with its weight decay and its stop on one batch; (noise, history).
+
+    Its rate hardly falls: the cosine spans all batches of the loader, of which each pass sees a tenth.
+    """
+    batch = min(problem.fit.batch_size, len(problem.fit), BATCH)
+    length = steps or -(-len(problem.fit) // batch) * OFFICIAL_ROUNDS
     noise = start.clone().requires_grad_()
     adam = torch.optim.AdamW([noise], lr=OFFICIAL_RATE)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, length)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, round(length / OFFICIAL_PART))
     records: list[Tensor] = []
-    for indices in _minibatches(problem, batch, min(steps or length, length)):
-        used = problem.shaped(noise)
-        distance, influence = _distances(problem, used, indices)
-        loss = distance.mean()
-        records.append(_record(used, influence, loss))
-        if early_stop and influence < problem.eps:
-            break
-        (noise.grad,) = torch.autograd.grad(loss, [noise])
-        adam.step()
-        cosine.step()
+    with fast_gradients(problem.model):
+        for indices in _minibatches(problem, batch, length):
+            used = problem.shaped(noise)
+            distance, influence = _distances(problem, used, indices)
+            loss = distance.mean()
+            records.append(_record(used, influence, loss))
+            if early_stop and influence < problem.eps:
+                break
+            (noise.grad,) = torch.autograd.grad(loss, [noise])
+            adam.step()
+            cosine.step()
     return problem.shaped(noise.detach()), _history(records)
 
 
