@@ -211,6 +211,13 @@ def _pgd(
     return ascent(model, images, labels, begin, eps=eps, steps=steps, loss=loss, stop_when_fooled=True)
 
 
+def _mim(
+    model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int, momentum: float = 1.0
+) -> Tensor:
+    options = {"eps": eps, "steps": steps, "reach": 1.0, "momentum": momentum, "stop_when_fooled": True}
+    return ascent(model, images, labels, images, **options)
+
+
 class _InChunks(nn.Module):
     """A model for a library that passes many images at once."""
 
@@ -239,10 +246,11 @@ ATTACKS: dict[str, Attack] = {
     "fgsm": Attack((_fgsm,), 1),  # one sign step: Goodfellow et al. 2015
     "pgd": Attack((_pgd,), 20),  # sign steps on the cross-entropy: Madry et al. 2018
     "cw": Attack((partial(_pgd, loss="margin"),), 20),  # sign steps on the margin: Carlini & Wagner 2017, f_6
+    "mim": Attack((_mim,), 10),  # sign steps with momentum 1 from the image itself: Dong et al. 2018
     "cw_l2": Attack((_cw_l2,), 50, "L2", library=True),  # short noise, cut to the ball: Carlini & Wagner 2017
     "apgd": Attack((apgd, apgd_t), 100),  # steps of adapted length: Croce & Hein 2020
     "square": Attack((_square,), 5000, library=True),  # random squares: Andriushchenko et al. 2020
     "autoattack": Attack(AUTOATTACK, 100, library=True),  # standard: Croce & Hein 2020
     "patch": Attack((patch_attack,), 40, "patch"),  # all pixels of the most attended patch: Fu et al. 2022
 }
-"""The attacks by name; steps of "fgsm", "pgd" and "cw" are 2.5 eps / steps long, cut to the ball."""
+"""By name; steps of "fgsm", "pgd" and "cw" are 2.5 eps / steps long, cut to the ball, those of "mim" eps / steps."""

@@ -1,7 +1,8 @@
 """Projected gradient ascent in the L-infinity ball, for training and evaluation: gradients of the pixels and no others.
 
 Madry et al. 2018 (cross-entropy), Carlini & Wagner 2017 (the margin f_6, which makes PGD the "CW-infinity" of the
-literature), and the inner problem of TRADES (Zhang et al. 2019, a divergence from the clean answer).
+literature), the inner problem of TRADES (Zhang et al. 2019, a divergence from the clean answer), and momentum (Dong et
+al. 2018).
 """
 
 from __future__ import annotations
@@ -109,6 +110,8 @@ def ascent(
     steps: int,
     loss: str = "ce",
     stop_when_fooled: bool = False,
+    reach: float = REACH,
+    momentum: float = 0.0,
 ) -> Tensor:
     """`pgd` without its checks, to be called inside `frozen` and `fast_gradients`; nothing of it waits for a GPU.
 
@@ -117,17 +120,19 @@ def ascent(
         begin: the first iterate, as `start` draws it.
         eps: above 0.
         stop_when_fooled: of images that the model gets right; it waits for a GPU every few steps.
+        reach: the length of all steps together, in radii.
+        momentum: mu of Dong et al. 2018; 0: each step has the sign of its own gradient.
     """
-    step_size, function = REACH * eps / steps, LOSSES[loss]
+    step, function = partial(_ascend, step_size=reach * eps / steps, momentum=momentum), LOSSES[loss]
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
         images, labels, begin = images.clone(), labels.clone(), begin.clone()  # inference mode might have made them
         low, high = (images - eps).clamp_min(0), (images + eps).clamp_max(1)
         target = answers(model, images).float() if loss == "kl" else labels
-        state = (torch.clamp(begin, low, high), low, high, labels, target)
+        state = (torch.clamp(begin, low, high), torch.zeros_like(images), low, high, labels, target)
         if stop_when_fooled:
-            return _ascend_until_fooled(model, state, step_size, steps, function)
+            return _ascend_until_fooled(model, state, step, steps, function)
         for _ in range(steps):
-            state = (_ascend(model, state, step_size, function)[0], *state[1:])
+            state = step(model, state, function)[0]
     return state[0]
 
 
@@ -145,16 +150,16 @@ def check_eps(eps: float, largest: float = 1.0) -> None:
 
 
 def _ascend_until_fooled(
-    model: Callable[[Tensor], Tensor], state: tuple[Tensor, ...], step_size: float, steps: int, loss: Callable
+    model: Callable[[Tensor], Tensor], state: tuple[Tensor, ...], step: Callable, steps: int, loss: Callable
 ) -> Tensor:
     """The first iterates that fool, or the last ones; the images that still stand are packed anew now and then."""
     result, rows = state[0].clone(), torch.arange(len(state[0]), device=state[0].device)
     standing = torch.ones_like(rows, dtype=torch.bool)
-    for step in range(1, steps + 1):
-        moved, logits = _ascend(model, state, step_size, loss)
-        standing = standing & (logits.argmax(1) == state[3])
-        state = (torch.where(per_image(standing), moved, state[0]), *state[1:])
-        if step % REPACK[rows.device.type == "cuda"] == 0 or step == steps:
+    for number in range(1, steps + 1):
+        moved, logits = step(model, state, loss)
+        standing = standing & (logits.argmax(1) == state[4])
+        state = (torch.where(per_image(standing), moved[0], state[0]), *moved[1:])
+        if number % REPACK[rows.device.type == "cuda"] == 0 or number == steps:
             result[rows] = state[0]
             rows, standing, *state = (part[standing] for part in (rows, standing, *state))
             if len(rows) == 0:
@@ -163,12 +168,15 @@ def _ascend_until_fooled(
 
 
 def _ascend(
-    model: Callable[[Tensor], Tensor], state: tuple[Tensor, ...], step_size: float, loss: Callable
-) -> tuple[Tensor, Tensor]:
-    """One step, and the logits of where it began."""
-    points, low, high, _, target = state
+    model: Callable[[Tensor], Tensor], state: tuple[Tensor, ...], loss: Callable, *, step_size: float, momentum: float
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The state after a step, and the logits of where it began."""
+    points, pull, low, high, _, target = state
     slope, logits = gradient(model, points, target, loss)
-    return torch.clamp(points + step_size * slope.sign(), low, high), logits
+    if momentum:
+        lengths = slope.flatten(1).abs().sum(1).clamp_min(torch.finfo(slope.dtype).tiny)
+        slope = momentum * pull + slope / per_image(lengths)
+    return (torch.clamp(points + step_size * slope.sign(), low, high), slope, *state[2:]), logits
 
 
 def gradient(

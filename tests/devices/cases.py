@@ -29,7 +29,7 @@ from nullpaper.synthesis import controls, influence, linearised, noise
 
 EPS = 8 / 255
 ADAPTER = {"kind": "lnlora", "r": 3}
-ATTACKS = [(name, EPS, 0.13) for name in ("fgsm", "pgd", "cw", "apgd-5", "autoattack-3")]
+ATTACKS = [(name, EPS, 0.13) for name in ("fgsm", "pgd", "cw", "mim", "apgd-5", "autoattack-3")]
 ATTACKS += [("patch-9", 1.0, 0.13), ("square-20", EPS, 0.6)]  # Square draws where the model is
 Case = Callable[[World], Any]
 

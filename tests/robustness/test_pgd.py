@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchattacks
 from attacked import batch, logits, vit
 from torch import Tensor, nn
 
 from nullpaper.errors import InputError
+from nullpaper.models.gradients import frozen
 from nullpaper.models.vit import SHIPPED, load_vit
-from nullpaper.robustness.pgd import LOSSES, REACH, margin, pgd
+from nullpaper.robustness.pgd import LOSSES, REACH, ascent, gradient, margin, pgd
 
 EPS = 2 / 255
 
@@ -58,12 +60,24 @@ def test_the_margin_is_that_of_the_best_wrong_class() -> None:
 
 
 def test_without_a_random_start_it_is_pgd_of_torchattacks() -> None:
-    import torchattacks
-
     images, labels = batch()
     theirs = torchattacks.PGD(vit(), eps=EPS, alpha=REACH * EPS / 3, steps=3, random_start=False)(images, labels)
     ours = pgd(vit(), images, labels, eps=EPS, steps=3, random_start=False)
     assert ((ours - theirs).abs() < 1e-6).float().mean() > 0.999  # a sign at a gradient near 0 may differ
+
+
+def test_without_momentum_mim_is_plain_sign_steps_and_with_it_that_of_torchattacks() -> None:
+    (images, labels), steps, found = batch(), 4, {}
+    for momentum in (0.0, 1.0):
+        with frozen(vit()):
+            found[momentum] = ascent(vit(), images, labels, images, eps=EPS, steps=steps, reach=1.0, momentum=momentum)
+    plain = images
+    for _ in range(steps):
+        plain = (plain + EPS / steps * gradient(vit(), plain, labels, LOSSES["ce"])[0].sign()).clamp(0, 1)
+    assert ((found[0.0] - plain).abs() < 1e-6).float().mean() > 0.999
+    theirs = torchattacks.MIFGSM(vit(), eps=EPS, alpha=EPS / steps, steps=steps, decay=1.0)(images, labels)
+    assert ((found[1.0] - theirs).abs() < 1e-6).float().mean() > 0.99  # a sign at a gradient near 0 may differ
+    assert ((found[1.0] - found[0.0]).abs() > 1e-6).float().mean() > 0.01
 
 
 def test_stopping_when_fooled_changes_nothing_but_what_is_fooled_earlier() -> None:
