@@ -66,7 +66,7 @@ def certified(
     scales: Sequence[float] = SCALES,
     seed: int = 0,
 ) -> Certificate:
-    """The largest multiple of a noise whose influence is at most ``eps``, with this confidence, on the images' distribution.
+    """The largest multiple of a noise whose influence on the images' distribution is at most ``eps``, with confidence.
 
     The multiples are tested smallest first, and the first that fails ends it. Such a fixed sequence needs no correction
     for the number of tests: the first multiple that is beyond eps passes with probability 1 - confidence at most, and
