@@ -70,7 +70,7 @@ def encoder_noise(
         norm: a fixed L2 norm, at which E ||z' - z|| is minimised: noises of different models can then be compared.
         lim: the start is drawn uniformly from (-lim, lim), in token units.
         steps: 60 by default, 200 without ``linear``; for ``official`` 3 passes over the images, where published 3,000.
-        official: the published procedure: AdamW's default decay, mean ||z' - z||^2, first batch (of 64) below eps stops.
+        official: the published procedure: AdamW's default decay, mean ||z' - z||^2, first batch (64) below eps stops.
         early_stop: False: the published procedure takes all its steps.
         spread: give every token the same norm. Without it "the largest noise" has no answer even after centring: a
             token whose norm grows saturates its LayerNorm, and the network loses it and nothing else (notebook 02).
