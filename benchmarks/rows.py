@@ -24,6 +24,7 @@ from nullpaper.finetuning.methods import METHODS, Batch, FinetuneRecipe, loss_of
 from nullpaper.finetuning.trainer import adamw, descend
 from nullpaper.fooling.watermark import draw_logo, official_noise, watermark
 from nullpaper.models.gradients import fast_gradients
+from nullpaper.models.graphs import Replay
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import SHIPPED, ViT, evaluating, load_vit, patchify
 from nullpaper.nullspace.patch import PatchNullspace, patch_nullspace
@@ -94,12 +95,20 @@ RECIPE = FinetuneRecipe()
 def our_step(vit: ViT, method: str, images: Tensor, labels: Tensor) -> Call:
     """One step of `finetuning` as a call, on a copy of ``vit``."""
     vit = deepcopy(vit).train()
-    batch = Batch(images, labels, torch.randn(1, 36, vit.embed_dim).to(images), RECIPE, torch.Generator())
+    begin = METHODS[method].begin(images, RECIPE, torch.Generator())
+    inputs = images, labels, torch.randn(1, 36, vit.embed_dim).to(images), begin
     optimizer = adamw(vit, RECIPE, RECIPE.learning_rate)
+
+    def advance(*tensors: Tensor) -> tuple[Tensor]:
+        loss = loss_of(METHODS[method], vit, Batch(*tensors, RECIPE))
+        descend(vit, optimizer, loss, RECIPE.clip_norm)
+        return (loss.detach(),)
+
+    replay = Replay(advance)
 
     def step() -> None:
         with fast_gradients(vit):
-            descend(vit, optimizer, loss_of(METHODS[method], vit, batch), RECIPE.clip_norm)
+            replay(*inputs)
 
     return step
 

@@ -29,7 +29,7 @@ from nullpaper.finetuning.trainer import adamw, descend, draws_from
 from nullpaper.models.gradients import fast_gradients, kept, storage_bytes
 from nullpaper.models.inputs import check_labelled
 from nullpaper.models.vit import ViT, check_vit, evaluating, save_vit
-from nullpaper.robustness.pgd import REACH, start
+from nullpaper.robustness.pgd import REACH
 from nullpaper.statistics import Interval
 
 
@@ -122,7 +122,7 @@ def step_times(
     """
     repeats = check_count("repeats", repeats)
     seed = check_seed(seed)
-    chosen = Method(_careless) if careless else check_method(method)
+    chosen = Method(_careless, attack="ce") if careless else check_method(method)
     steps = [_Step(vit, chosen, recipe, images, labels) for vit in models.values()]
     on_cpu = all(step.batch.images.device.type == "cpu" for step in steps)
     clock = "cpu" if on_cpu and torch.get_num_threads() == 1 else "wall"
@@ -148,7 +148,8 @@ class _Step:
         images, labels = check_labelled(vit, images, labels)
         self.vit, self.method = deepcopy(vit).train(), method
         noise = torch.zeros(1, math.prod(vit.grid_size), vit.embed_dim, device=images.device) if method.noise else None
-        self.batch = Batch(images, labels, noise, recipe, torch.Generator())
+        begin = method.begin(images, recipe, torch.Generator().manual_seed(0))
+        self.batch = Batch(images, labels, noise, begin, recipe)
         self.optimizer = adamw(self.vit, recipe, recipe.learning_rate)
 
     def __call__(self) -> None:
@@ -159,7 +160,6 @@ class _Step:
 
     def loss(self) -> Tensor:
         with draws_from(0, self.batch.images.device):
-            self.batch.generator.manual_seed(0)
             return loss_of(self.method, self.vit, self.batch)
 
     def saved(self) -> int:
@@ -177,7 +177,7 @@ def _careless(vit: ViT, batch: Batch) -> Tensor:
     """
     eps, steps = batch.recipe.attack_eps, batch.recipe.attack_steps
     low, high = (batch.images - eps).clamp_min(0), (batch.images + eps).clamp_max(1)
-    points = torch.clamp(start(batch.images, eps, "ce", batch.generator), low, high)
+    points = torch.clamp(batch.begin, low, high)
     with evaluating(vit), fast_gradients(vit):
         for _ in range(steps):
             points = points.detach().requires_grad_()

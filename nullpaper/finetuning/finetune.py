@@ -22,7 +22,7 @@ from nullpaper.adapters.inject import adapted_copy
 from nullpaper.data.datasets import Data, Split, augmented, reader
 from nullpaper.errors import InputError, check_count
 from nullpaper.finetuning.methods import Batch, FinetuneRecipe, check_method, loss_of, make_noise
-from nullpaper.finetuning.trainer import LARGEST_SEED, Loss, Record, Trainer, schedule, seeded, state_file
+from nullpaper.finetuning.trainer import LARGEST_SEED, Inputs, Record, Trainer, schedule, seeded, state_file
 from nullpaper.models.inputs import check_split
 from nullpaper.models.predict import accuracy
 from nullpaper.models.vit import ViT, check_vit, fingerprint
@@ -101,7 +101,8 @@ def finetune(
         begun = time.perf_counter()
         start = run.measured({"step": 0})
         run.history.append(start | {"seconds": time.perf_counter() - begun})
-    run.trainer.run(steps, recipe.steps_per_noise, run.rate, run.begin, run.judge, name=method, progress=progress)
+    options = {"name": method, "static": chosen.static, "progress": progress}
+    run.trainer.run(steps, recipe.steps_per_noise, run.rate, run.begin, run.loss, run.judge, **options)
     best = max(run.history[1:], key=lambda record: record[run.criterion])  # the start is no candidate
     return FinetuneResult(run.best, run.history, int(best["step"]))
 
@@ -150,7 +151,7 @@ class _Run:
     ) -> None:
         self.count, self.method, self.measure = len(data.train), check_method(method), measure
         self.steps, self.seed, self.recipe = steps, seed, recipe
-        self.criterion = "dev_robust" if self.method.robust else "dev_accuracy"
+        self.criterion = "dev_robust" if self.method.attack else "dev_accuracy"
         shuffled = np.random.default_rng(seed).permutation(len(data.dev))
         self.noise_split = data.dev.take(np.sort(shuffled[: recipe.noise_images]))
         rest = data.dev.take(np.sort(shuffled[recipe.noise_images :]))
@@ -164,8 +165,8 @@ class _Run:
         self.trainer = Trainer(deepcopy(vit), recipe, seed, path, best=self.best)
         self.history = self.trainer.history
 
-    def begin(self, first: int) -> tuple[Loss, Record]:
-        """The round's noise, and the loss of its steps."""
+    def begin(self, first: int) -> tuple[Inputs, Record]:
+        """The round's noise, and the batches of its steps."""
         record: Record = {}
         noise = None
         if self.method.noise is not None:
@@ -174,7 +175,11 @@ class _Run:
             record = {"noise_norm": made.norm} | made.influence.columns("noise_influence")
             record["noise_n"] = record.pop("n")
             noise = made.value
-        return lambda step: loss_of(self.method, self.trainer.model, self.batch(step, noise)), record
+        return lambda step: self.batch(step, noise), record
+
+    def loss(self, *tensors: Tensor | None) -> Tensor:
+        """That of the tensors of a `Batch`."""
+        return loss_of(self.method, self.trainer.model, Batch(*tensors, self.recipe))
 
     def judge(self, record: Record) -> Record:
         """The averaged weights on dev; they are kept if no round before was better."""
@@ -187,7 +192,7 @@ class _Run:
         """With the accuracies on dev that choose a round, and what the caller measures."""
         averaged = self.trainer.averaged
         record["dev_accuracy"] = accuracy(averaged, self.dev)
-        if self.method.robust:
+        if self.method.attack:
             record["dev_robust"] = _robust_accuracy(averaged, self.dev, self.recipe)
         looks = self.measure is not None and record["step"] in self.measured_at
         return record | (self.measure(averaged) if looks else {})
@@ -195,13 +200,14 @@ class _Run:
     def rate(self, step: int) -> float:
         return self.recipe.learning_rate * schedule(step, self.steps, final=self.recipe.final_share)
 
-    def batch(self, step: int, noise: Tensor | None) -> Batch:
-        """The batch of a step, the same for every method."""
+    def batch(self, step: int, noise: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The tensors of the `Batch` of a step, the same for every method but for its noise."""
         size = self.recipe.batch_size
         epoch, place = divmod(step, self.count // size)
         raw, labels = self.read(_order(self.count, self.seed, epoch)[place * size : (place + 1) * size])
         images = augmented(raw, self.best.image_size, seeded(self.seed, step, AUGMENTATION))
-        return Batch(images, labels, noise, self.recipe, seeded(self.seed, step, ATTACK))
+        begin = self.method.begin(images, self.recipe, seeded(self.seed, step, ATTACK))
+        return images, labels, noise, begin
 
 
 @lru_cache(maxsize=2)

@@ -76,8 +76,8 @@ class Batch:
     images: Tensor
     labels: Tensor
     noise: Tensor | None
+    begin: Tensor | None  # where the attack of training begins, (B, C, H, W)
     recipe: FinetuneRecipe
-    generator: torch.Generator  # of the attack's start
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,12 @@ class Method:
 
     loss: Callable[[ViT, Batch], Tensor]
     noise: str | None = None  # a kind of `make_noise`
-    robust: bool = False  # the best round is that of the highest dev accuracy under PGD, not on clean images
+    attack: str = ""  # the loss in `pgd.LOSSES` that its attack raises; dev then chooses the best round under PGD
+    static: bool = False  # the same operators at every step, so that a GPU may replay one: see `trainer.Trainer.run`
+
+    def begin(self, images: Tensor, recipe: FinetuneRecipe, generator: torch.Generator) -> Tensor | None:
+        """Where its attack begins, drawn on the CPU."""
+        return start(images, recipe.attack_eps, self.attack, generator) if self.attack else None
 
 
 def _clean(vit: ViT, batch: Batch) -> Tensor:
@@ -119,10 +124,9 @@ def _trades(vit: ViT, batch: Batch) -> Tensor:
 def _attacked(vit: ViT, batch: Batch, loss: str = "ce") -> Tensor:
     """PGD against the model in evaluation mode: dropout would move the target of the attack from step to step."""
     recipe, images = batch.recipe, batch.images
-    begin = start(images, recipe.attack_eps, loss, batch.generator)
     options = {"eps": recipe.attack_eps, "steps": recipe.attack_steps, "loss": loss}
     with evaluating(vit), frozen(vit), fast_gradients(vit):
-        return ascent(vit, images, batch.labels, begin, **options)
+        return ascent(vit, images, batch.labels, batch.begin, **options)
 
 
 def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
@@ -133,16 +137,16 @@ def _cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
 
 
 METHODS: dict[str, Method] = {
-    "standard": Method(_clean),
-    "nullspace": Method(_noisy, "learned"),  # paper A, algorithm 1
-    "zero": Method(_noisy, "zero"),  # paper A's recipe with v = 0
-    "random": Method(_noisy, "random"),  # Gaussian noise at the same eps, paper A's ablation
-    "random_norm": Method(_noisy, "random_norm"),  # Gaussian noise of the learned noise's norm
-    "permuted": Method(_noisy, "permuted"),  # the learned noise's entries in another order
-    "pgd_at": Method(_madry, robust=True),
-    "pgd_at_nullspace": Method(_madry_noisy, "learned", robust=True),
-    "pgd_at_random": Method(_madry_noisy, "random", robust=True),  # Gaussian noise at the same eps
-    "trades": Method(_trades, robust=True),
+    "standard": Method(_clean, static=True),
+    "nullspace": Method(_noisy, "learned", static=True),  # paper A, algorithm 1
+    "zero": Method(_noisy, "zero", static=True),  # paper A's recipe with v = 0
+    "random": Method(_noisy, "random", static=True),  # Gaussian noise at the same eps, paper A's ablation
+    "random_norm": Method(_noisy, "random_norm", static=True),  # Gaussian noise of the learned noise's norm
+    "permuted": Method(_noisy, "permuted", static=True),  # the learned noise's entries in another order
+    "pgd_at": Method(_madry, attack="ce", static=True),
+    "pgd_at_nullspace": Method(_madry_noisy, "learned", attack="ce", static=True),
+    "pgd_at_random": Method(_madry_noisy, "random", attack="ce", static=True),  # Gaussian noise at the same eps
+    "trades": Method(_trades, attack="kl", static=True),
 }
 """Finetuning methods by name; a reader may add to them."""
 

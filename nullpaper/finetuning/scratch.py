@@ -17,7 +17,7 @@ from nullpaper.data.datasets import Data, augmented, reader
 from nullpaper.errors import check_count, check_number
 from nullpaper.finetuning.trainer import (
     LARGEST_SEED,
-    Loss,
+    Inputs,
     Record,
     Trainer,
     check_training,
@@ -96,18 +96,20 @@ def train(
     seen, length = data.train.subset(min(SEEN, count)), count // recipe.batch_size
     trainer = Trainer(vit, recipe, recipe.seed, state_file(folder, "training", asdict(recipe)))
 
-    def begin(first: int) -> tuple[Loss, Record]:
+    def begin(first: int) -> tuple[Inputs, Record]:
         epoch = first // length
         order = torch.randperm(count, generator=seeded(recipe.seed, epoch, 1))
         _drop_patches(vit, recipe, epoch)
 
-        def loss(step: int) -> Tensor:
+        def inputs(step: int) -> tuple[Tensor, Tensor]:
             start = (step - first) * recipe.batch_size
             images, labels = read(order[start : start + recipe.batch_size])
-            pixels, targets = _batch(images, labels, vit, recipe, seeded(recipe.seed, step, 2))
-            return cross_entropy(vit(pixels), targets, label_smoothing=recipe.label_smoothing)
+            return _batch(images, labels, vit, recipe, seeded(recipe.seed, step, 2))
 
-        return loss, {"epoch": epoch + 1}
+        return inputs, {"epoch": epoch + 1}
+
+    def loss(pixels: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(vit(pixels), targets, label_smoothing=recipe.label_smoothing)
 
     def judge(record: Record) -> Record:
         shares = {"train_accuracy": accuracy(trainer.averaged, seen)}
@@ -117,7 +119,7 @@ def train(
     def rate(step: int) -> float:
         return recipe.learning_rate * schedule(step / length, recipe.epochs, warmup=recipe.warmup_epochs)
 
-    trainer.run(recipe.epochs * length, length, rate, begin, judge, name="training")
+    trainer.run(recipe.epochs * length, length, rate, begin, loss, judge, name="training")
     return trainer.averaged, trainer.history
 
 

@@ -25,13 +25,14 @@ from tqdm import tqdm
 from nullpaper.errors import InputError, check_count, check_number, check_path, shown
 from nullpaper.files import check_writable, write_atomic
 from nullpaper.models.gradients import fast_gradients
+from nullpaper.models.graphs import Replay
 from nullpaper.models.vit import HALF
 
 LOOK = 10  # steps between two looks at the loss: each waits for the device
 LARGEST_SEED = 2**32 - 1  # what is drawn from is a multiple of it that has to stay below 2^63
 
 Record = dict[str, float]
-Loss = Callable[[int], Tensor]  # of a step
+Inputs = Callable[[int], Sequence[Tensor | None]]  # of a step: what its loss is a function of
 
 
 class Trainer:
@@ -66,38 +67,48 @@ class Trainer:
         steps: int,
         length: int,
         rate: Callable[[int], float],
-        begin: Callable[[int], tuple[Loss, Record]],
+        begin: Callable[[int], tuple[Inputs, Record]],
+        loss: Callable[..., Tensor],
         judge: Callable[[Record], Record],
         *,
         name: str,
+        static: bool = False,
         progress: bool = True,
     ) -> None:
         """Rounds of ``length`` steps until ``steps`` are taken; each ends with a record in the history, and on disk.
 
         Args:
             rate: the learning rate of a step.
-            begin: called with the first step of a round; returns the loss of each step and the record's first entries.
+            begin: called with the first step of a round; returns the inputs of each step, drawn from the generators
+                that the step seeds, and the record's first entries.
+            loss: of the inputs, by the model.
             judge: completes the record of a round.
+            static: whether ``loss`` runs the same operators at every step and waits for nothing, so that a GPU may
+                replay a step as one graph.
 
         Raises:
             InputError: the loss is not finite, or the disk is full; the state of the last round stays on disk.
         """
+        advance = self._descended(loss)
+        advance = Replay(advance) if static else advance
         with tqdm(total=steps, initial=self.step, desc=name, unit="step", disable=not progress) as bar:
             while self.step < steps:
                 begun, first, last = time.perf_counter(), self.step, min(self.step + length, steps)
-                loss, record = begin(first)
+                inputs, record = begin(first)
                 with fast_gradients(self.model):  # what judges the round is outside
-                    record |= {"step": last, "loss": self._steps(first, last, rate, loss, bar)}
-                record = judge(record | {"learning_rate": self.optimizer.param_groups[0]["lr"]})
+                    record |= {"step": last, "loss": self._steps(first, last, rate, inputs, advance, bar)}
+                record = judge(record | {"learning_rate": rate(last - 1)})
                 self.history.append(record | {"seconds": time.perf_counter() - begun})
                 self._save()
 
-    def _steps(self, first: int, last: int, rate: Callable[[int], float], loss: Loss, bar: tqdm) -> float:
+    def _steps(
+        self, first: int, last: int, rate: Callable[[int], float], inputs: Inputs, advance: Callable, bar: tqdm
+    ) -> float:
         """Take the steps of a round; their mean loss."""
         self.model.train()
         total = torch.zeros((), dtype=torch.float64, device=next(self.model.parameters()).device)
         for step in range(first, last):
-            total += self._step(step, rate(step), loss)
+            total += self._step(step, rate(step), inputs, advance)
             if (step - first) % LOOK == 0 or step == last - 1:
                 mean = total.item() / (step - first + 1)
                 if not math.isfinite(mean):
@@ -109,18 +120,25 @@ class Trainer:
         self.model.eval()
         return mean
 
-    def _step(self, step: int, rate: float, make_loss: Loss) -> Tensor:
+    def _descended(self, loss: Callable[..., Tensor]) -> Callable[..., tuple[Tensor]]:
+        def advance(*inputs: Tensor | None) -> tuple[Tensor]:
+            value = loss(*inputs)
+            descend(self.model, self.optimizer, value, self.recipe.clip_norm)
+            return (value.detach(),)
+
+        return advance
+
+    def _step(self, step: int, rate: float, inputs: Inputs, advance: Callable) -> Tensor:
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            set_rate(group, rate)
         with draws_from(self.seed * 1_000_003 + step, next(self.model.parameters()).device):
-            loss = make_loss(step)
-        descend(self.model, self.optimizer, loss, self.recipe.clip_norm)
+            (loss,) = advance(*inputs(step))
         decay = min(self.recipe.ema, (1 + step) / (10 + step))  # short memory while the weights still move fast
         with torch.no_grad():
             torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
             for average, value in zip(self.averaged.buffers(), self.model.buffers(), strict=True):  # batch statistics
                 average.lerp_(value, 1 - decay) if average.is_floating_point() else average.copy_(value)
-        return loss.detach()
+        return loss
 
     def _save(self) -> None:
         """Write the whole state as one file, in one step: the tensors, and the history as JSON in its header."""
@@ -207,7 +225,19 @@ def adamw(model: nn.Module, recipe: Any, learning_rate: float) -> torch.optim.Ad
         )
     matrices, others = ([p for name, p in trained if decays(name, p) is kind] for kind in (True, False))
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=recipe.betas, fused=True)
+    device = trained[0][1].device
+    if device.type != "cuda":
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=recipe.betas, fused=True)
+    rate = torch.tensor(learning_rate, device=device)  # read at every replay of a captured step
+    return torch.optim.AdamW(groups, lr=rate, betas=recipe.betas, fused=True, capturable=True)
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """The learning rate of a group of `adamw`, in place where it lives on a card."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float) -> None:

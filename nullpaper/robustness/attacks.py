@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from nullpaper.errors import InputError, check_choice, check_count, check_seed
 from nullpaper.models.gradients import chunks, fast_gradients, frozen
+from nullpaper.models.graphs import by_rows
 from nullpaper.models.inputs import check_labelled
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, check_classifier, evaluating, norms, per_image
@@ -227,7 +228,14 @@ class _InChunks(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W)."""
-        return torch.cat([self.model(part) for (part,) in chunks(images)])
+        parts = [part for (part,) in chunks(images)]
+        if torch.is_grad_enabled():  # a replay leaves no graph to go back through
+            return torch.cat([self.model(part) for part in parts])
+        return torch.cat([by_rows(_logits, self.model, part)[0] for part in parts])
+
+
+def _logits(model: nn.Module, images: Tensor) -> tuple[Tensor]:
+    return (model(images),)
 
 
 def _cw_l2(model: nn.Module, images: Tensor, labels: Tensor, eps: float, steps: int, seed: int) -> Tensor:

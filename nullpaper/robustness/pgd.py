@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy, kl_div
 
 from nullpaper.errors import InputError, check_choice, check_count, check_number
 from nullpaper.models.gradients import chunks, fast_gradients, frozen
+from nullpaper.models.graphs import by_rows
 from nullpaper.models.inputs import check_labelled
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import per_image
@@ -183,12 +184,13 @@ def gradient(
     model: Callable[[Tensor], Tensor], points: Tensor, target: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """That of a loss of logits (B, K) and ``target`` (B, ...) by the points (B, C, H, W), and the logits."""
-    slopes, logits = zip(*(_gradient(model, *part, loss) for part in chunks(points, target)), strict=True)
+    of_part = partial(_gradient, loss)
+    slopes, logits = zip(*(by_rows(of_part, model, *part) for part in chunks(points, target)), strict=True)
     return torch.cat(slopes), torch.cat(logits)
 
 
 def _gradient(
-    model: Callable[[Tensor], Tensor], points: Tensor, target: Tensor, loss: Callable
+    loss: Callable, model: Callable[[Tensor], Tensor], points: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
     points = points.detach().requires_grad_()
     logits = model(points).float()

@@ -117,7 +117,7 @@ def _training(trial: Trial) -> tuple[int, float]:
     """Images and forward passes of a finetuning: its steps, its noises, its looks at dev and at the boundary."""
     recipe, method = trial.recipe, METHODS[trial.method]
     rounds = -(-trial.steps // recipe.steps_per_noise)
-    look = 1 + (attack_passes(f"pgd-{recipe.attack_steps}") if method.robust else 0)
+    look = 1 + (attack_passes(f"pgd-{recipe.attack_steps}") if method.attack else 0)
     work = [(trial.steps * recipe.batch_size, _step_passes(trial.method, _key(recipe), trial.adapter))]
     work.append(((rounds + 1) * recipe.dev_images, look))
     if method.noise:
@@ -175,7 +175,8 @@ def _step_passes(method: str, recipe: FinetuneRecipe, adapter: AdapterSpec | Non
     vit, images, labels, forward = _tiny()
     vit = deepcopy(vit) if adapter is None else adapted_copy(vit, adapter.options(), 0)
     noise = torch.zeros(1, vit.grid_size[0] * vit.grid_size[1], vit.embed_dim) if METHODS[method].noise else None
-    batch = Batch(images, labels, noise, recipe, torch.Generator().manual_seed(0))
+    begin = METHODS[method].begin(images, recipe, torch.Generator().manual_seed(0))
+    batch = Batch(images, labels, noise, begin, recipe)
 
     def step() -> None:
         with fast_gradients(vit.train()):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nullpaper.errors import InputError, check_count, check_number
 from nullpaper.models.gradients import fast_gradients
+from nullpaper.models.graphs import Replay
 from nullpaper.models.vit import ViT
 from nullpaper.synthesis.controls import of_norm
 from nullpaper.synthesis.influence import (
@@ -162,18 +163,25 @@ def polar(problem: Problem, start: Tensor, steps: int, rate: float) -> tuple[Ten
     adam = torch.optim.Adam([direction], lr=rate, betas=BETAS)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
     records: list[Tensor] = []
+
+    def look(direction: Tensor, log_radius: Tensor, inputs: Tensor, clean: Tensor) -> tuple[Tensor, ...]:
+        """The loss's slopes by direction and radius, and a record of the step."""
+        leaves = [leaf.detach().requires_grad_() for leaf in (direction, log_radius)]
+        noise = of_norm(problem.shaped(leaves[0]), leaves[1].exp())
+        distance, influence = _distances(problem, noise, inputs, clean)
+        loss = distance.clamp_min(1e-12).sqrt().mean()
+        # asked for by name, so that autograd computes no gradient of any weight
+        return *torch.autograd.grad(loss, leaves), _record(noise, influence, loss)
+
+    replay = Replay(look)
     with fast_gradients(problem.model):  # what is verified is outside
         for indices in _minibatches(problem, BATCH, steps):  # nothing in here waits for the device
-            log_radius = radius.float().requires_grad_()
-            noise = of_norm(problem.shaped(direction), log_radius.exp())
-            distance, influence = _distances(problem, noise, indices)
-            loss = distance.clamp_min(1e-12).sqrt().mean()
-            records.append(_record(noise, influence, loss))
-            # asked for by name, so that autograd computes no gradient of any weight
-            direction.grad, slope = torch.autograd.grad(loss, [direction, log_radius])
+            given = problem.fit.inputs[indices], problem.fit.logits[indices]
+            direction.grad, slope, record = replay(direction.detach(), radius.float(), *given)
+            records.append(record.clone())
             adam.step()
             cosine.step()
-            radius = radius + RADIUS_RATE * _misfit(problem, influence.double(), slope.double()).clamp(-2, 2)
+            radius = radius + RADIUS_RATE * _misfit(problem, record[1].double(), slope.double()).clamp(-2, 2)
     return of_norm(problem.shaped(direction.detach()), radius.exp()), _history(records)
 
 
@@ -191,15 +199,22 @@ def published(
     adam = torch.optim.AdamW([noise], lr=OFFICIAL_RATE)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, round(length / OFFICIAL_PART))
     records: list[Tensor] = []
+
+    def look(noise: Tensor, inputs: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+        leaf = noise.detach().requires_grad_()
+        used = problem.shaped(leaf)
+        distance, influence = _distances(problem, used, inputs, clean)
+        loss = distance.mean()
+        return *torch.autograd.grad(loss, [leaf]), _record(used, influence, loss)
+
+    replay = Replay(look)
     with fast_gradients(problem.model):
         for indices in _minibatches(problem, batch, length):
-            used = problem.shaped(noise)
-            distance, influence = _distances(problem, used, indices)
-            loss = distance.mean()
-            records.append(_record(used, influence, loss))
-            if early_stop and influence < problem.eps:
+            slope, record = replay(noise.detach(), problem.fit.inputs[indices], problem.fit.logits[indices])
+            records.append(record.clone())
+            if early_stop and records[-1][1] < problem.eps:
                 break
-            (noise.grad,) = torch.autograd.grad(loss, [noise])
+            noise.grad = slope
             adam.step()
             cosine.step()
     return problem.shaped(noise.detach()), _history(records)
@@ -231,10 +246,9 @@ def _misfit(problem: Problem, influence: Tensor, slope: Tensor) -> Tensor:
     return (problem.lam / slope.clamp_min(1e-2 * problem.lam)).log()  # d/dlog|v| of equation 6 is slope - lam
 
 
-def _distances(problem: Problem, noise: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """||z' - z||^2 of the images at ``indices`` (B,), and their mean influence."""
-    clean = problem.fit.logits[indices]
-    noisy = logits_at(problem.model, problem.fit, problem.fit.inputs[indices] + noise)
+def _distances(problem: Problem, noise: Tensor, inputs: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """||z' - z||^2 of images (B, ...) with their clean logits, and their mean influence."""
+    noisy = logits_at(problem.model, problem.fit, inputs + noise)
     return (noisy - clean).square().sum(-1), MEASURES[problem.fit.measure](noisy.detach(), clean).mean()
 
 

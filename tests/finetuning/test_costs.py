@@ -131,7 +131,8 @@ def test_the_careless_attack_finds_the_same_images_and_costs_more() -> None:
     images, labels = batch(4)
 
     def loss(make) -> Tensor:
-        return make(base(), Batch(images, labels, None, RECIPE, torch.Generator().manual_seed(3)))
+        begin = METHODS["pgd_at"].begin(images, RECIPE, torch.Generator().manual_seed(3))
+        return make(base(), Batch(images, labels, None, begin, RECIPE))
 
     try:
         assert torch.equal(loss(costs._careless), loss(METHODS["pgd_at"].loss))
