@@ -82,7 +82,7 @@ autoattack_seeds: int = 1  # runs a method under AutoAttack
 checked_images: int = 24  # test images of the checks in (e)
 seeds: int = 3  # runs a method
 seed: int = 0  # the first of the seeds
-workers: int = 0  # processes side by side; 0: one a thread on a CPU, one on a GPU
+workers: int = 0  # processes side by side; 0: one a thread on a CPU, four on a GPU
 
 # %%
 from dataclasses import replace

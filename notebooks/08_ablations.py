@@ -60,7 +60,7 @@ severities: list = [1, 3, 5]  # of the corruptions
 seeds: int = 3  # runs a method in (d)
 variant_seeds: int = 1  # runs of everything else
 seed: int = 0  # the first of the seeds
-workers: int = 0  # processes side by side; 0: one a thread on a CPU, one on a GPU
+workers: int = 0  # processes side by side; 0: one a thread on a CPU, four on a GPU
 
 # %%
 from collections.abc import Mapping

@@ -69,7 +69,7 @@ cost_batch: int = 32  # images a step there; an eighth of them for other models 
 repeats: int = 4  # timed steps an adapter
 seeds: int = 2  # runs an adapter
 seed: int = 0  # the first of the seeds
-workers: int = 0  # processes side by side; 0: one a thread on a CPU, one on a GPU
+workers: int = 0  # processes side by side; 0: one a thread on a CPU, four on a GPU
 
 # %%
 from dataclasses import asdict, replace

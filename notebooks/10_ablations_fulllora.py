@@ -57,7 +57,7 @@ rate_kinds: list = ["full", "lnlora", "lora"]  # adapters in (f)
 variant_seeds: int = 1  # runs of everything
 seed: int = 0  # the first of the seeds
 start: str = "standard"  # what is finetuned: "standard" or "robust"
-workers: int = 0  # processes side by side; 0: one a thread on a CPU, one on a GPU
+workers: int = 0  # processes side by side; 0: one a thread on a CPU, four on a GPU
 
 # %%
 from collections.abc import Iterable

@@ -47,7 +47,7 @@ adapter_learning_rate: float = 0.0015  # peak, through LNLoRA in (a)
 adversarial_start: str = "vit_robust"  # where (b) starts: a short run from the standard start has 0 % at 8/255
 seeds: int = 2  # runs a method
 seed: int = 0  # the first of the seeds
-workers: int = 0  # processes side by side; 0: one a thread on a CPU, one on a GPU
+workers: int = 0  # processes side by side; 0: one a thread on a CPU, four on a GPU
 
 # %%
 from collections.abc import Sequence

@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.functional import linear, unfold
 
 CHUNK = 64  # images that a CPU's caches hold: 0.55 to 0.87 of the time of 500 at once, for three architectures
-MEMORY = 0.5  # of what is free on a card, for what a pass keeps: the rest is for what it needs in passing
+MEMORY = 0.2  # of what is free on a card, for what a pass keeps: the rest is for what else it needs, and for others
 COARSEST = {"cpu": ("mkldnn", "bf16"), "cuda": ("cuda", "tf32")}
 """By device: which of torch's backends multiplies float32 matrices, and how far it may be let round what enters."""
 

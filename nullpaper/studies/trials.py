@@ -96,7 +96,7 @@ def run_trials(
     this process, one after the other.
 
     Args:
-        workers: processes side by side; 0: one a thread on a CPU, one on a GPU.
+        workers: processes side by side; 0: one a thread on a CPU, four on a GPU.
 
     Raises:
         InputError: as `finetune` and `evaluate`.
@@ -139,7 +139,9 @@ def _finetuned(trial: Trial) -> Result:
     start = start_of(trial)
     data = load(trial.data, trial.root, start.transform)
     given = _described(trial) | {"registered": code_identity(vars(METHODS[trial.method]))}
-    origin = data.identity | {"start": fingerprint(start)} | ({"products": "rounded"} if rounds(_device()) else {})
+    exact = data.identity | {"start": fingerprint(start)}
+    rounded = exact | {"products": "rounded"}
+    origin, other = (rounded, exact) if rounds(_device()) else (exact, rounded)
     state = store_root().parent / "finetuning" / identity(given, origin)[:20]  # decides nothing, as any folder
 
     def compute() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -149,7 +151,7 @@ def _finetuned(trial: Trial) -> Result:
         result = finetune(start, data, method=trial.method, **options)
         return {"history": result.history, "best_step": result.best_step}, result.vit.net.state_dict()
 
-    run = stored("finetuned", given, compute, data=origin)
+    run = stored("finetuned", given, compute, data=origin, other_data=other)
     shutil.rmtree(state, ignore_errors=True)  # the result holds what is wanted of it
     return run
 

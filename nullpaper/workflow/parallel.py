@@ -13,6 +13,8 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
+ON_A_GPU = 4  # a card is idle where one process prepares its images
+
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
@@ -31,11 +33,11 @@ def each(
 
     Args:
         function: importable by name, with items and outcomes that can be sent to another process.
-        workers: processes; None: this process's threads, and 1 on a machine with CUDA, where all share the device.
+        workers: processes; None: this process's threads, and `ON_A_GPU` on a machine with CUDA, which they share.
         progress: what to call the bar; None: no bar.
     """
     threads, has_gpu = torch.get_num_threads(), torch.cuda.is_available()
-    workers = min(workers or (1 if has_gpu else threads), len(items))
+    workers = min(workers or (min(ON_A_GPU, threads) if has_gpu else threads), len(items))
     bar = partial(tqdm, total=len(items), desc=progress, disable=progress is None)
     if workers <= 1:
         torch.set_num_threads(threads if has_gpu else 1)

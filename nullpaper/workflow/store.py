@@ -69,6 +69,7 @@ def stored(
     compute: Callable[[], Any],
     *,
     data: Mapping[str, str] | None = None,
+    other_data: Mapping[str, str] | None = None,
     root: Path | None = None,
     on_wait: Callable[[], object] = lambda: None,
 ) -> Result:
@@ -82,6 +83,7 @@ def stored(
         compute: returns metrics (JSON data), or ``(metrics, tensors)`` with a dict of torch tensors or NumPy arrays.
             Its code counts as `code_identity` says.
         data: names and checksums of the data sets and weights.
+        other_data: the same of a result that serves as well where it is there and that of ``data`` is not.
         root: where results live; `store_root` by default.
         on_wait: called again and again while another process computes it; what it raises ends the waiting.
 
@@ -93,12 +95,17 @@ def stored(
         raise InputError(f"experiment name {experiment!r} is no folder name: use letters, digits, '_', '-' and '.'")
     given = _as_json(dict(params), "params")
     described = {"experiment": experiment, "code": code_identity(compute), "data": dict(data or {})}
-    key = identity(described, _counted(json.loads(given)))[:20]
-    folder = (root if root is not None else store_root()) / experiment / key
-    with locked(folder.parent / f".{key}.lock", on_wait):
-        result = load(folder)
-        if result is not None and result.provenance["timestamp"] >= (run_context().recompute_before or 0.0):
-            return result
+    counted, parent = _counted(json.loads(given)), (root if root is not None else store_root()) / experiment
+
+    def folder_of(origin: dict[str, Any]) -> Path:
+        return parent / identity(origin, counted)[:20]
+
+    folder = folder_of(described)
+    places = [folder] if other_data is None else [folder, folder_of(described | {"data": dict(other_data)})]
+    with locked(parent / f".{folder.name}.lock", on_wait):
+        for result in filter(None, map(load, places)):
+            if result.provenance["timestamp"] >= (run_context().recompute_before or 0.0):
+                return result
         _compute(folder, given, described, compute)
         return replace(load(folder), reused=False)
 

@@ -22,7 +22,7 @@ from nullpaper.data import datasets
 from nullpaper.finetuning import costs, methods, scratch
 from nullpaper.finetuning.finetune import finetune
 from nullpaper.fooling import explanations, faithfulness, lookalike, manipulation, similarity, watermark
-from nullpaper.models import attention, checkpoints, inputs, predict, vit
+from nullpaper.models import attention, checkpoints, graphs, inputs, predict, vit
 from nullpaper.nullspace import patch
 from nullpaper.robustness import attacks, evaluation, gradient_masking, patch_attack, perturbation, pgd
 from nullpaper.synthesis import controls, influence, linearised, noise
@@ -64,6 +64,10 @@ def adapted(w: World) -> vit.ViT:
             if name.endswith("lora_B.weight"):
                 value += 0.01
     return model
+
+
+def squares(model: vit.ViT, images: Tensor) -> tuple[Tensor, Tensor]:
+    return model(images).square(), images.mean((1, 2, 3))
 
 
 def answered(w: World, model: vit.ViT) -> Tensor:
@@ -225,6 +229,7 @@ TOGETHER: dict[str, Case] = {  # functions of tensors that live together, as in 
     "datasets.to_pixels": lambda w: datasets.to_pixels(few().dev.images[:4], 48, w.data),
     "datasets.augmented": lambda w: datasets.augmented(w.x, (32, 32), w.draws),
     "attention.attention_weights": lambda w: attention.attention_weights(w.vit, w.x),
+    "graphs.by_rows": lambda w: [graphs.by_rows(squares, w.vit, w.x[:count]) for count in (8, 3, 5, 8, 5, 3)],
     "inputs.normal": lambda w: inputs.normal(w.x),
     "predict.answers": lambda w: predict.answers(w.vit, w.x),
     "predict.feature_gap": lambda w: predict.feature_gap(w.x.flatten(1), w.t.flatten(1)),
@@ -272,8 +277,8 @@ INSIDE = """
 attention.explicit_attention classifier.Classifier.forward vit.ViT.forward vit.ViT.embed vit.ViT.encode vit.evaluating
 box_qp. l1_lp. patch.PatchNullspace.over_patches influence.logits_at noise.polar problem. files.save_adapter
 inject.inject inject.attach inject.remove layers. patch_attack.patch_attack perturbation. pgd.ascent pgd.start
-pgd.gradient autoattack. methods.loss_of trainer. descent. attacks.attacked gradients. explanations.
-influence.Pool.parts
+pgd.gradient autoattack. methods.loss_of methods.Method.begin trainer. descent. attacks.attacked gradients.
+explanations. influence.Pool.parts
 """
 """Run by the cases of others: functions, or the rest of a module."""
 EVERYWHERE = """

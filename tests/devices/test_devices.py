@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ import pandas as pd
 import pytest
 import torch
 from devices.cases import ANYWHERE, TOGETHER
-from devices.worlds import ALONE, DEVICE, HOST, WORLDS, World
+from devices.worlds import ALONE, DEVICE, HOST, WORLDS, World, vit_on
 from notebook_runs import NOTEBOOKS, project, run_at_smoke  # noqa: F401
+from quick import QUICK, few
 
+from nullpaper.finetuning.finetune import finetune
+from nullpaper.finetuning.methods import METHODS
 from nullpaper.workflow.reference import read_manifest
 
 TOLERANCE = 1e-3
@@ -34,6 +38,22 @@ def test_a_notebook_runs_on_the_device(notebook: str, project: Path) -> None:  #
         folder.symlink_to(NOTEBOOKS)  # 13 sweeps over one of them
     out = run_at_smoke(project, notebook).report.out
     assert read_manifest(out)[notebook]["device"] == torch.cuda.get_device_name()
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="graphs are CUDA's")
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.static])
+def test_a_replayed_step_is_the_one_that_was_launched(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = replace(QUICK, steps_per_noise=6, learning_rate=1e-3)
+
+    def run() -> list[float]:
+        done = finetune(vit_on(DEVICE), few(), method=method, steps=12, recipe=recipe, progress=False)
+        return [record["loss"] for record in done.history[1:]] + [
+            value.norm().item() for value in done.vit.parameters()
+        ]
+
+    replayed = run()
+    monkeypatch.setitem(METHODS, method, replace(METHODS[method], static=False))
+    assert replayed == pytest.approx(run(), rel=1e-3)
 
 
 @cache

@@ -81,6 +81,17 @@ def test_result_is_reused_and_depends_on_params_and_data(tmp_path: Path) -> None
     assert json.loads((first.path / "params.json").read_text()) == {"a": [1, 2], "b": "x"}
 
 
+def test_a_result_of_other_data_serves_where_the_own_is_not_there(tmp_path: Path) -> None:
+    def of(machine: str, other: str | None) -> Result:
+        options = {"data": {"machine": machine}, "other_data": other and {"machine": other}}
+        return stored("job", {}, lambda: {"answer": 42}, root=tmp_path, **options)
+
+    first = of("card", None)
+    assert of("laptop", "card").key == first.key and len(finished(tmp_path)) == 1
+    own = of("laptop", None)
+    assert own.key != first.key and of("laptop", "card").key == own.key
+
+
 def test_force_recomputes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter(range(9))
 
