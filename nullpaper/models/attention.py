@@ -35,13 +35,18 @@ def explicit_attention(vit: ViT) -> Iterator[None]:
 
 def attention_weights(vit: ViT, images: Tensor) -> list[Tensor]:
     """Attention after the softmax, (B, heads, T, T) a block: what enters timm's dropout on it. Raises as above."""
+    return logits_and_attention(vit, images)[1]
+
+
+def logits_and_attention(vit: ViT, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Logits (B, K) and `attention_weights`, of one pass; both can be differentiated."""
     weights: list[Tensor] = []
     with explicit_attention(vit):
         drops = [block.attn.attn_drop for block in vit.net.blocks]
         handles = [drop.register_forward_pre_hook(lambda _, inputs: weights.append(inputs[0])) for drop in drops]
         try:
-            vit(images)
+            logits = vit(images)
         finally:
             for handle in handles:
                 handle.remove()
-    return weights
+    return logits, weights

@@ -25,7 +25,7 @@ from nullpaper.models.inputs import check_labelled
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import ViT, check_classifier, evaluating, norms, per_image
 from nullpaper.robustness.autoattack import apgd, apgd_t, fab_t
-from nullpaper.robustness.patch_attack import patch_attack
+from nullpaper.robustness.patch_attack import ATTENTION, patch_attack
 from nullpaper.robustness.pgd import ascent, check_eps, margin, start
 
 Stage = Callable[[nn.Module, Tensor, Tensor, float, int, int], Tensor]
@@ -248,6 +248,7 @@ def _square(
     return torchattacks().Square(_InChunks(model), eps=eps, n_queries=queries * steps, seed=seed)(images, labels)
 
 
+PATCH_FOOL = partial(patch_attack, attention=ATTENTION)
 AUTOATTACK = (apgd, apgd_t, fab_t, partial(_square, queries=QUERIES))
 
 ATTACKS: dict[str, Attack] = {
@@ -259,6 +260,7 @@ ATTACKS: dict[str, Attack] = {
     "apgd": Attack((apgd, apgd_t), 100),  # steps of adapted length: Croce & Hein 2020
     "square": Attack((_square,), 5000, library=True),  # random squares: Andriushchenko et al. 2020
     "autoattack": Attack(AUTOATTACK, 100, library=True),  # standard: Croce & Hein 2020
-    "patch": Attack((patch_attack,), 40, "patch"),  # all pixels of the most attended patch: Fu et al. 2022
+    "patch": Attack((patch_attack,), 40, "patch"),  # Adam on all pixels of the most attended patch
+    "patch_fool": Attack((PATCH_FOOL,), 250, "patch"),  # which also gets more attention: Fu et al. 2022
 }
 """By name; steps of "fgsm", "pgd" and "cw" are 2.5 eps / steps long, cut to the ball, those of "mim" eps / steps."""

@@ -36,7 +36,7 @@ SETS = tuple(name for name in COLUMNS if "net" in name)
 ATTACKED = {"clean": "clean", "patchfool": "patch", "cw": "cw", "fgsm": "fgsm"}
 """Columns that are measured on the test images themselves, by the name of the measure in `contrasts`."""
 UNLIKE = {
-    "patchfool": "our patch attack has no attention term",
+    "patchfool": "by the cross-entropy alone, as Patch-Fool's code does by default; the paper's settings are not known",
     "cw": "sign steps on the margin; the paper's settings are not known",
     "fgsm": "the paper's radius is not known",
 }

@@ -30,7 +30,8 @@ from nullpaper.synthesis import controls, influence, linearised, noise
 EPS = 8 / 255
 ADAPTER = {"kind": "lnlora", "r": 3}
 ATTACKS = [(name, EPS, 0.13) for name in ("fgsm", "pgd", "cw", "mim", "apgd-5", "autoattack-3")]
-ATTACKS += [("patch-9", 1.0, 0.13), ("square-20", EPS, 0.6)]  # Square draws where the model is
+ATTACKS += [(name, 1.0, 0.13) for name in ("patch-9", "patch_fool-9")]
+ATTACKS += [("square-20", EPS, 0.6)]  # it draws where the model is
 Case = Callable[[World], Any]
 
 
@@ -274,11 +275,11 @@ TOGETHER: dict[str, Case] = {  # functions of tensors that live together, as in 
     "manipulation.correlation": lambda w: manipulation.correlation(w.scores, w.scores.square()),
 }
 INSIDE = """
-attention.explicit_attention classifier.Classifier.forward vit.ViT.forward vit.ViT.embed vit.ViT.encode vit.evaluating
-box_qp. l1_lp. patch.PatchNullspace.over_patches influence.logits_at noise.polar problem. files.save_adapter
-inject.inject inject.attach inject.remove layers. patch_attack.patch_attack perturbation. pgd.ascent pgd.start
-pgd.gradient autoattack. methods.loss_of methods.Method.begin trainer. descent. attacks.attacked gradients.
-explanations. influence.Pool.parts
+attention.explicit_attention attention.logits_and_attention classifier.Classifier.forward vit.ViT.forward
+vit.ViT.embed vit.ViT.encode vit.evaluating box_qp. l1_lp. patch.PatchNullspace.over_patches influence.logits_at
+noise.polar problem. files.save_adapter inject.inject inject.attach inject.remove layers. patch_attack.patch_attack
+patch_attack.without_conflict perturbation. pgd.ascent pgd.start pgd.gradient autoattack. methods.loss_of
+methods.Method.begin trainer. descent. attacks.attacked gradients. explanations. influence.Pool.parts
 """
 """Run by the cases of others: functions, or the rest of a module."""
 EVERYWHERE = """

@@ -17,7 +17,7 @@ from nullpaper.models.vit import SHIPPED, load_vit, norms
 from nullpaper.robustness.attacks import ATTACKS, attack, measure_of
 from nullpaper.robustness.pgd import margin
 
-EPS = {"cw_l2": 0.3, "patch": 0.5, "autoattack": 8 / 255, "square": 16 / 255}  # else 2/255
+EPS = {"cw_l2": 0.3, "patch": 0.5, "patch_fool": 0.5, "autoattack": 8 / 255, "square": 16 / 255}  # else 2/255
 STEPS = {"fgsm": 1, "square": 10, "apgd": 2, "autoattack": 2}  # else 4
 DRAWLESS = {"fgsm", "mim", "cw_l2"}
 
