@@ -25,7 +25,7 @@ from nullpaper.fooling import explanations, faithfulness, lookalike, manipulatio
 from nullpaper.models import attention, checkpoints, graphs, inputs, predict, vit
 from nullpaper.nullspace import patch
 from nullpaper.robustness import attacks, evaluation, gradient_masking, patch_attack, perturbation, pgd
-from nullpaper.synthesis import controls, influence, linearised, noise
+from nullpaper.synthesis import certified, controls, influence, linearised, noise
 
 EPS = 8 / 255
 ADAPTER = {"kind": "lnlora", "r": 3}
@@ -156,6 +156,7 @@ ANYWHERE: dict[str, Case] = {  # model and data may live on different devices
     "noise.input_noise": lambda w: measured(noise.input_noise(w.vit, w.many, eps=0.2, steps=6)),
     "noise.rescaled": lambda w: measured(noise.rescaled(w.vit, w.tokens, w.pool, eps=0.2)),
     "noise.verified": lambda w: noise.verified(w.vit, w.tokens, w.pool, eps=0.2).influence,
+    "certified.certified": lambda w: certified.certified(w.vit, w.tokens, w.pool, eps=1.0, scales=(0.5, 1.0)).tested,
     "files.load_adapted": lambda w: answered(w, adapter_files.load_adapted("vit_robust_lnlora", device=w.model)),
     "files.load_adapter": lambda w: carried(
         w,
