@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,10 +29,11 @@ class Replay:
         function: takes tensors or None, and returns tensors; it may also change other tensors in place. It must not
             wait for the device, nor read or draw anything on the CPU.
         warm: calls before the capture, in which libraries allocate what they keep.
+        pool: memory that it shares with other graphs, which are kept as long; None: its own.
     """
 
-    def __init__(self, function: Callable[..., Outputs], warm: int = 2) -> None:
-        self.function, self.warm, self.graph = function, warm, None
+    def __init__(self, function: Callable[..., Outputs], warm: int = 2, pool: Any = None) -> None:
+        self.function, self.warm, self.pool, self.graph = function, warm, pool, None
 
     def __call__(self, *tensors: Tensor | None) -> Outputs:
         if not tensors[0].is_cuda:
@@ -62,18 +63,13 @@ class Replay:
     def _capture(self, tensors: tuple[Tensor | None, ...]) -> None:
         self.inputs = [None if given is None else given.clone() for given in tensors]
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=_pool()):
+        with torch.cuda.graph(graph, pool=self.pool):
             self.outputs = self.function(*self.inputs)
         self.graph = graph
 
 
-@cache
-def _pool() -> Any:
-    """Memory that all graphs of this process share, as one runs at a time and what it returned has been read."""
-    return torch.cuda.graph_pool_handle()
-
-
-_replays: weakref.WeakKeyDictionary[nn.Module, dict[Any, Replay]] = weakref.WeakKeyDictionary()
+_replays: weakref.WeakKeyDictionary[nn.Module, tuple[Any, dict[Any, Replay]]] = weakref.WeakKeyDictionary()
+"""Of each model, with the memory that they share, since one runs at a time and what it returned has been read."""
 
 
 def by_rows(function: Callable[..., Outputs], model: nn.Module, *tensors: Tensor) -> Outputs:
@@ -93,10 +89,12 @@ def by_rows(function: Callable[..., Outputs], model: nn.Module, *tensors: Tensor
     shapes = tuple((value.shape[1:], value.dtype) for value in tensors)
     what = (function.func, *function.args) if isinstance(function, partial) else function
     key = what, length, shapes, model.training, rounding, places
-    replays = _replays.setdefault(model, {})
+    if model not in _replays:
+        _replays[model] = torch.cuda.graph_pool_handle(), {}
+    pool, replays = _replays[model]
     if key not in replays:
         own = weakref.proxy(model)  # or what belongs to the model would keep it
-        replays[key] = Replay(partial(function, own), warm=1)
+        replays[key] = Replay(partial(function, own), warm=1, pool=pool)
     if length > count:
         tensors = tuple(torch.cat([value, value[:1].expand(length - count, *value.shape[1:])]) for value in tensors)
     return tuple(value[:count].clone() for value in replays[key](*tensors))
