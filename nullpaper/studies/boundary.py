@@ -16,11 +16,12 @@ from nullpaper.workflow.store import stored
 
 @dataclass(frozen=True)
 class Boundary:
-    """How the largest noise within eps is measured over a run: one protocol and one noise seed for all weights."""
+    """How the largest noise within eps is measured over a run: one protocol and the same draws for all its weights."""
 
     eps: float
     images: int  # of dev, for directions and scale, and as many of test, for the verification
     steps: int
+    seed: int = 0  # of the images and of the noise's start
 
 
 def boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
@@ -33,13 +34,14 @@ def boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
 
 
 def _boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
+    seed = boundary.seed
     pool, held_out = (
         read_pool(vit, split.batches(250, image_size=vit.image_size, device=vit.mean.device))
-        for split in (data.dev.subset(boundary.images, 1), data.test.subset(boundary.images, 1))
+        for split in (data.dev.subset(boundary.images, seed + 1), data.test.subset(boundary.images, seed + 1))
     )
-    given = {"held_out": held_out, "eps": boundary.eps, "seed": 0}
+    given = {"held_out": held_out, "eps": boundary.eps, "seed": seed}
     learned = encoder_noise(vit, pool, steps=boundary.steps, spread=True, **given)
-    draw = torch.randn(pool.noise_shape, generator=torch.Generator().manual_seed(1))
+    draw = torch.randn(pool.noise_shape, generator=torch.Generator().manual_seed(seed + 1))
     random = rescaled(vit, draw, pool, **given)
     norms = {"norm": learned.norm, "norm_reached": float(learned.reached)}
     return norms | {"norm_random": random.norm, "norm_random_reached": float(random.reached)}

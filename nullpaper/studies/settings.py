@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+import pandas as pd
 
 from nullpaper.data.folders import Transform
 from nullpaper.errors import InputError, check_choice, check_count
@@ -15,9 +17,10 @@ from nullpaper.finetuning.methods import FinetuneRecipe
 from nullpaper.models.vit import SHIPPED
 from nullpaper.robustness.corruptions import CORRUPTIONS
 from nullpaper.robustness.evaluation import Threat
+from nullpaper.studies import contrasts
 from nullpaper.studies.boundary import Boundary
 from nullpaper.studies.judging import load
-from nullpaper.studies.trials import AdapterSpec, Protocol, Trial
+from nullpaper.studies.trials import AdapterSpec, Protocol, Trial, run_trials
 
 ATTACKED = ("fgsm", "pgd", "cw", "pgd_strong", "patch")
 """The attacks of a table on paper A; the fourth is PGD at the radius of adversarial training."""
@@ -84,12 +87,63 @@ def nullspace_setting(
 def nullspace_trial(
     method: str, seed: int, steps: int, recipe: FinetuneRecipe, boundary: Boundary | None, **options: Any
 ) -> Trial:
-    """A run in all weights; the methods of `WATCHED` are watched.
+    """A run in all weights; the methods of `WATCHED` are watched, with draws of the run's seed.
 
     Args:
         options: further fields of `Trial`.
     """
-    return Trial(method, seed, steps, recipe, boundary=boundary if method in WATCHED else None, **options)
+    watched = replace(boundary, seed=seed) if boundary is not None and method in WATCHED else None
+    return Trial(method, seed, steps, recipe, boundary=watched, **options)
+
+
+def rate_trials(
+    methods: Sequence[str],
+    rates: Sequence[float],
+    recipe: FinetuneRecipe,
+    protocol: Protocol,
+    *,
+    seed: int,
+    steps: int,
+    images: int,
+    eps: float,
+    **options: Any,
+) -> tuple[dict[str, list[Trial]], Protocol]:
+    """Short runs of every method at every rate, and how dev judges them: one grid and one budget for all methods.
+
+    Dev says what the table's average says of test: clean, FGSM and PGD at ``eps``, and corruptions, at severity 3.
+
+    Args:
+        protocol: of the table.
+        images: of dev, or all where it has fewer.
+        options: further fields of `Trial`.
+    """
+    grid = {
+        method: [Trial(method, seed, steps, replace(recipe, learning_rate=rate), **options) for rate in sorted(rates)]
+        for method in methods
+    }
+    threats = tuple(t for t in protocol.threats if t.eps == eps and t.name.startswith(("fgsm", "pgd")))
+    return grid, replace(protocol, images=images, threats=threats, severities=(3,), split="dev", corrupted="")
+
+
+def best_on_average(
+    grid: Mapping[str, Sequence[Trial]], protocol: Protocol, eps: float, *, workers: int = 0
+) -> pd.DataFrame:
+    """What dev says of `rate_trials`.
+
+    Returns:
+        A row a method and rate: arm, rate, the measures of the average, ``average``, images, steps, and ``chosen``: the
+        rate of the arm's highest average; of equal ones the smallest.
+    """
+    tries = [(arm, trial) for arm, trials in grid.items() for trial in trials]
+    ended = run_trials([trial for _, trial in tries], protocol, workers=workers, progress="rates")
+    rows = []
+    for (arm, trial), run in zip(tries, ended, strict=True):
+        worth = contrasts.measures(run.frame, eps)
+        worth = worth[[name for name in (*contrasts.AVERAGED, "average") if name in worth]].mean()
+        sizes = {"images": protocol.images, "steps": trial.steps}
+        rows.append({"arm": arm, "rate": trial.recipe.learning_rate, **worth, **sizes})
+    table = pd.DataFrame(rows)
+    return table.assign(chosen=table.index.isin(table.groupby("arm")["average"].idxmax()))
 
 
 def on_other_data(
