@@ -63,6 +63,9 @@ steps_per_noise: int = 12  # steps between fresh noises
 batch_size: int = 64  # images a step
 noise_images: int = 400  # dev images behind a noise
 noise_steps: int = 12  # steps of its synthesis
+dev_images: int = 256  # that choose the best round, and a learning rate
+boundary_images: int = 400  # of dev and of test, on which the largest noise is measured in (e)
+boundary_steps: int = 12  # steps of that measurement
 eps: float = 0.03  # bound on the mean squared distance between softmax vectors
 attack_eps: float = 0.00392156862745098  # L-infinity radius of the table's attacks in pixel units: 1/255, as in paper A
 strong_eps: float = 0.03137254901960784  # radius of adversarial training and of its own column: 8/255
@@ -70,16 +73,23 @@ attack_steps: int = 2  # steps of the attack in adversarial training
 learning_rate: float = 0.0005  # peak, the same for all methods
 rates: list = []  # peak learning rates of which each method takes its own, by dev; empty: learning_rate
 rate_steps: int = 12  # gradient steps of the runs that choose
-methods: list = ["zero", "nullspace", "random", "random_norm", "permuted", "pgd_at", "trades"]
-attacks: list = ["fgsm", "pgd", "cw", "pgd_strong", "patch"]  # of the table
+methods: list = ["zero", "nullspace", "random", "pgd_at"]
+adversarial_steps: int = 0  # gradient steps of adversarial training; 0: as many as the others
+adversarial_seeds: int = 0  # its runs; 0: as many as of the others
+attacks: list = ["fgsm", "pgd", "pgd_strong"]  # of the table
 evaluation_steps: int = 20  # steps of PGD and CW at the end, half those of the patch attack
 corruptions: list = []  # names; empty: all 15
 severities: list = [1, 3, 5]  # of the corruptions
-autoattack_methods: list = ["start", "zero", "nullspace", "random", "random_norm", "permuted", "pgd_at", "trades"]
+found_seeds: int = 3  # runs a noise in (d), on the effect that was found after the fact; 0: none
+found_steps: int = 24  # their gradient steps
+found_batch_size: int = 64  # their images a step
+found_rate: float = 0.0005  # their peak learning rate, at which the effect was found
+autoattack_methods: list = ["start", "zero", "nullspace", "random", "pgd_at"]
 autoattack_steps: int = 5  # of each attack in AutoAttack, 100 being standard
 autoattack_images: int = 16  # test images under AutoAttack
 autoattack_seeds: int = 1  # runs a method under AutoAttack
-checked_images: int = 24  # test images of the checks in (e)
+strong: list = ["cw", "patch"]  # attacks on the same images beside it
+checked_images: int = 24  # test images of the checks in (f)
 seeds: int = 3  # runs a method
 seed: int = 0  # the first of the seeds
 workers: int = 0  # processes side by side; 0: one a thread on a CPU, four on a GPU
@@ -97,6 +107,7 @@ from nullpaper import load_data, load_vit, statistics
 from nullpaper.models.vit import SHIPPED, fingerprint
 from nullpaper.robustness import gradient_masking
 from nullpaper.robustness.comparison import ALEXNET, mean_corruption_error
+from nullpaper.robustness.corruptions import CORRUPTIONS
 from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies import contrasts, settings
 from nullpaper.studies.published import (
@@ -134,6 +145,7 @@ recipe, protocol, boundary = settings.nullspace_setting(
     steps_per_noise=steps_per_noise,
     noise_images=noise_images,
     noise_steps=noise_steps,
+    dev_images=dev_images,
     eps=eps,
     learning_rate=learning_rate,
     attack_eps=attack_eps,
@@ -146,6 +158,7 @@ recipe, protocol, boundary = settings.nullspace_setting(
     seed=seed,
 )
 protocol = replace(protocol, shard=shard)
+boundary = replace(boundary, images=boundary_images, steps=boundary_steps)
 elsewhere = settings.on_other_data(protocol, others, other_roots, vit.transform)
 further, missing = {}, []
 if sets:
@@ -157,22 +170,39 @@ for line in missing:
     print(line)
 
 # %% [markdown]
-# Every method may have its own learning rate: of `rates`, the one whose run of `rate_steps` steps, of the first seed, has the highest average of clean, FGSM and corruption accuracy on dev; of equal
-# ones the smallest. All methods have the same grid and the same budget. Without `rates`, `learning_rate` is that of all.
+# Every method takes its own learning rate: of `rates`, the one whose run of `rate_steps` steps, of the first seed, has the highest average of clean, FGSM, PGD and corruption accuracy on dev; of
+# equal ones the smallest. All methods have the same grid and the same budget. Without `rates`, `learning_rate` is that of all.
 
 # %% tags=["plan"]
-on_dev = replace(protocol, images=min(images, len(photos.dev)), threats=(Threat("fgsm", attack_eps),), split="dev")
-on_dev = replace(on_dev, corrupted="")
-grid = [(method, rate) for method in methods for rate in sorted(rates)]
-tries = [Trial(name, seed, rate_steps, replace(recipe, learning_rate=rate), **begun) for name, rate in grid]
-auto = Protocol(autoattack_images, (Threat(f"autoattack-{autoattack_steps}", attack_eps),), seed=seed, shard=shard)
+grid, on_dev = settings.rate_trials(
+    methods,
+    rates,
+    recipe,
+    protocol,
+    seed=seed,
+    steps=rate_steps,
+    images=min(dev_images, len(photos.dev)),
+    eps=attack_eps,
+    **begun,
+)
+by_name = settings.threats_by_name(attack_eps, strong_eps, evaluation_steps)
+strongest = Threat(f"autoattack-{autoattack_steps}", attack_eps), *(by_name[name] for name in strong)
+auto = Protocol(autoattack_images, strongest, seed=seed, shard=shard)
+ADVERSARIAL = ("pgd_at", "trades")
+FOUND = ("nullspace", "random", "random_norm", "permuted")
+noises = tuple(name for name in protocol.corruptions if CORRUPTIONS[name].family == "noise")
+found_protocol = replace(protocol, threats=(), corruptions=noises)
 
 
 def trials_at(rate_of: dict[str, float]) -> list[Trial]:
     """The start, and a run for each method and seed."""
-    given = [(name, s, replace(recipe, learning_rate=rate_of[name])) for name in methods for s in run_seeds]
-    runs = [settings.nullspace_trial(name, s, steps, changed, boundary, **begun) for name, s, changed in given]
-    return [Trial("start", **begun), *runs]
+    runs = [Trial("start", **begun)]
+    for name in methods:
+        changed = replace(recipe, learning_rate=rate_of[name])
+        length, count = (adversarial_steps, adversarial_seeds) if name in ADVERSARIAL else (0, 0)
+        for s in run_seeds[: count or seeds]:
+            runs.append(settings.nullspace_trial(name, s, length or steps, changed, boundary, **begun))
+    return runs
 
 
 def attacked_of(trials: list[Trial]) -> list[Trial]:
@@ -183,25 +213,28 @@ def attacked_of(trials: list[Trial]) -> list[Trial]:
 
 same_rate = dict.fromkeys(methods, learning_rate)
 trials = trials_at(same_rate)
-plan = {"rates": (tries, on_dev), "table": (trials, protocol)}
+as_found = replace(recipe, learning_rate=found_rate, batch_size=found_batch_size)
+found_trials = [
+    Trial(name, s, found_steps, as_found, **begun) for name in FOUND for s in range(seed, seed + found_seeds) if noises
+]
+plan = {"rates": ([trial for tries in grid.values() for trial in tries], on_dev), "table": (trials, protocol)}
+plan["noise on noise"] = found_trials, found_protocol
 plan |= {name: (trials, judged_on) for name, judged_on in (elsewhere | further).items()}
 plan["AutoAttack"] = attacked_of(trials), auto
 
 # %%
-rate_of, tuned = same_rate, []
+rate_of, tuned = same_rate, pd.DataFrame()
 if rates:
-    for (method, rate), run in zip(grid, run_trials(tries, on_dev, workers=workers, progress="rates"), strict=True):
-        worth = contrasts.measures(run.frame, attack_eps)[["clean", "fgsm", "corruptions", "average"]].mean()
-        tuned.append({"method": method, "rate": rate, **worth, "images": on_dev.images, "steps": rate_steps})
-    tuned = pd.DataFrame(tuned)
+    tuned = settings.best_on_average(grid, on_dev, attack_eps, workers=workers)
     figures.save_table(tuned, "07_rates", caption="Learning rates on dev.")
-    rate_of = tuned.loc[tuned.groupby("method")["average"].idxmax()].set_index("method")["rate"].to_dict()
-pd.DataFrame(tuned).style.format(precision=3).hide(axis="index")
+    rate_of = settings.rates_of(tuned)
+tuned.style.format(precision=3).format("{:g}", subset=[name for name in tuned if name == "rate"]).hide(axis="index")
 
 # %%
 trials = trials_at(rate_of)
 finished = run_trials(trials, protocol, workers=workers, progress="finetuning")
 groups = {name: [run for run in finished if run.trial.method == name] for name in ["start", *methods]}
+length_of = {name: runs[0].trial.steps for name, runs in groups.items()}
 
 rounds = pd.DataFrame(
     [{"method": r.trial.method, "seed": r.trial.seed, "chosen": r.best_step} | h for r in finished for h in r.history]
@@ -220,8 +253,18 @@ last[
 # `strong_eps` (8/255), the radius of adversarial training; a patch attack in the manner of Patch-Fool (all pixels of the most attended patch); the families of corruptions (of CIFAR-10-C, for small
 # images); and the average of those of clean, FGSM, PGD, CW, patch and corruptions that are there. Means over seeds with Student's t interval; `start` is one model, its intervals are over images.
 
+
 # %%
-table = contrasts.tabulate(groups, attack_eps).assign(steps=steps)
+def contrast_of_pair(groups: dict[str, list[TrialResult]], first: str, second: str) -> pd.DataFrame:
+    """Paired differences over the seeds that both have, and after how many steps."""
+    fewest = min(len(groups[name]) for name in (first, second) if name != "start")
+    same = {name: groups[name][:fewest] for name in (first, second)}
+    steps = max(runs[0].trial.steps for runs in same.values())
+    return contrasts.contrast(same, [(first, second)], attack_eps).assign(steps=steps)
+
+
+table = contrasts.tabulate(groups, attack_eps)
+table["steps"] = table["method"].map(length_of)
 figures.save_table(table, "07_table", caption="Accuracy of the finetuned models.")
 wide = table.assign(text=table.apply(contrasts.in_percent, axis=1)).pivot(
     index="method", columns="measure", values="text"
@@ -254,7 +297,7 @@ for name, judged_on in elsewhere.items():
     of_other = {method: [run for run in runs if run.trial.method == method] for method in groups}
     against = [(method, "zero") for method in of_other if method != "zero" and "zero" in of_other]
     other_tables.append(contrasts.tabulate(of_other, attack_eps).assign(data=name, steps=steps))
-    other_pairs.append(contrasts.contrast(of_other, against, attack_eps).assign(data=name, steps=steps))
+    other_pairs += [contrast_of_pair(of_other, *pair).assign(data=name) for pair in against]
 other_table, other_paired = (pd.concat([pd.DataFrame(), *parts]) for parts in (other_tables, other_pairs))
 if elsewhere:
     figures.save_table(other_table, "07_others", caption="The same weights on other test sets.")
@@ -310,7 +353,7 @@ auto_table.style.format(precision=3).hide(axis="index")
 compared = [name for name in groups if name != "zero"]
 pairs = [(name, "zero") for name in compared if "zero" in groups]
 pairs += [("nullspace", name) for name in compared if "nullspace" in groups and name != "nullspace"]
-paired = contrasts.contrast(groups, pairs, attack_eps).assign(steps=steps)
+paired = pd.concat([contrast_of_pair(groups, *pair) for pair in pairs], ignore_index=True)
 _ = figures.save_table(paired, "07_paired", caption="Paired differences.")
 
 # %%
@@ -338,7 +381,25 @@ of_nullspace = paired[(paired["method"] == "nullspace") & paired["measure"].isin
 of_nullspace.style.format(precision=4).hide(axis="index")
 
 # %% [markdown]
-# ## (d) Does finetuning enlarge the nullspace?
+# ## (d) Noise against noise
+#
+# In an earlier run of this notebook (320 steps of 64 images, rate 5e-4, three seeds from 0, 200 test images) one difference stood out among 132: on *noise* corruptions, nullspace noise was worse than
+# random noise of equal $\varepsilon$ (-2.5 points), of equal norm (-5.0) and than its own permutation (-3.5). Found after the fact, it proves nothing. So the same runs are made again, at the
+# same rate and length, on seeds and test images that took no part in finding it (`seed` is 100 in the reference, and draws both), and one endpoint is judged: the least of the three deficits.
+
+# %%
+found = run_trials(found_trials, found_protocol, workers=workers, progress="noise on noise")
+found_groups = {name: [run for run in found if run.trial.method == name] for name in FOUND}
+found_paired = pd.DataFrame()
+if found:
+    pairs = [("nullspace", name) for name in FOUND[1:]]
+    found_paired = contrasts.contrast(found_groups, pairs, attack_eps).assign(steps=found_steps)
+    found_paired = found_paired.query("measure in ('clean', 'noise')").reset_index(drop=True)
+    figures.save_table(found_paired, "07_found", caption="Nullspace noise minus other noise.")
+found_paired.style.format(precision=4).hide(axis="index")
+
+# %% [markdown]
+# ## (e) Does finetuning enlarge the nullspace?
 #
 # The paper reads a growing norm off the noises that training itself made: other starts, other stops, unverified. Here the largest noise within $\varepsilon$ is measured by one
 # protocol for all weights (same images, same start, verified on test images; every token the same norm), on the averaged weights at the start, halfway and at the end, for
@@ -369,7 +430,7 @@ for method, line in dynamics.groupby("method", sort=False):
     figures.curve(axes[1], line, "step", "norm_random", color=colors[method])
 axes[0].set(xlabel="step", ylabel=rf"norm at $\varepsilon$ = {eps:g}", title="largest noise found")
 axes[1].set(xlabel="step", title="random noise")
-for method in [name for name in methods if name not in ("pgd_at", "trades")]:
+for method in [name for name in methods if name not in ADVERSARIAL]:
     line = gained[gained["method"] == method]
     label = None if method in watched else method
     axes[2].plot(line["step"], line["gain"], "o-", markersize=3, color=colors[method], label=label)
@@ -385,7 +446,7 @@ figures.save_figure(figure, "07_dynamics")
 dynamics.style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
-# ## (e) Can the numbers be trusted?
+# ## (f) Can the numbers be trusted?
 #
 # Adversarial training must be robust where it was trained: beside the shipped model the repository carries one from a longer run of `pgd_at` (`vit_robust`), which a short run
 # does not reach (`make checkpoint ARGS=vit_robust` makes it again, an hour on one core). And an attack must not be fooled by masked gradients or a random model: checks in the spirit
@@ -495,16 +556,16 @@ def random_noise() -> tuple[str, str]:
 @answer.claim(
     "",
     "",
-    "nullspace noise is better than random noise of its norm, and than its own permutation",
+    "on noise corruptions, nullspace noise is worse than random noise of its eps, of its norm, and its own permutation",
     where="07",
-    criterion=BETTER + "Holds if better than both on all measures, in part if on some" + WORSE,
+    criterion=BETTER + "Holds if worse than all three, in part if than some" + WORSE.replace("worse", "better", 1),
 )
-def matched_noise() -> tuple[str, str]:
+def noise_corruptions() -> tuple[str, str]:
     texts, answers = [], []
-    for against, name in (("random_norm", "random of equal norm"), ("permuted", "permuted")):
-        measured, by_measure = compare(paired, "nullspace", against, TABLE_1[:3])
-        texts.append(f"{name}: {measured}")
-        answers += by_measure.values()
+    for against in FOUND[1:]:
+        measured, worse = compare(found_paired, against, "nullspace", ("noise",))
+        texts.append(f"{against} minus nullspace: {measured}")
+        answers += worse.values()
     return "; ".join(texts), grade(answers)
 
 
@@ -520,6 +581,8 @@ def matched_noise() -> tuple[str, str]:
 def adversarial_training() -> tuple[str, str]:
     texts, whole, part = [], [], []
     for method, name in (("pgd_at", "Madry"), ("trades", "TRADES")):
+        if method not in methods:
+            continue
         measured, better = compare(paired, method, "nullspace", ("pgd", "clean", "corruptions"))
         texts.append(f"{name}: {measured}")
         whole += [better["pgd"], negate(better["clean"]), negate(better["corruptions"])]

@@ -17,17 +17,24 @@
 #
 # | section | what changes | the paper |
 # |---|---|---|
-# | (a) | $\varepsilon$, for learned and for random noise | clean 77.4, 77.5, 77.1 % at 0.01, 0.03, 0.1: hardly matters; random noise is worse |
-# | (b) | how the noise is made: by our solver or by the published procedure, with and without its early stop, from a start of another size $\mathrm{lim}$ | without early stop FGSM rises by 2.9 points and clean falls by 0.5 (authors' reply) |
-# | (c) | how many noises share a fixed number of gradient steps | 20 noises of 40 steps; most of the gain after the first |
-# | (d) | the method: all of 07 in one plane | |
-# | (e) | the input scale, wrong on purpose | ImageNet's mean and deviation before weights that expect 0.5 and 0.5 |
+# | (a) | $\varepsilon$ | clean 77.4, 77.5, 77.1 % at 0.01, 0.03, 0.1: hardly matters |
+# | (b) | how the noise is made: by our solver, or by the published procedure with and without its early stop | without early stop FGSM rises by 2.9 points and clean falls by 0.5 (authors' reply) |
+# | (c) | the input scale, wrong on purpose | ImageNet's mean and deviation before weights that expect 0.5 and 0.5 |
 #
-# Everything else is as in 07, whose runs are taken from the store. Variants have `variant_seeds` runs and are compared with the runs of the same seeds, on the same images.
-# With one seed there is no interval over seeds: what is drawn then is the interval over images of these very weights, and no difference is called resolved.
+# Everything else is as in 07, whose runs are taken from the store; each noise keeps the learning rate that dev chose for its method there. Runs are compared with those of the same seeds, on the
+# same images.
 #
-# Takes about 4 min at `cpu` on 2 cores after 07, and 11 min without it; needs CIFAR-10, which is fetched once. `model`, `weights`, `data` and `root` put another ViT and other photographs
-# in their place, as in 07.
+# **Declared before the runs of the reference** (profile `reference`), one endpoint a question and the least effect that would matter; all other numbers are exploratory.
+#
+# | question | endpoint | least effect |
+# |---|---|---|
+# | does $\varepsilon$ matter? | nullspace noise at the largest of `eps_values` minus that at the smallest, average of clean, FGSM, PGD and corruptions | 1 point |
+# | is it better without the early stop? | the published noise without minus with it, FGSM | 1 point |
+# | is a gain behind a wrong scale the finetuning's? | finetuning with noise 0 minus its start, both behind the wrong scale, average | 1 point |
+#
+# Takes about 3 min at `cpu` on 2 cores after 07, which is too little to decide anything: see the reference. That has 3 seeds, 21 runs of 800 steps beyond those of 07, about 60 s on an H100 by the
+# costs of a step measured there (2.8 ms with two branches; 5 ms a step of the published synthesis, which takes 3,000 of them in each of three runs). It needs CIFAR-10, which is fetched once.
+# `model`, `weights`, `data` and `root` put another ViT and other photographs in their place, as in 07.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # a ViT of this package or of timm
@@ -43,27 +50,31 @@ steps: int = 24  # gradient steps a run
 steps_per_noise: int = 12  # steps between fresh noises
 batch_size: int = 64  # images a step
 noise_images: int = 400  # dev images behind a noise
-noise_steps: int = 12  # steps of its synthesis; the published one also ends with 3 passes over its images
+noise_steps: int = 12  # steps of its synthesis by our solver
+dev_images: int = 256  # that choose the best round, and a learning rate
+boundary_images: int = 400  # as in 07, whose runs are watched
+boundary_steps: int = 12  # as in 07
 eps: float = 0.03  # bound on the mean squared distance between softmax vectors
 eps_values: list = [0.01, 0.03, 0.1]  # bounds in (a)
-lims: list = [0.3, 1.0, 3.0]  # sizes of the published procedure's start in (b)
-noises: list = [1, 2, 8]  # numbers of noises in (c), divisors of the steps
+eps_noises: list = ["nullspace", "random"]  # what is made at each of them
+official_noises: int = 1  # noises of a run in (b), a divisor of the steps; 07 has one every steps_per_noise
+official_steps: int = 24  # steps of the published synthesis at most; published: 3 passes over 1,000 batches
+official_lim: float = 3.0  # its start is uniform in (-lim, lim), in token units
 attack_eps: float = 0.00392156862745098  # L-infinity radius of the table's attacks in pixel units: 1/255, as in 07
 strong_eps: float = 0.03137254901960784  # radius of adversarial training and of its own column: 8/255
 attack_steps: int = 2  # steps of the attack in adversarial training
 learning_rate: float = 0.0005  # peak, the same for all methods
-methods: list = ["zero", "nullspace", "random", "random_norm", "permuted", "pgd_at", "trades"]  # in (d)
-attacks: list = ["fgsm", "pgd", "cw", "pgd_strong", "patch"]  # of the tables
-evaluation_steps: int = 20  # steps of PGD and CW at the end, half those of the patch attack
+rates: list = []  # as in 07: each noise keeps the rate that dev chose for its method there
+rate_steps: int = 12  # gradient steps of the runs that chose
+attacks: list = ["fgsm", "pgd", "pgd_strong"]  # of the tables
+evaluation_steps: int = 20  # steps of PGD at the end
 corruptions: list = []  # names; empty: all 15
 severities: list = [1, 3, 5]  # of the corruptions
-seeds: int = 3  # runs a method in (d)
-variant_seeds: int = 1  # runs of everything else
+seeds: int = 3  # runs of everything, by the first seeds of 07
 seed: int = 0  # the first of the seeds
 workers: int = 0  # processes side by side; 0: one a thread on a CPU, four on a GPU
 
 # %%
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
@@ -72,7 +83,7 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from nullpaper import load_data, load_vit, statistics
 from nullpaper.errors import InputError
@@ -86,10 +97,8 @@ from nullpaper.workflow.store import stored
 
 figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-if missing := {"zero", "nullspace", "random"} - set(methods):
-    raise InputError(f"methods lacks {', '.join(sorted(missing))}, which every section compares with: add it.")
-if uneven := [count for count in noises if steps % count]:
-    raise InputError(f"{uneven[0]} noises do not divide {steps} steps: choose divisors in noises.")
+if steps % official_noises:
+    raise InputError(f"{official_noises} noises do not divide {steps} steps: choose a divisor in official_noises.")
 if missing := {"fgsm", "pgd"} - set(attacks):
     raise InputError(f"attacks lacks {', '.join(sorted(missing))}, which every section shows: add it.")
 vit = load_vit(model, weights=weights or None, device=device)
@@ -110,6 +119,7 @@ recipe, protocol, boundary = settings.nullspace_setting(
     steps_per_noise=steps_per_noise,
     noise_images=noise_images,
     noise_steps=noise_steps,
+    dev_images=dev_images,
     eps=eps,
     learning_rate=learning_rate,
     attack_eps=attack_eps,
@@ -121,58 +131,66 @@ recipe, protocol, boundary = settings.nullspace_setting(
     severities=severities,
     seed=seed,
 )
-run_seeds = range(seed, seed + seeds)
-variant_seeds_used = range(seed, seed + variant_seeds)
-
-
-def of_07(method: str, s: int) -> Trial:
-    return settings.nullspace_trial(method, s, steps, recipe, boundary, **begun)
-
-
-def variant(method: str, mismatched: bool = False, **changes: object) -> list[Trial]:
-    """One trial a seed; those of 07 where nothing changes."""
-    changed = replace(recipe, **changes)
-    if changed == recipe and not mismatched:
-        return [of_07(method, s) for s in variant_seeds_used]
-    return [Trial(method, s, steps, changed, mismatched_scale=mismatched, **begun) for s in variant_seeds_used]
-
-
-def named(method: str, change: str, same: bool) -> str:
-    return method if same else f"{method}, {change}"
-
-
-plane = {"start": [Trial("start", **begun)]} | {method: [of_07(method, s) for s in run_seeds] for method in methods}
-base = {"start": [Trial("start", **begun)]} | {method: variant(method) for method in methods}
-by_eps = {(method, e): named(method, f"eps {e:g}", e == eps) for method in ("nullspace", "random") for e in eps_values}
-planned = base | {name: variant(method, noise_eps=e) for (method, e), name in by_eps.items()}
-makers = {"nullspace, free tokens": dict(spread=False), "official": dict(official=True)}
-makers["official, no early stop"] = dict(official=True, early_stop=False)
-makers |= {f"official, lim {lim:g}": dict(official=True, noise_lim=lim) for lim in lims if lim != recipe.noise_lim}
-planned |= {name: variant("nullspace", **changes) for name, changes in makers.items()}
-per_noise = {count: steps // count for count in noises}
-by_count = {
-    (method, count): named(method, f"{count} x {length} steps", length == steps_per_noise)
-    for method in ("nullspace", "zero")
-    for count, length in per_noise.items()
-}
-planned |= {name: variant(method, steps_per_noise=per_noise[count]) for (method, count), name in by_count.items()}
-planned["start, mismatched"] = [Trial("start", mismatched_scale=True, **begun)]
-planned |= {f"{method}, mismatched": variant(method, mismatched=True) for method in ("zero", "nullspace")}
-
 protocol, further, missing = replace(protocol, shard=shard), {}, []
+boundary = replace(boundary, images=boundary_images, steps=boundary_steps)
 if sets:
     protocol, further, missing = further_sets(sets, protocol, vit.transform, set_images)
 if paper_start:
     check_start(paper_start, model, data)
 for line in missing:
     print(line)
+methods = list(dict.fromkeys(["zero", "nullspace", *eps_noises]))
+grid, on_dev = settings.rate_trials(
+    methods,
+    rates,
+    recipe,
+    protocol,
+    seed=seed,
+    steps=rate_steps,
+    images=min(dev_images, len(photos.dev)),
+    eps=attack_eps,
+    **begun,
+)
+by_eps = {(name, e): name if e == eps else f"{name}, eps {e:g}" for name in eps_noises for e in eps_values}
+per_noise = steps // official_noises
+ONE, OFFICIAL, ENDLESS = "nullspace, fewer noises", "official", "official, no early stop"
 
-wanted = list(dict.fromkeys(trial for trials in [*planned.values(), *plane.values()] for trial in trials))
-shared = {trial for trials in plane.values() for trial in trials}
-wanted.sort(key=shared.__contains__)  # last those of 07, which may be at them just now
-plan = {"table": (wanted, protocol)} | {name: (wanted, judged_on) for name, judged_on in further.items()}
+
+def planned_at(rate_of: dict[str, float]) -> dict[str, list[Trial]]:
+    """All trials, one a seed, by what is different in them."""
+
+    def of(method: str, mismatched: bool = False, **changes: object) -> list[Trial]:
+        own = replace(recipe, learning_rate=rate_of[method])
+        changed = replace(own, **changes)
+        if changed == own and not mismatched:  # 07's
+            return [settings.nullspace_trial(method, seed + i, steps, own, boundary, **begun) for i in range(seeds)]
+        return [Trial(method, seed + i, steps, changed, mismatched_scale=mismatched, **begun) for i in range(seeds)]
+
+    published = dict(official=True, noise_steps=official_steps, noise_lim=official_lim, steps_per_noise=per_noise)
+    runs = {"start": [Trial("start", **begun)]} | {method: of(method) for method in methods}
+    runs |= {name: of(method, noise_eps=e) for (method, e), name in by_eps.items()}
+    runs |= {ONE: of("nullspace", steps_per_noise=per_noise), OFFICIAL: of("nullspace", **published)}
+    runs[ENDLESS] = of("nullspace", **published, early_stop=False)
+    runs["start, mismatched"] = [Trial("start", mismatched_scale=True, **begun)]
+    return runs | {f"{method}, mismatched": of(method, mismatched=True) for method in ("zero", "nullspace")}
+
+
+def all_of(planned: dict[str, list[Trial]]) -> list[Trial]:
+    """Each once; last those of 07, which may be at them just now."""
+    trials = list(dict.fromkeys(trial for trials in planned.values() for trial in trials))
+    return sorted(trials, key=lambda trial: trial in planned["start"] or any(trial in planned[m] for m in methods))
+
+
+rate_of = dict.fromkeys(methods, learning_rate)
+wanted = all_of(planned_at(rate_of))
+plan = {"rates": ([trial for tries in grid.values() for trial in tries], on_dev), "table": (wanted, protocol)}
+plan |= {name: (wanted, judged_on) for name, judged_on in further.items()}
 
 # %%
+if rates:
+    rate_of = settings.rates_of(settings.best_on_average(grid, on_dev, attack_eps, workers=workers))
+planned = planned_at(rate_of)
+wanted = all_of(planned)
 finished = dict(zip(wanted, run_trials(wanted, protocol, workers=workers, progress="runs"), strict=True))
 groups = {name: [finished[trial] for trial in trials] for name, trials in planned.items()}
 
@@ -181,18 +199,16 @@ pd.DataFrame({"run": groups.keys(), "seeds": map(len, groups.values())}).style.h
 # %% [markdown]
 # ## Paired differences
 #
-# All comparisons of this notebook in one table, as in 07: Student's t over seeds, bootstrap over images, and resolved when both exclude zero. With `sets` and `paper_start`, paper A's ablation of eps and the
-# authors' reply on early stopping stand beside ours in a second table, as table 1 does in 07; and what is behind the wrong scale stands beside table 1 too, whose start may have been there.
+# All comparisons of this notebook in one table, as in 07. With `sets` and `paper_start`, paper A's ablation of eps and the authors' reply on early stopping stand beside ours in a second table, as
+# table 1 does in 07; and what is behind the wrong scale stands beside table 1 too, whose start may have been there.
 
 # %%
+lowest, highest = (by_eps["nullspace", e] for e in (min(eps_values), max(eps_values)))
 scales = ("", ", mismatched")
 pairs = [(name, "zero") for name in planned if name != "zero" and "mismatched" not in name]
-pairs += [
-    (name, "nullspace") for name in (*makers, *by_eps.values(), *by_count.values()) if name.startswith(("null", "off"))
-]
-pairs += [(by_eps["nullspace", e], by_eps["random", e]) for e in eps_values]
-pairs += [("official, no early stop", "official")]
-pairs += [(by_count["nullspace", count], by_count["zero", count]) for count in per_noise]
+pairs += [(name, "nullspace") for name in (*by_eps.values(), ONE, OFFICIAL) if name.startswith(("null", "off"))]
+pairs += [(highest, lowest), (OFFICIAL, ONE), (ENDLESS, OFFICIAL)]
+pairs += [(by_eps["nullspace", e], by_eps["random", e]) for e in eps_values if "random" in eps_noises]
 pairs += [(f"{method}{scale}", f"start{scale}") for method in ("zero", "nullspace") for scale in scales]
 pairs += [("nullspace, mismatched", "zero, mismatched"), ("start", "start, mismatched")]
 pairs += [(f"{method}, mismatched", "start") for method in ("zero", "nullspace")]
@@ -247,7 +263,7 @@ figures.save_table(of_eps, "08_eps", caption="Accuracies by eps.")
 
 figure, axes = figures.subplots(1, 3, height=2.3)
 for axis, measure in zip(axes, ("average", "clean", "corruptions"), strict=True):
-    for number, method in enumerate(("nullspace", "random")):
+    for number, method in enumerate(eps_noises):
         color = sns.color_palette()[3 if method == "nullspace" else 0]
         rows = rows_of([(by_eps[method, e], "zero") for e in eps_values], [measure])
         places = [e * 1.06 ** (1 - 2 * number) for e in eps_values]  # side by side
@@ -261,206 +277,83 @@ for axis, measure in zip(axes, ("average", "clean", "corruptions"), strict=True)
 axes[0].set_ylabel("accuracy minus\nthat of zero (points)")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=7)
 figures.save_figure(figure, "08_eps")
-rows_of([(by_eps["nullspace", e], by_eps["random", e]) for e in eps_values], drawn).style.format(precision=4).hide(
-    axis="index"
-)
+rows_of([(by_eps[method, e], "zero") for method in eps_noises for e in eps_values], drawn).style.format(
+    precision=4
+).hide(axis="index")
 
 # %% [markdown]
-# ## (b) How the noise is made: does a larger one help more?
+# ## (b) How the noise is made
 #
-# Our solver puts its noise on the boundary of $\varepsilon$, every token of one norm (`nullspace`) or not (`free tokens`). The published one (`official`) draws it uniformly in
-# $(-\mathrm{lim}, \mathrm{lim})$ and descends on $\|z' - z\|^2$ until one batch falls below $\varepsilon$; nothing pushes its norm up, so its size is that of the start. It has three ways to
-# go: a start that is within $\varepsilon$ already comes back as it was drawn, random; one that is too large ends outside; in between it stops after few steps. `no early stop` takes all steps.
-# `steps` below are those taken for the first noise of the first run, against the model as it comes; norm and influence are those of all noises that training used, on images that made none
-# of them. `within` is the share of the noises whose measured influence is at most $\varepsilon$.
+# Our solver puts its noise on the boundary of $\varepsilon$, every token of one norm. The published one draws it uniformly in $(-\mathrm{lim}, \mathrm{lim})$ and descends on $\|z' - z\|^2$ until one
+# batch falls below $\varepsilon$, for at most 3 passes over 1,000 batches (`official_steps`); nothing pushes its norm up, so its size is that of the start, less what weight decay takes. Without early
+# stop it takes all of them. That is too long for twenty noises a run: here a run has `official_noises` of them, and `nullspace, fewer noises` has as many of ours, so that (07's) `nullspace`
+# shows what more noises are worth. Norm and influence are those of all noises that training used, on images that made none of them; `within` is the share of the noises whose measured influence is at
+# most $\varepsilon$. `steps` are those that the published procedure took for a first noise against the model as it comes, by seed.
 
 # %%
-noisy = ["zero", *(name for name in ("random", "random_norm", "permuted") if name in methods), "nullspace", *makers]
+made = ["zero", "nullspace", ONE, OFFICIAL, ENDLESS]
 start = start_of(Trial("start", **begun))
-recipes = {name: groups[name][0].trial.recipe for name in ("nullspace", *makers)}
 
 
-def first_noise(name: str) -> dict[str, object]:
-    """The synthesis of the first noise of a learned variant's first run, step by step."""
-    changed = recipes[name]
-    made = make_noise(start, photos.dev.subset(changed.noise_images, seed), "learned", changed, 10_007 * seed)
-    history = [{key: record[key] for key in ("step", "norm", "influence")} for record in made.history]
-    stopped = changed.official and changed.early_stop and history[-1]["influence"] < changed.noise_eps
-    ended = {"norm": made.norm, "influence": made.influence.value}
-    return {"history": history, "steps": len(history) - stopped, "stopped": stopped} | ended
+def steps_taken(trial: Trial) -> int:
+    """Those of the published synthesis until its stop."""
+    noise = make_noise(start, photos.dev.subset(noise_images, trial.seed), "learned", trial.recipe, 10_007 * trial.seed)
+    stopped = noise.history[-1]["influence"] < eps
+    return len(noise.history) - stopped
 
 
-described = {"recipes": {name: asdict(made) for name, made in recipes.items()}, "weights": fingerprint(start)}
-first = stored(
-    "first_noises", described, lambda: {name: first_noise(name) for name in recipes}, data=photos.identity
+described = {"recipe": asdict(planned[OFFICIAL][0].recipe), "seeds": [t.seed for t in planned[OFFICIAL]]}
+taken = stored(
+    "first_noises",
+    described | {"weights": fingerprint(start)},
+    lambda: [steps_taken(trial) for trial in planned[OFFICIAL]],
+    data=photos.identity,
 ).metrics
 
 
 def used_noises(name: str) -> dict[str, object]:
     """Norm and influence of the noises that a group was trained with."""
     records = pd.DataFrame([{"run": i} | h for i, run in enumerate(groups[name]) for h in run.history if h["step"]])
-    within = (records["noise_influence"] <= eps).mean()
-    means = records.groupby("run")[["noise_norm", "noise_influence"]].mean()
-    row = {"noise": name, "steps": first[name]["steps"] if name in first else None}
+    steps = {OFFICIAL: ", ".join(map(str, taken)), ENDLESS: f"{official_steps}"}
+    row = {"noise": name, "steps": steps.get(name, ""), "noises": len(records) // len(groups[name])}
     for column in ("norm", "influence"):
-        row |= statistics.over_seeds(means[f"noise_{column}"]).columns(column)
-    return row | {"within": within}
+        means = records.groupby("run")[f"noise_{column}"].mean()
+        row |= statistics.over_seeds(means).columns(column)
+    return row | {"within": (records["noise_influence"] <= eps).mean()}
 
 
 values = table.pivot(index="method", columns="measure", values="value")
-over_zero = paired[(paired["against"] == "zero") & (paired["measure"] == "average")].set_index("method")
-worth = pd.DataFrame([used_noises(name) for name in noisy])
-worth = worth.astype({"steps": "Int64"}).join(values[["clean", "fgsm", "pgd", "corruptions", "average"]], on="noise")
-worth = worth.join(over_zero[["difference", "images_low", "images_high", "resolved"]], on="noise")
-worth = worth.rename(columns={"difference": "average over zero"})
+worth = pd.DataFrame([used_noises(name) for name in made]).join(values[drawn], on="noise")
 figures.save_table(worth, "08_noise", caption="Noises and what they are worth.")
-listed = ["noise", "steps", "norm", "influence", "within", "clean", "fgsm", "pgd", "corruptions", "average"]
-worth[[*listed, "average over zero"]].style.format(precision=3, na_rep="").hide(axis="index")
-
+worth[["noise", "noises", "steps", "norm", "influence", "within", *drawn]].style.format(precision=3).hide(axis="index")
 
 # %%
-def spaced(places: list[float], gap: float) -> list[float]:
-    """Places in [0, 1] near the given ones, at least a gap apart."""
-    order = sorted(range(len(places)), key=places.__getitem__)
-    moved = list(places)
-    for before, index in zip(order, order[1:], strict=False):
-        moved[index] = max(moved[index], moved[before] + gap)
-    ceiling = 1.0
-    for index in reversed(order):
-        moved[index] = min(moved[index], ceiling)
-        ceiling = moved[index] - gap
-    return moved
-
-
-def label_beside(axis: Axes, named: Mapping[str, tuple[float, float, object]], gap: float = 0.1) -> None:
-    """Name points (x, y, colour) in a column right of the axis, with a line to each; limits must be final."""
-    axis.set(xlim=axis.get_xlim(), ylim=axis.get_ylim())
-    to_axes = axis.transData + axis.transAxes.inverted()
-    places = spaced([to_axes.transform((x, y))[1] for x, y, _ in named.values()], gap)
-    for (name, (x, y, color)), place in zip(named.items(), places, strict=True):
-        leader = dict(arrowstyle="-", color="0.75", linewidth=0.5, shrinkA=1, shrinkB=2, relpos=(0, 0.5))
-        options = dict(xycoords="data", textcoords="axes fraction", va="center", fontsize=6.5, color=color)
-        axis.annotate(name, (x, y), (1.05, place), arrowprops=leader, annotation_clip=False, **options)
-
-
-figure, axes = figures.subplots(1, 3, height=2.7, width_ratios=[1.15, 1, 1])
-published = [name for name in noisy if name.startswith("official")]
-palette = dict(zip(published, sns.color_palette("dark:limegreen", len(published) + 1)[1:], strict=True))
-palette |= dict(zip(("random", "random_norm", "permuted"), sns.color_palette("Blues_d", 3), strict=True))
-palette |= {"nullspace": sns.color_palette()[3], "nullspace, free tokens": sns.color_palette()[5], "zero": (0.3,) * 3}
-for name, made in first.items():
-    path = pd.DataFrame(made["history"])
-    axes[0].plot(path["step"], path["influence"], color=palette[name])
-    axes[0].plot(path["step"].iloc[-1], path["influence"].iloc[-1], "o", color=palette[name])
-axes[0].axhline(eps, color="0.6", linewidth=0.8, zorder=0)
-axes[0].set_yscale("log")
-axes[0].yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
-axes[0].yaxis.set_minor_formatter(NullFormatter())
-axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-axes[0].set(xlabel="step of the synthesis", ylabel="influence on its batch", title="first noise")
-for axis, column in zip(axes[1:], ("norm", "influence"), strict=True):
-    for _, row in worth.iterrows():
-        gain = 0.0 if row["noise"] == "zero" else row["average over zero"]
-        axis.plot(row[column], gain, "o", color=palette[row["noise"]])
-        if row["noise"] != "zero":
-            ends = row["images_low"], row["images_high"]
-            axis.plot([row[column]] * 2, ends, color=palette[row["noise"]], linewidth=0.8, alpha=0.6)
-    axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-    axis.set(xlabel=f"mean {column}", title="average minus zero's" if column == "norm" else None)
-    in_points(axis)
-axes[2].sharey(axes[1])
-axes[2].axvline(eps, color="0.6", linewidth=0.8, zorder=0)
-places = worth.set_index("noise").assign(y=worth.set_index("noise")["average over zero"].fillna(0))
-named_points = {name: (places.loc[name, "influence"], places.loc[name, "y"], palette[name]) for name in noisy}
-label_beside(axes[2], named_points)
-_ = figures.save_figure(figure, "08_noise")
-
-# %% [markdown]
-# Grey lines: $\varepsilon$, and no difference. The questions as pairs: our noise against the published one at the same $\varepsilon$; the published one without its early stop
-# against itself with it, which is the authors' comparison; tokens of free norm against equal norms.
-
-# %%
-listed = [("official", "nullspace"), ("official, no early stop", "official"), ("nullspace, free tokens", "nullspace")]
-rows_of(listed, drawn).style.format(precision=4).hide(axis="index")
-
-# %% [markdown]
-# ## (c) Many noises or one?
-#
-# The number of gradient steps is fixed; what changes is among how many noises they are divided. More noises also mean more rounds for dev to choose from, so each is compared with
-# `zero` of as many rounds; `zero` against `zero` of 07 shows what that choice alone is worth.
-
-# %%
-rows = []
-for (method, count), name in by_count.items():
-    rows += [
-        {"noises": count, "steps_per_noise": per_noise[count], **row}
-        for row in table[table["method"] == name].assign(method=method).to_dict("records")
-    ]
-counts = pd.DataFrame(rows)
-figures.save_table(counts, "08_rounds", caption="Accuracies by number of noises.")
-
-compared = {
-    "nullspace minus zero of as many rounds": {c: (by_count["nullspace", c], by_count["zero", c]) for c in per_noise},
-    "zero minus zero of 07": {c: (by_count["zero", c], "zero") for c in per_noise if by_count["zero", c] != "zero"},
+listed = {
+    "published minus ours": (OFFICIAL, ONE),
+    "without minus with early stop": (ENDLESS, OFFICIAL),
+    f"{official_noises} minus {steps // steps_per_noise} of ours": (ONE, "nullspace"),
+    "published minus none": (OFFICIAL, "zero"),
 }
-compared = {title: by for title, by in compared.items() if by}
-figure, axes = figures.subplots(1, 3, height=2.4)
-for axis, measure in zip(axes, ("average", "clean", "corruptions"), strict=True):
-    for number, (title, by) in enumerate(compared.items()):
-        color = sns.color_palette()[3 - 3 * number]
-        rows = rows_of([*by.values()], [measure])
-        places = [count * 1.08 ** (1 - 2 * number) for count in by]
-        axis.plot(places, rows["difference"], color=color, label=title)
-        figures.intervals(axis, rows, places=places, vertical=True, color=color)
-    axis.set_xscale("log")
-    axis.set_xticks([*per_noise], [f"{count}" for count in per_noise])
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.set(xlabel=f"noises in {steps} steps", title=measure)
-    in_points(axis)
-axes[0].set_ylabel("difference (points)")
-figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=7)
-figures.save_figure(figure, "08_rounds")
-rows_of(
-    [pair for by in compared.values() for pair in by.values()], ["clean", "pgd", "corruptions", "average"]
-).style.format(precision=4).hide(axis="index")
+figure, axes = figures.subplots(1, 4, height=1.9, sharey=True)
+for axis, measure in zip(axes, ("fgsm", "clean", "corruptions", "average"), strict=True):
+    figures.intervals(axis, rows_of([*listed.values()], [measure]))
+    axis.set(title=measure)
+    axis.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}")
+    axis.tick_params(labelsize=7)
+axes[0].set_yticks(range(len(listed)), [*listed])
+axes[0].invert_yaxis()
+figure.supxlabel(f"difference (points), {seeds} seeds x {images} images", fontsize=8)
+figures.save_figure(figure, "08_noise")
+rows_of([*listed.values()], drawn).style.format(precision=4).hide(axis="index")
 
 # %% [markdown]
-# ## (d) Accuracy against robustness
-#
-# All methods of 07 with all their seeds. Crosses are 95 % intervals, Student's t over seeds; `start` is one model, its cross is over images, as are all of a single seed. Further up and to the right is
-# better in both. Crosses are not paired: methods whose crosses overlap may still differ (07, section c).
-
-# %%
-plane_runs = {name: [finished[trial] for trial in trials] for name, trials in plane.items()}
-everywhere = contrasts.tabulate(plane_runs, attack_eps)
-figures.save_table(everywhere, "08_plane", caption="All methods of notebook 07.")
-of = everywhere.set_index(["method", "measure"])
-
-colors = {name: sns.color_palette()[0] for name in plane} | {"nullspace": sns.color_palette()[3], "start": (0.4,) * 3}
-colors |= dict.fromkeys(("pgd_at", "trades"), sns.color_palette()[2])
-figure, axes = figures.subplots(1, 2, height=2.8)
-titles = {"pgd": f"PGD at {255 * attack_eps:.3g}/255", "corruptions": "corruptions"}
-for axis, (measure, under) in zip(axes, titles.items(), strict=True):
-    for name in plane:
-        x, y = of.loc[(name, "clean")], of.loc[(name, measure)]
-        axis.plot(contrasts.ends(x), [y["value"]] * 2, color=colors[name], linewidth=0.8, alpha=0.6)
-        axis.plot([x["value"]] * 2, contrasts.ends(y), color=colors[name], linewidth=0.8, alpha=0.6)
-        axis.plot(x["value"], y["value"], "o", color=colors[name])
-    axis.set(xlabel="clean accuracy", ylabel=f"accuracy under {under}")
-    for direction in (axis.xaxis, axis.yaxis):
-        direction.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
-    marks = {name: (of.loc[(name, "clean"), "value"], of.loc[(name, measure), "value"], colors[name]) for name in plane}
-    label_beside(axis, marks)
-_ = figures.save_figure(figure, "08_plane")
-
-# %% [markdown]
-# ## (e) A wrong input scale, on purpose
+# ## (c) A wrong input scale, on purpose
 #
 # The published pipeline puts ImageNet's mean and deviation before all models, also before weights of timm that expect 0.5 and 0.5: what the embedding sees is stretched by about 2.2 and
 # shifted. Whoever finetunes such a model and compares with its start also measures how finetuning repairs the scale. Here the same map goes before a model whose own statistics
-# are known (`load_vit` says from where), and the comparison of the paper's table 1 is repeated: start, `zero` and `nullspace`, all three behind the wrong scale.
+# are known (`load_vit` says from where), and the comparison of the paper's table 1 is repeated: start, `zero` and `nullspace`, all three behind the wrong scale, at the rates of the right one.
 #
-# - `reported`: nullspace minus its start, as in table 1, with the interval over images;
+# - `reported`: nullspace minus its start, as in table 1;
 # - `of zero`: the part of it that finetuning without noise has too, and `share` of the reported gain where that gain's interval excludes zero;
 # - `honest`: nullspace minus the start at its own scale; reported minus honest is what the handicap of the baseline adds, whatever the method does.
 
@@ -609,6 +502,6 @@ def faked_gain() -> tuple[str, str]:
 
 figures.save_table(answer.table(), "08_verdicts", caption="What paper A says of its recipe.")
 answer.show(
-    f"{steps} steps of {batch_size} images, {images} test images, {variant_seeds} seeds a variant, {model} on "
+    f"{steps} steps of {batch_size} images, {images} test images, {seeds} seeds, {model} on "
     f"{Path(data).name}; one thing of the recipe changes at a time, and nothing is corrected for the number of comparisons."
 )

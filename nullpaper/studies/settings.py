@@ -60,7 +60,7 @@ def nullspace_setting(
     """How runs on paper A are trained, judged and watched.
 
     Args:
-        images: of test; dev has four times as many, and at most 1,000.
+        images: of test; dev has four times as many, and at most 1,000, unless ``training`` has ``dev_images``.
         eps: bound on the influence of the noise.
         attack_eps, strong_eps: radii in pixel units: of the table's attacks, and of adversarial training.
         evaluation_steps: of PGD and CW at the end; the patch attack takes twice as many.
@@ -74,14 +74,19 @@ def nullspace_setting(
     check_count("images", images)
     for name in attacks:
         check_choice("attack", name, ATTACKED)
-    dev_images = min(1_000, 4 * images)
-    recipe = FinetuneRecipe(dev_images=dev_images, noise_eps=eps, attack_eps=strong_eps, **training)
-    n = evaluation_steps
-    threats = {"fgsm": ("fgsm", attack_eps), "pgd": (f"pgd-{n}", attack_eps), "cw": (f"cw-{n}", attack_eps)}
-    threats |= {"pgd_strong": (f"pgd-{n}", strong_eps), "patch": (f"patch-{2 * n}", 1.0)}
-    chosen = tuple(Threat(*threats[name]) for name in ATTACKED if name in attacks)
+    training = {"dev_images": min(1_000, 4 * images)} | training
+    recipe = FinetuneRecipe(noise_eps=eps, attack_eps=strong_eps, **training)
+    threats = threats_by_name(attack_eps, strong_eps, evaluation_steps)
+    chosen = tuple(threats[name] for name in ATTACKED if name in attacks)
     protocol = Protocol(images, chosen, tuple(corruptions) or tuple(CORRUPTIONS), tuple(severities), seed)
     return recipe, protocol, Boundary(eps, recipe.noise_images, recipe.noise_steps)
+
+
+def threats_by_name(attack_eps: float, strong_eps: float, steps: int) -> dict[str, Threat]:
+    """Those of `ATTACKED`; the patch attack takes twice the steps of PGD and CW."""
+    names = {"fgsm": ("fgsm", attack_eps), "pgd": (f"pgd-{steps}", attack_eps), "cw": (f"cw-{steps}", attack_eps)}
+    names |= {"pgd_strong": (f"pgd-{steps}", strong_eps), "patch": (f"patch-{2 * steps}", 1.0)}
+    return {name: Threat(*threat) for name, threat in names.items()}
 
 
 def nullspace_trial(
@@ -218,3 +223,8 @@ def adversarial_trial(
     spec = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
     rate = RATES["full" if spec is None else spec.kind] if rate is None else rate
     return Trial(method, seed, steps, replace(recipe, learning_rate=rate), adapter=spec, **options)
+
+
+def rates_of(table: pd.DataFrame) -> dict[str, float]:
+    """The rates that were chosen, by arm."""
+    return table[table["chosen"]].set_index("arm")["rate"].to_dict()
