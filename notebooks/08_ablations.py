@@ -215,6 +215,7 @@ pairs += [(f"{method}, mismatched", "start") for method in ("zero", "nullspace")
 pairs = list(dict.fromkeys((first, second) for first, second in pairs if first != second))
 paired = contrasts.contrast(groups, pairs, attack_eps)
 table = contrasts.tabulate(groups, attack_eps)
+figures.save_table(table, "08_table", caption="Accuracies of all runs.")
 figures.save_table(paired, "08_paired", caption="Paired differences.")
 
 # %%

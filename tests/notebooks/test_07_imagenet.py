@@ -20,6 +20,7 @@ NOTEBOOK = "07_nullspace_finetuning"
 MISSING = ("imagenet-v2", "imagenet-sketch")
 TINY = dict(
     model="test_vit", paper_start="", images=8, steps=2, steps_per_noise=1, batch_size=4, noise_images=8, noise_steps=1,
+    dev_images=8, boundary_images=8, boundary_steps=1,
     attack_steps=1, methods=["zero", "nullspace"], evaluation_steps=1, autoattack_methods=["start"], autoattack_steps=1,
     autoattack_images=4, checked_images=4, seeds=2, shard=2, workers=1,
 )  # fmt: skip
