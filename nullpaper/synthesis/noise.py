@@ -125,9 +125,8 @@ def rescaled(
     """The largest multiple of a noise that stays within ``eps``, verified: how directions of any origin are compared.
 
     Pass the ``batches``, and as ``options`` the ``held_out``, ``seed``, ``measure`` and ``margin`` of `encoder_noise`,
-    that the noise was learned with, so that the scale is read off images that its direction has not seen (for
-    ``official``, which learns from all of them, only ``held_out`` is fresh). A Gaussian draw makes the control "random
-    noise within eps".
+    that the noise was learned with, so that the scale is read off images that its direction has not seen. A Gaussian
+    draw makes the control "random noise within eps".
 
     Raises:
         InputError: as `encoder_noise`, or a noise of the wrong shape or of no length.

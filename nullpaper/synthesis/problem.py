@@ -98,7 +98,7 @@ def pose(
         raise InputError(
             f"{len(pool)} images are too few to learn, scale and verify a noise; pass {LEAST_IMAGES} or more."
         )
-    if eps is None or form.get("official"):
+    if eps is None:
         first = second  # nothing is scaled
     parts = pool.take(order[:first]), pool.take(order[first:second]), verification
     return Problem(model, *parts, torch.Generator().manual_seed(seed), **form)
