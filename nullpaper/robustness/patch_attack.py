@@ -1,9 +1,9 @@
 """Attacks on one patch of each image: Patch-Fool (Fu et al., ICLR 2022), and the same without its attention term.
 
 The patch is the one that gets most attention in block 4, and Adam changes all its pixels. Patch-Fool raises, beside the
-cross-entropy, the attention that all tokens pay to the patch in the first half of the blocks but the first, after what
-conflicts with the cross-entropy is projected out of its gradient. The authors' code offers both and has the term
-switched off by default, so that a published "Patch-Fool" may be either.
+cross-entropy, the attention that all tokens pay to the patch in the first half of the blocks but the first (in its
+authors' code the mean of the logarithm), after what conflicts with the cross-entropy is projected out of its gradient.
+That code has the term switched off by default, so that a published "Patch-Fool" may be either.
 """
 
 from __future__ import annotations

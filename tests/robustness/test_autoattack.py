@@ -12,8 +12,11 @@ from attacked import batch, logits, vit
 from torch import Tensor, nn
 from torchattacks.attacks.fab import projection_linf
 
+from nullpaper.data.datasets import load_data, to_pixels
+from nullpaper.models.checkpoints import load_classifier
 from nullpaper.models.gradients import frozen
 from nullpaper.models.vit import evaluating
+from nullpaper.robustness.attacks import attack
 from nullpaper.robustness.autoattack import _targeted, _to_plane, apgd, apgd_t, fab_t
 
 EPS, STEPS = 4 / 255, 9
@@ -116,3 +119,18 @@ def test_the_step_to_a_plane_is_the_librarys(scale: float) -> None:
     assert torch.allclose(step, expected, atol=1e-5)
     assert ((points + step).clamp(0, 1) - points - step).abs().max() < 1e-6
     assert not _to_plane(points, 0 * slope, offset).any()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", range(0, 64, 16))
+def test_standard_autoattack_leaves_the_images_robust_that_pyautoattack_does(first: int) -> None:
+    """Of the robust net at 8/255, image by image: 64 in all, about ten minutes of one core."""
+    package = pytest.importorskip("pyautoattack", reason="pyautoattack is of the extra `bench` alone")
+    split, model, eps = load_data("cifar10").test.take(slice(first, first + 16)), load_classifier("vit_robust"), 8 / 255
+    images, labels = to_pixels(split.images, 48).contiguous(), torch.from_numpy(split.labels).long()
+    with frozen(model):
+        reference = package.AutoAttack(model, norm="Linf", eps=eps, version="standard", seed=0, device="cpu")
+        theirs = reference.run_standard_evaluation(images, labels)[0]
+    ours = attack(model, images, labels, "autoattack", eps=eps)
+    robust, expected = ((logits(points, model).argmax(1) == labels).tolist() for points in (ours, theirs))
+    assert robust == expected and any(robust)
