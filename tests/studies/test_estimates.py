@@ -45,7 +45,7 @@ def test_passes_are_those_of_the_real_thing_on_any_model() -> None:
     vit, images = load_vit(SHIPPED), torch.rand(2, 3, 48, 48)
     forward = counted(lambda: vit(images))
     labels = vit(images).argmax(1)
-    for name in ("pgd-20", "cw-7", "patch-5", "square-40"):
+    for name in ("pgd-20", "cw-7", "mim-5", "patch-5", "patch_fool-5", "square-40"):
         whole = counted(lambda: attacked(vit, images, labels, name, eps=1e-6, seed=0, batch_size=2))  # noqa: B023
         assert attack_passes(name) == pytest.approx(whole / forward, rel=0.03)
     key = estimates._key(RECIPE)
