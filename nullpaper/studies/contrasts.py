@@ -29,20 +29,24 @@ def measures(frame: pd.DataFrame, eps: float) -> pd.DataFrame:
     """Measures (columns) of every image (rows) of a table of `evaluation.evaluate`.
 
     Args:
-        eps: the radius of the attacks that go by their bare name; another radius is named, as in "pgd 8/255".
+        eps: the radius of the attacks that go by their bare name; another radius is named, as in "pgd 8/255", and so
+            are steps where two attacks differ in nothing else.
     """
     names, right = by_family(frame)
-    plain = [_short(row, eps) for row in frame[frame["kind"] != "corruption"].to_dict("records")]  # they come first
+    rows = frame[frame["kind"] != "corruption"].to_dict("records")  # they come first
+    plain = [_short(row, eps) for row in rows]
+    plain = [_short(row, eps, steps=plain.count(name) > 1) for row, name in zip(rows, plain, strict=True)]
     table = pd.DataFrame(right, columns=[*plain, *names[len(plain) :]])
     return table.assign(average=table[[name for name in AVERAGED if name in table]].mean(axis=1))
 
 
-def _short(row: Mapping[str, Any], eps: float) -> str:
-    """An attack without its steps, as `measure_of`, and with its radius if that is another than ``eps``."""
+def _short(row: Mapping[str, Any], eps: float, steps: bool = False) -> str:
+    """An attack with its steps or without, as `measure_of`, and with its radius if that is another than ``eps``."""
     if row["kind"] == "clean":
         return row["name"]
     name = measure_of(row["name"])
     bare = ATTACKS[name.partition("-")[0]].norm == "patch" or abs(row["eps"] - eps) < 1e-9
+    name = row["name"] if steps else name
     return name if bare else f"{name} {255 * row['eps']:.3g}/255"
 
 

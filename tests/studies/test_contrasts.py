@@ -57,10 +57,10 @@ def test_the_average_is_over_its_columns() -> None:
 
 def test_a_measure_names_its_radius_and_its_budget_where_they_are_others() -> None:
     threats = [Threat("pgd-5", EPS), Threat("pgd-5", 8 / 255), Threat("patch", 1.0)]
-    threats += [Threat("autoattack-100", EPS), Threat("autoattack-5", 8 / 255)]
+    threats += [Threat("autoattack-100", EPS), Threat("autoattack-5", 8 / 255), Threat("cw-3", EPS), Threat("cw", EPS)]
     frame = from_masks({one: np.ones(3, bool) for one in (Clean(), *threats)})
     names = [*contrasts.measures(frame, EPS)]
-    assert names == ["clean", "pgd", "pgd 8/255", "patch", "autoattack", "autoattack-5 8/255", "average"]
+    assert names == ["clean", "pgd", "pgd 8/255", "patch", "autoattack", "autoattack-5 8/255", "cw-3", "cw", "average"]
 
 
 def test_what_was_judged_otherwise_is_not_compared() -> None:
