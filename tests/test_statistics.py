@@ -61,5 +61,60 @@ def test_an_interval_over_seeds_is_students_and_covers_the_truth_about_as_often_
     intervals = [statistics.over_seeds(generator.normal(1.0, 2.0, 3)) for _ in range(400)]
     covered = np.mean([interval.low <= 1.0 <= interval.high for interval in intervals])
     assert 0.92 < covered < 0.98 and all(interval.n == 3 for interval in intervals)
-    single = statistics.over_seeds([2.0])
-    assert (single.low, single.value, single.high, single.n) == (2.0, 2.0, 2.0, 1)
+    assert np.isnan(statistics.over_seeds([1.0, 2.0]).low), "two runs say little of a third"
+
+
+@pytest.mark.parametrize("values", [[2.0], [1.0, 2.0], [0.3, 0.3, 0.3], [0.1 + 0.2, 0.3, 0.3]])
+def test_few_seeds_or_seeds_that_tie_have_no_interval(values: list[float]) -> None:
+    for estimate in (statistics.over_seeds(values), statistics.two_way(np.array(values)[:, None] + [-0.1, 0.1])):
+        assert np.isnan([estimate.low, estimate.high]).all() and estimate.n == len(values)
+        assert estimate.value == pytest.approx(np.mean(values)) and "[no interval]" in f"{estimate:.1f}"
+
+
+def answers(rng: np.random.Generator, seeds: int, by_seed: float, by_image: float, images: int = 100) -> np.ndarray:
+    """Differences (seeds, images) whose true mean is 0."""
+    parts = rng.normal(0, by_seed, (seeds, 1)), rng.normal(0, by_image, (1, images)), rng.normal(0, 1, (seeds, images))
+    return sum(parts)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(("by_seed", "by_image"), [(0, 0), (0.5, 0), (0, 1.0), (0.1, 1.0)])
+def test_an_interval_over_seeds_and_images_covers_both(seeds: int, by_seed: float, by_image: float) -> None:
+    rng = np.random.default_rng(3)
+    found = [statistics.crossed(answers(rng, seeds, by_seed, by_image)) for _ in range(400)]
+    covered = np.mean([each.interval.low <= 0 <= each.interval.high for each in found])
+    assert 0.92 < covered <= 1
+    assert covered == np.mean([each.p() >= 0.05 for each in found]), "the test and the interval are one"
+
+
+def test_variance_components_agree_with_their_definition_on_a_table_known_in_closed_form() -> None:
+    values = np.array([[0.0, 1.0, 2.0], [1.0, 2.0, 3.0], [2.0, 3.0, 7.0]])
+    seeds, images, rest = statistics.mean_squares(values)
+    assert (seeds, images, rest) == pytest.approx((7, 7, 1))
+    assert statistics.crossed(values).error == pytest.approx(np.sqrt((7 + 7 - 1) / 9))
+
+
+def test_holm_multiplies_the_smallest_by_their_number_and_never_falls() -> None:
+    assert statistics.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": float("nan")}) == pytest.approx(
+        {"a": 0.03, "b": 0.06, "c": 0.06, "d": float("nan")}, nan_ok=True
+    )
+    families = {"a": "A, C", "b": "A", "c": "C", "d": "C"}
+    by_paper = statistics.holm({"a": 0.02, "b": 0.03, "c": 0.5, "d": 0.001}, families)
+    assert by_paper == pytest.approx({"a": 0.04, "b": 0.04, "c": 0.5, "d": 0.003})
+
+
+@pytest.mark.parametrize(
+    ("word", "numbers", "expected"),
+    [
+        ("holds", {"p": 0.01, "n_seeds": 5}, "holds"),
+        ("holds", {"p": 0.2, "n_seeds": 5}, "not resolved"),
+        ("does not hold", {"p": 0.2, "n_seeds": 5, "high": 0.01, "least": 0.02}, "does not hold"),  # shown to be small
+        ("in part", {"p": 0.2, "n_seeds": 5}, "in part"),
+        ("in part", {"p": 0.01, "n_seeds": 2}, "not resolved"),
+        ("holds", {}, "holds"),  # a count or a theorem
+        ("ill-posed", {"p": 0.9, "n_seeds": 1}, "ill-posed"),
+    ],
+)
+def test_a_word_stands_as_far_as_its_endpoint_carries_it(word: str, numbers: dict, expected: str) -> None:
+    nothing = dict.fromkeys(("p", "n_seeds", "high", "least"), float("nan"))
+    assert statistics.carried(word, **nothing | numbers) == expected

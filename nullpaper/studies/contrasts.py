@@ -15,7 +15,7 @@ import pandas as pd
 from nullpaper.errors import InputError
 from nullpaper.robustness.attacks import ATTACKS, measure_of
 from nullpaper.robustness.comparison import bootstrap, by_family
-from nullpaper.statistics import over_seeds
+from nullpaper.statistics import crossed, over_seeds, two_way
 from nullpaper.studies.trials import TrialResult
 
 AVERAGED = ("clean", "fgsm", "pgd", "cw", "patch", "corruptions")
@@ -51,9 +51,10 @@ def _short(row: Mapping[str, Any], eps: float, steps: bool = False) -> str:
 
 
 def tabulate(groups: Groups, eps: float) -> pd.DataFrame:
-    """Rows (method, measure): value with Student's t interval over seeds and their number n, and over images.
+    """Rows (method, measure): value, with its interval for new seeds and new images, and for either alone.
 
-    Columns value, value_low, value_high, n; images_low, images_high (bootstrap of the mean over seeds), images.
+    Columns value; low, high (`statistics.two_way`); value_low, value_high (Student's t over the n seeds); images_low,
+    images_high (bootstrap of the mean over seeds), images.
     """
     return pd.DataFrame(
         {"method": method, **row} for method, trials in groups.items() for row in _rows(*_stacked(trials, eps), "value")
@@ -61,21 +62,22 @@ def tabulate(groups: Groups, eps: float) -> pd.DataFrame:
 
 
 def ends(row: pd.Series) -> tuple[float, float]:
-    """The interval of a row of `tabulate`: over seeds if there are several, else over images."""
-    return (row["value_low"], row["value_high"]) if row["n"] > 1 else (row["images_low"], row["images_high"])
+    """The interval of a row of `tabulate`, NaN if there is none; of a single model, a start or one run, over images."""
+    return (row["low"], row["high"]) if row["n"] > 1 else (row["images_low"], row["images_high"])
 
 
 def in_percent(row: pd.Series) -> str:
     """A row of `tabulate` as ``91.2 [90.1, 92.3]``, with the interval of `ends`."""
     low, high = ends(row)
-    return f"{100 * row['value']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * row['value']:.1f} [" + ("no interval]" if np.isnan(low) else f"{100 * low:.1f}, {100 * high:.1f}]")
 
 
 def contrast(groups: Groups, pairs: Sequence[tuple[str, str]], eps: float) -> pd.DataFrame:
     """Rows (method, against, measure): the paired difference in accuracy, method minus against.
 
-    Columns difference, difference_low, difference_high (Student's t over the n seeds); images_low, images_high
-    (bootstrap over images of the mean over seeds), images; and ``resolved``: both intervals exclude 0.
+    Columns difference; low, high, df, p (`statistics.crossed`: interval for new seeds and new images, its degrees of
+    freedom, p value of no difference); difference_low, difference_high (Student's t over the n seeds); images_low,
+    images_high (bootstrap over images of the mean over seeds), images; and ``resolved``: low to high excludes 0.
 
     Raises:
         InputError: the two were judged on other images or conditions, or have other numbers of seeds.
@@ -108,22 +110,40 @@ def _paired(groups: Groups, method: str, against: str, eps: float) -> tuple[list
     return names, first - second
 
 
+def differences(groups: Groups, method: str, against: str, measure: str, eps: float) -> np.ndarray:
+    """The paired differences (seeds, images) in one measure, such as the pilot of `verdicts.power`.
+
+    Raises:
+        InputError: as `contrast`.
+        ValueError: no such measure.
+    """
+    names, values = _paired(groups, method, against, eps)
+    return values[..., names.index(measure)]
+
+
 def _unlike(first: str, second: str) -> InputError:
     return InputError(f"'{first}' and '{second}' were not judged alike, so nothing pairs them; judge them anew.")
 
 
 def _resolved(names: Sequence[str], differences: np.ndarray) -> Iterator[dict[str, Any]]:
-    """Rows of differences that say whether both intervals exclude 0."""
-    for row in _rows(names, differences, "difference"):
-        lows, highs = (np.array([row[f"{over}_{end}"] for over in ("difference", "images")]) for end in ("low", "high"))
-        yield {**row, "resolved": bool(row["n"] > 1 and ((lows > 0).all() or (highs < 0).all()))}
+    """Rows of differences with a test of each, and whether its interval excludes 0."""
+    for row, values in zip(_rows(names, differences, "difference"), np.moveaxis(differences, -1, 0), strict=True):
+        estimate = crossed(values)
+        yield {**row, "df": estimate.df, "p": estimate.p(), "resolved": row["low"] > 0 or row["high"] < 0}
 
 
 def _rows(names: Sequence[str], stacked: np.ndarray, column: str) -> Iterator[dict[str, Any]]:
-    """A measure's mean of values (seeds, images, measures), with its interval over seeds and that over images."""
-    for name, by_seed, images in zip(names, stacked.mean(1).T, bootstrap(stacked.mean(0)), strict=True):
+    """A measure's mean of values (seeds, images, measures), with its interval over both, over seeds and over images."""
+    for name, values, images in zip(names, np.moveaxis(stacked, -1, 0), bootstrap(stacked.mean(0)), strict=True):
+        both = two_way(values)
         bounds = {"images_low": images.low, "images_high": images.high, "images": images.n}
-        yield {"measure": name, **over_seeds(by_seed).columns(column), **bounds}
+        yield {
+            "measure": name,
+            **over_seeds(values.mean(1)).columns(column),
+            "low": both.low,
+            "high": both.high,
+            **bounds,
+        }
 
 
 def _stacked(trials: Sequence[TrialResult], eps: float) -> tuple[list[str], np.ndarray]:

@@ -1,43 +1,56 @@
 """The answer at the end of a notebook: what the papers say, what its tables say, and whether it holds.
 
 Answers are three-valued: an interval that a bound cuts through decides nothing. No number and no word of a verdict is
-typed by hand; both follow from the tables, by a criterion that stands beside them::
+typed by hand; both follow from the tables, by a criterion that stands beside them. Each claim has one primary endpoint,
+positive where the claim is right, with the least effect that matters; everything else that it prints is exploratory::
 
     answer = Verdicts()
 
-    @answer.claim("A, C", "", "there is a nullspace", where="01 (a)", criterion="holds if it has a dimension")
-    def existence() -> tuple[str, str]:
-        return f"{dim} dimensions", word(dim > 0)
+    @answer.claim(
+        "A", "table 1", "nullspace noise helps", where="07", criterion="holds if ...", endpoint="PGD, minus noise 0"
+    )
+    def helps() -> tuple[str, str, Endpoint]:
+        gain = endpoint(paired, "nullspace", "zero", "pgd", least=0.02)
+        return gain.in_points(), gain.word, gain
 
-    save_table(answer.table(), "01_verdicts")
-    answer.show()
+    save_table(answer.table(), "07_verdicts")
+    answer.show(question=..., answer=..., would_change=..., limits=...)
+
+A word is final when `statistics.carried` has let it pass, with p values corrected for all endpoints of a paper.
 """
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
-from nullpaper.statistics import Interval
+from nullpaper.statistics import FEWEST_SEEDS, Interval, carried, holm
+from nullpaper.studies.endpoints import Endpoint
+from nullpaper.studies.endpoints import power as power  # what a notebook needs is in one place
 
 WORDS = ("holds", "does not hold", "in part", "ill-posed", "not resolved", "not testable here", "not measured")
 
 Answer = bool | None
 """Yes, no, or undecided by the interval."""
-Judge = Callable[[], tuple[str, str]]
-"""From the tables of a notebook to what was measured, in words, and one of `WORDS`."""
+Judge = Callable[[], tuple[str, str] | tuple[str, str, Endpoint]]
+"""From the tables of a notebook to what was measured, in words, one of `WORDS`, and the number that decides."""
 
 
 class Verdicts:
     """The verdicts on the claims that one notebook decides, in the order in which they are stated."""
 
     def __init__(self) -> None:
-        self._rows: list[dict[str, str]] = []
+        self._rows: list[dict[str, Any]] = []
 
-    def claim(self, papers: str, source: str, said: str, *, where: str, criterion: str) -> Callable[[Judge], Judge]:
+    def claim(
+        self, papers: str, source: str, said: str, *, where: str, criterion: str, endpoint: str = ""
+    ) -> Callable[[Judge], Judge]:
         """Judge a claim at once, by the function that this decorates; its name is the name of the claim.
 
         Args:
@@ -46,39 +59,63 @@ class Verdicts:
             said: the claim in a few words.
             where: notebook and section that measure it.
             criterion: when it holds, in words; the function is the same in numbers. It returns what was measured and
-                one of `WORDS`; a row or column that its tables lack (a KeyError) makes the claim "not measured".
+                one of `WORDS`, and the number that decides; a row or column that its tables lack (a KeyError) makes the
+                claim "not measured".
+            endpoint: what that number is, in a few words.
 
         Raises:
             ValueError: a word that is none of `WORDS`.
         """
 
         def judged(judge: Judge) -> Judge:
-            name = judge.__name__
+            name, number = judge.__name__, Endpoint(math.nan)
             try:
-                text, holds = judge()
+                text, holds, *given = judge()
+                number = given[0] if given else number
             except KeyError as error:
                 text, holds = f"not measured with these parameters: the tables lack {error.args[0]}", "not measured"
             if holds not in WORDS:
                 raise ValueError(f"claim {name} answers {holds!r}: it must be one of {', '.join(WORDS)}")
-            asked = {"name": name, "papers": papers, "source": source, "said": said}
-            self._rows.append({**asked, "criterion": criterion, "where": where, "measured": text, "holds": holds})
+            asked = {"name": name, "papers": papers, "source": source, "said": said, "criterion": criterion}
+            measured = {"where": where, "endpoint": endpoint, "measured": text, **asdict(number), "holds": holds}
+            self._rows.append(asked | measured)
             return judge
 
         return judged
 
     def table(self) -> pd.DataFrame:
-        """One row a claim: name, papers, source, said, criterion, where, measured, holds."""
-        return pd.DataFrame(self._rows)
+        """One row a claim: name, papers, source, said, criterion, where, endpoint, measured, `Endpoint`'s, holds."""
+        return pd.DataFrame({**row, "holds": final} for row, final in zip(self._rows, self._final(), strict=True))
 
-    def show(self, limits: str = "") -> None:
-        """Print the answer: claim, what was measured, the word and its criterion; then the limits of all of them."""
-        for row in self._rows:
-            asked = ", ".join(filter(None, (f"paper {row['papers']}" if row["papers"] else "", row["source"])))
+    def _final(self) -> list[str]:
+        """The words that are left when a paper's endpoints were corrected for their number."""
+        adjusted = holm(*({one["name"]: one[part] for one in self._rows} for part in ("p", "papers")))
+        numbers = ("n_seeds", "high", "least")
+        found = [(one["holds"], adjusted[one["name"]], {name: one[name] for name in numbers}) for one in self._rows]
+        return [carried(holds, p=p, **known) for holds, p, known in found]
+
+    def show(self, limits: str = "", *, question: str = "", answer: str = "", would_change: str = "") -> None:
+        """Print the answer: claim, what was measured, the word and its criterion; then the notebook's conclusion.
+
+        Args:
+            limits: of all claims.
+            question: the notebook's, in one sentence.
+            answer: to it, in one sentence with computed numbers.
+            would_change: what measurement would change the answer.
+        """
+        for row in self.table().to_dict("records"):
+            asked = ", ".join(filter(None, (f"paper {row['papers']}" * bool(row["papers"]), row["source"])))
             print(f"\n{row['holds'].upper()}: {row['said']} ({asked or 'no paper asks'})")
             for text in (row["measured"], f"({row['criterion']})"):
                 print(textwrap.fill(text, 110, initial_indent="    ", subsequent_indent="    "))
-        if limits:
-            print("\n" + textwrap.fill(f"Limits: {limits}", 110, subsequent_indent="    "))
+        conclude(question, answer, would_change, limits)
+
+
+def conclude(question: str, answer: str, would_change: str, limits: str = "") -> None:
+    """Print how a notebook ends: what it asked, the answer with its numbers, what would change it, and the limits."""
+    parts = {"Question": question, "Answer": answer, "What would change it": would_change, "Limits": limits}
+    for name, text in ((name, text) for name, text in parts.items() if text):
+        print("\n" + textwrap.fill(f"{name}: {text}", 110, subsequent_indent="    "))
 
 
 # Numbers out of tables
@@ -115,13 +152,13 @@ def _named(where: dict[str, Any]) -> str:
 
 
 def interval(row: pd.Series, column: str) -> Interval:
-    """Columns ``column``, ``column_low``, ``column_high`` and ``n`` of a row.
+    """Columns ``column``, ``column_low``, ``column_high`` (empty: no interval) and ``n`` of a row.
 
     Raises:
-        KeyError: one of them is empty.
+        KeyError: the value is empty.
     """
     value, low, high, n = (row[name] for name in (column, f"{column}_low", f"{column}_high", "n"))
-    if pd.isna([value, low, high, n]).any():
+    if pd.isna([value, n]).any():
         raise KeyError(f"a value of {column}")
     return Interval(float(value), float(low), float(high), int(n))
 
@@ -195,7 +232,8 @@ def _written(
     estimate: Interval, write: Callable[[float], str], of: str | None, *, unit: str = "", last: str = ""
 ) -> str:
     value, low, high = map(write, (estimate.value, estimate.low, estimate.high))
-    bracket = f" [{low}, {high}]" if estimate.n > 1 else ""  # a single observation has none
+    bracket = "" if estimate.n == 1 else f" [{low}, {high}]"  # a single observation has none
+    bracket = " [no interval]" if bracket and math.isnan(estimate.low) else bracket
     count = "" if of is None else f" of {estimate.n:,} {of}" if of else f" (n = {estimate.n:,})"
     return f"{value}{unit}{bracket}{last}{count}"
 
@@ -204,7 +242,6 @@ def _written(
 # difference (of the accuracies; _low and _high over n seeds, Student's t), images_low and images_high (bootstrap)
 
 NAMES = {"fgsm": "FGSM", "cw": "CW", "patch": "patch attack", "pgd": "PGD", "pgd 8/255": "PGD 8/255"}
-FEWEST_SEEDS = 3  # below which nothing is said of a training method
 BETTER = "better: the intervals over seeds, of three or more, and over images both exclude 0. "
 WORSE = ", does not hold if worse on one and better on none"
 
@@ -216,15 +253,38 @@ def difference(
 
     A pair may stand in the table either way round. ``where``: values of other columns.
     """
-    try:
-        line, turned = row(paired, method=method, against=against, measure=measure, **where), False
-    except KeyError:
-        line, turned = row(paired, method=against, against=method, measure=measure, **where), True
-    seeds = interval(line, "difference")
-    images = Interval(seeds.value, float(line["images_low"]), float(line["images_high"]), seeds.n)
-    if turned:
-        seeds, images = (Interval(-one.value, -one.high, -one.low, one.n) for one in (seeds, images))
+    line, sign = _pair(paired, method, against, measure, where)
+    ends = [(line[f"{over}_low"], line[f"{over}_high"]) for over in ("difference", "images")]
+    value, n = sign * float(line["difference"]), int(line["n"])
+    seeds, images = (Interval(value, *(sign * float(end) for end in pair[::sign]), n) for pair in ends)
     return seeds, images, f", {int(line['steps'])} steps" if "steps" in line else ""
+
+
+def endpoint(
+    paired: pd.DataFrame, method: str, against: str, measure: str, *, least: float, null: float = 0.0, **where: Any
+) -> Endpoint:
+    """The difference of a row of `contrasts.contrast`, whichever way round, as the number that decides a claim.
+
+    Args:
+        least: the smallest difference that matters, a share.
+        null: the difference that ``p`` tests against, such as ``-least`` where the claim is "not worse".
+        where: values of other columns.
+    """
+    line, sign = _pair(paired, method, against, measure, where)
+    value, *ends = (sign * float(line[name]) for name in ("difference", *("low", "high")[::sign]))
+    error = (ends[1] - ends[0]) / 2 / float(stats.t.ppf(0.975, line["df"]))
+    p = float(2 * stats.t.sf(abs(value - null) / error, line["df"]))
+    return Endpoint(value, *ends, p, int(line["n"]), int(line["images"]), least)
+
+
+def _pair(
+    paired: pd.DataFrame, method: str, against: str, measure: str, where: dict[str, Any]
+) -> tuple[pd.Series, int]:
+    """The row of a pair, and -1 if it stands there the other way round."""
+    try:
+        return row(paired, method=method, against=against, measure=measure, **where), 1
+    except KeyError:
+        return row(paired, method=against, against=method, measure=measure, **where), -1
 
 
 def over_images(paired: pd.DataFrame, method: str, against: str, measure: str) -> Interval:

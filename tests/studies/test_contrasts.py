@@ -35,16 +35,28 @@ def test_differences_are_paired_and_add_up() -> None:
     expected = values["zero"] - values["start"]
     assert np.allclose(own["difference"], expected[own.index], atol=1e-12) and own["n"].eq(2).all()
     same = rows[rows["against"] == "zero"]
-    assert same[["difference", "difference_low", "images_high"]].eq(0).all(axis=None) and not same["resolved"].any()
+    assert same[["difference", "images_high"]].eq(0).all(axis=None) and not same["resolved"].any()
+    assert same[["difference_low", "low", "high", "p"]].isna().all(axis=None), "what never varies has no interval"
 
 
-def test_a_difference_is_resolved_when_seeds_and_images_agree_and_never_with_one_seed() -> None:
-    groups = {"good": made(0.9, 0.91, 0.92), "bad": made(0.2, 0.21, 0.22), "mixed": made(0.2, 0.95, 0.9)}
+def test_a_difference_is_resolved_over_seeds_and_images_and_never_with_fewer_than_three_seeds() -> None:
+    groups = {"good": made(0.9, 0.91, 0.97), "bad": made(0.2, 0.21, 0.26), "mixed": made(0.2, 0.95, 0.9)}
     rows = contrasts.contrast(groups, [("good", "bad"), ("mixed", "bad"), ("bad", "good")], EPS)
-    resolved = rows.set_index(["method", "measure"])["resolved"]
-    assert resolved["good"].all() and resolved["bad"].all() and not resolved["mixed"].any()
-    single = {"good": made(0.9), "bad": made(0.2)}
-    assert not contrasts.contrast(single, [("good", "bad")], EPS)["resolved"].any()
+    rows = rows.set_index(["method", "measure"])
+    assert (rows["resolved"] == (rows["p"] < 0.05)).all(), "the interval and the test are one"
+    assert rows["resolved"]["good"].all() and rows["resolved"]["bad"].all() and not rows["resolved"]["mixed"].any()
+    values = contrasts.differences(groups, "good", "bad", "clean", EPS)
+    assert values.shape == (3, 40) and values.mean() == pytest.approx(rows["difference"]["good", "clean"])
+    for few in ({"good": made(0.9), "bad": made(0.2)}, {"good": made(0.9, 0.92), "bad": made(0.2, 0.3)}):
+        assert not contrasts.contrast(few, [("good", "bad")], EPS)["resolved"].any()
+
+
+def test_a_figure_gets_the_interval_of_both_over_images_for_one_model_and_none_for_two() -> None:
+    rows = contrasts.tabulate({str(n): made(*(0.5, 0.6, 0.7)[:n]) for n in (1, 2, 3)}, EPS).query("measure == 'clean'")
+    one, two, three = (row for _, row in rows.iterrows())
+    assert contrasts.ends(one) == (one["images_low"], one["images_high"])
+    assert np.isnan(contrasts.ends(two)).all() and contrasts.in_percent(two).endswith(" [no interval]")
+    assert contrasts.ends(three) == (three["low"], three["high"]) and three["low"] < three["value"] < three["high"]
 
 
 def test_the_average_is_over_its_columns() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from nullpaper.statistics import Interval
+from nullpaper.statistics import Interval, crossed
+from nullpaper.studies.endpoints import Endpoint, power
 from nullpaper.studies.verdicts import (
     Verdicts,
     above,
@@ -15,7 +18,9 @@ from nullpaper.studies.verdicts import (
     below,
     better,
     compare,
+    conclude,
     difference,
+    endpoint,
     every,
     grade,
     interval,
@@ -61,6 +66,7 @@ def test_a_number_is_taken_from_the_one_row_that_is_named() -> None:
     assert interval(row(TABLE, key="a"), "x") == Interval(1.0, 0.0, 3.0, 5)
     assert intervals(TABLE.dropna(), "x") == [Interval(1.0, 0.0, 3.0, 5), Interval(2.0, 0.0, 3.0, 5)]
     assert len(rows(TABLE, key="b", n=5)) == 2
+    assert number(interval(TABLE.assign(x_low=np.nan, x_high=np.nan).iloc[0], "x")) == "1.0 [no interval] (n = 5)"
     for absent in (dict(key="c"), dict(key="a", n=6), dict(key="b")):
         with pytest.raises(KeyError):
             row(TABLE, **absent)
@@ -93,6 +99,60 @@ def test_a_word_that_is_none_is_refused() -> None:
     answer = Verdicts()
     with pytest.raises(ValueError, match="answers 'maybe': it must be one of holds"):
         answer.claim("", "", "said", where="01", criterion="holds if")(lambda: ("text", "maybe"))
+
+
+def test_endpoints_of_a_paper_are_corrected_for_their_number_and_few_seeds_decide_nothing() -> None:
+    answer = Verdicts()
+
+    def state(name: str, papers: str, number: Endpoint) -> None:
+        judge = lambda: (number.in_points(), number.word, number)  # noqa: E731
+        judge.__name__ = name
+        answer.claim(papers, "", name, where="07", criterion="holds if above 0", endpoint="PGD")(judge)
+
+    large = Endpoint(0.05, 0.02, 0.08, 0.02, 5, 100, least=0.01)
+    state("alone", "B", large)
+    state("one", "A", large)
+    state("other", "A, C", replace(large, p=0.04))
+    state("two_seeds", "", replace(large, n_seeds=2))
+    state("small", "C", Endpoint(0.001, -0.002, 0.004, 0.5, 5, 100, least=0.01))
+    table = answer.table().set_index("name")
+    assert table["holds"].to_dict() == {
+        **{"alone": "holds", "one": "holds", "other": "not resolved"},
+        **{"two_seeds": "not resolved", "small": "does not hold"},
+    }
+    assert table.loc["alone", ["value", "low", "high", "n_seeds", "least"]].tolist() == [0.05, 0.02, 0.08, 5, 0.01]
+    assert table["measured"]["alone"] == "+5.0 [+2.0, +8.0] points (5 seeds x 100 images)"
+
+
+def test_an_endpoint_turns_with_its_pair_and_tests_what_it_is_told() -> None:
+    rng = np.random.default_rng(0)
+    values = 0.05 + rng.normal(0, 0.01, (4, 1)) + rng.normal(0, 0.1, (4, 200))
+    estimate = crossed(values)
+    line = {"difference": estimate.value, "low": estimate.interval.low, "high": estimate.interval.high}
+    table = pd.DataFrame([{"method": "a", "against": "b", "measure": "pgd", "n": 4, "images": 200, **line}])
+    table = table.assign(df=estimate.df, p=estimate.p())
+    first, second = (endpoint(table, *pair, "pgd", least=0.02) for pair in ("ab", "ba"))
+    assert (first.value, first.low, first.high) == pytest.approx((-second.value, -second.high, -second.low))
+    assert first.p == pytest.approx(second.p) == estimate.p() and (first.word, second.word) == (
+        "holds",
+        "does not hold",
+    )
+    assert endpoint(table, "a", "b", "pgd", least=0.02, null=-0.02).p == pytest.approx(estimate.p(-0.02))
+
+
+@pytest.mark.parametrize(("by_seed", "text"), [(0.0, "5 seeds x "), (0.02, "10 seeds x "), (0.5, "would not be")])
+def test_power_says_how_many_seeds_and_images_resolve_an_effect(by_seed: float, text: str) -> None:
+    rng = np.random.default_rng(1)
+    pilot = np.linspace(-1, 1, 4)[:, None] * by_seed + rng.normal(0, 0.2, 400) + rng.normal(0, 0.2, (4, 400))
+    assert text in power(pilot, 0.03)
+
+
+def test_the_end_of_a_notebook_is_question_answer_and_what_would_change_it(capsys) -> None:
+    conclude("Is it?", "Yes, 3 of 4.", "a fifth", "four of them")
+    lines = capsys.readouterr().out.split("\n\n")
+    assert [line.strip() for line in lines] == [
+        *("Question: Is it?", "Answer: Yes, 3 of 4.", "What would change it: a fifth", "Limits: four of them")
+    ]
 
 
 def paired(values: dict[str, float], half: float = 0.01, n: int = 3) -> pd.DataFrame:
