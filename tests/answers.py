@@ -70,10 +70,15 @@ def gain(value: float, half: float = 1e-3) -> dict[str, float]:
     return about("difference", value, half) | {"images_low": value - half, "images_high": value + half, "n": 3}
 
 
+def endpoint_of(value: float, half: float = 1e-3) -> dict[str, float]:
+    """A paired difference with its interval for new seeds and new images, as columns of a table."""
+    return {"difference": value, "low": value - half, "high": value + half, "df": 10, "n": 5}
+
+
 def undecided(table: pd.DataFrame) -> pd.DataFrame:
     """The table with intervals that have no end."""
-    ends = {"_low": -1e9, "_high": 1e9}
-    return table.assign(**{name: ends[end] for name in table for end in ends if name.endswith(end)})
+    ends = {"low": -1e9, "high": 1e9}
+    return table.assign(**{name: ends[end] for name in table for end in ends if name.split("_")[-1] == end})
 
 
 def test_a_verdict_turns_with_its_numbers(request: pytest.FixtureRequest, tmp_path: Path, altered_claim: tuple) -> None:

@@ -60,5 +60,5 @@ ALTERED = [
 
 def test_an_empty_number_is_not_measured(tmp_path: Path) -> None:
     tables = {variable: reference(table) for variable, table in TABLES.items()}
-    tables["nothing_learned"] = altered(tables["nothing_learned"], {"noise": "permuted"}, {"match_low": float("nan")})
+    tables["nothing_learned"] = altered(tables["nothing_learned"], {"noise": "permuted"}, {"match": float("nan")})
     assert judge(NOTEBOOK, tmp_path, **tables).loc["permutation_control", "holds"] == "not measured"
