@@ -241,7 +241,7 @@ def _written(
 # Paired differences: tables such as 07_paired, one row for two methods trained alike and a measure, with columns
 # difference (of the accuracies; _low and _high over n seeds, Student's t), images_low and images_high (bootstrap)
 
-NAMES = {"fgsm": "FGSM", "cw": "CW", "patch": "patch attack", "pgd": "PGD", "pgd 8/255": "PGD 8/255"}
+NAMES = {"fgsm": "FGSM", "cw": "margin PGD", "patch": "patch attack", "pgd": "PGD", "pgd 8/255": "PGD 8/255"}
 BETTER = "better: the intervals over seeds, of three or more, and over images both exclude 0. "
 WORSE = ", does not hold if worse on one and better on none"
 
