@@ -267,13 +267,14 @@ def store() -> None:
 
 @store.command()
 @click.argument("file", type=FILE)
+@click.option("--light", is_flag=True, help="Without weights, of which tables and figures need few or none.")
 @PROFILE
-def pack(file: Path, profile: str | None) -> None:
+def pack(file: Path, light: bool, profile: str | None) -> None:
     """Write FILE (a .tar.gz): every stored result, and the finished runs of one profile."""
     from nullpaper.workflow.archive import pack as write
 
     profile = _profile(profile)
-    counts = write(file, profile)
+    counts = write(file, profile, 2**20 if light else None)
     click.echo(f"{file} holds {counts['results']} stored results and {counts['runs']} runs of profile {profile}.")
 
 

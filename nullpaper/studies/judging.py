@@ -8,6 +8,7 @@ one evaluation of all images would.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from nullpaper.data.folders import Transform
 from nullpaper.data.photographs import imagenet_c
 from nullpaper.errors import InputError, check_choice, check_count, check_seed
 from nullpaper.models.predict import restricted
-from nullpaper.models.vit import ViT, fingerprint
+from nullpaper.models.vit import ViT
 from nullpaper.robustness.attacks import ATTACKS, split_name
 from nullpaper.robustness.corruptions import CORRUPTIONS, SEVERITIES, check_corruptions
 from nullpaper.robustness.evaluation import (
@@ -72,10 +73,15 @@ class _Busy(Exception):
     """Another process is at this part."""
 
 
-def judge(model: ViT, data: str, root: str, protocol: Protocol) -> Evaluation:
-    """What ``model``, of all its classes, answers; found in the store or computed.
+def judge(
+    make: Callable[[], ViT], weights: str, transform: Transform, data: str, root: str, protocol: Protocol
+) -> Evaluation:
+    """What a model answers; found in the store or computed.
 
     Args:
+        make: returns the model, of all its classes; it is called only where something has to be computed.
+        weights: its fingerprint.
+        transform: how it wants photographs.
         data, root: whose images, unless the protocol names others.
 
     Raises:
@@ -83,19 +89,19 @@ def judge(model: ViT, data: str, root: str, protocol: Protocol) -> Evaluation:
             of ImageNet-C that lacks a condition, or whose photographs are others.
     """
     place = (protocol.data or data, protocol.root if protocol.data else root)
-    loaded = load(*place, model.transform)
-    given = described(protocol) | {"weights": fingerprint(model), "registered": registered(protocol)}
-    origin = dict(loaded.identity)
-    for level, other in _published(protocol, model.transform).items():
+    loaded = load(*place, transform)
+    given = described(protocol) | {"weights": weights, "registered": registered(protocol)}
+    origin, made = dict(loaded.identity), cache(make)
+    for level, other in _published(protocol, transform).items():
         origin |= {f"{level.name}@{level.severity}": other.identity["digest"]}
 
     def part(first: int, wait: bool) -> Evaluation:
         def compute() -> Any:
             cut = slice(first, first + protocol.shard)
-            split, levels = judged_images(protocol, *place, model.transform)
+            split, levels = judged_images(protocol, *place, transform)
             corrupted = {level: one.take(cut) for level, one in levels.items()}
             options = {"seed": protocol.seed, "batch_size": min(BATCH, protocol.shard), "first": first}
-            answering = restricted(model, loaded)
+            answering = restricted(made(), loaded)
             return packed(
                 evaluate(answering, split.take(cut), attacks=protocol.threats, corruptions=corrupted, **options)
             )

@@ -10,8 +10,9 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,7 @@ import torch
 
 from nullpaper.adapters.files import ADAPTED, load_adapted
 from nullpaper.adapters.inject import AdaptedViT, adapted_copy, remove
+from nullpaper.data.folders import Transform
 from nullpaper.errors import InputError, check_count, check_seed
 from nullpaper.finetuning.finetune import finetune
 from nullpaper.finetuning.methods import METHODS, FinetuneRecipe, check_method
@@ -84,6 +86,7 @@ class TrialResult:
     history: list[dict[str, float]]
     best_step: int
     frame: pd.DataFrame
+    weights: str  # fingerprint of the model, of all its classes
     run: Result | None = None  # what the store holds of the finetuning; None: a start
 
 
@@ -125,9 +128,10 @@ def _run(job: tuple[Trial, Protocol, tuple[dict[str, Any], ...]]) -> TrialResult
     for own, given in zip(REGISTRIES, registries, strict=True):
         own.update(given)
     run = None if trial.method == "start" else _finetuned(trial)
-    frame = judge(_model(trial, run), trial.data, trial.root, protocol)
-    history = {"history": [], "best_step": 0} if run is None else run.metrics
-    return TrialResult(trial, **history, frame=frame, run=run)
+    found = {"history": [], "best_step": 0, "weights": fingerprint(_begun(trial))} if run is None else run.metrics
+    model = partial(_model, trial, run)  # its weights are read where something has to be judged
+    frame = judge(model, found["weights"], _transform(trial), trial.data, trial.root, protocol)
+    return TrialResult(trial, **found, frame=frame, run=run)
 
 
 def _described(trial: Trial) -> dict[str, Any]:
@@ -149,7 +153,10 @@ def _finetuned(trial: Trial) -> Result:
         options = {"steps": trial.steps, "seed": trial.seed, "recipe": trial.recipe, "folder": state}
         options |= {"adapter": trial.adapter and trial.adapter.options(), "measure": measure, "progress": False}
         result = finetune(start, data, method=trial.method, **options)
-        return {"history": result.history, "best_step": result.best_step}, result.vit.net.state_dict()
+        whole = copy(result.vit)
+        whole.classes = None
+        found = {"history": result.history, "best_step": result.best_step, "weights": fingerprint(whole)}
+        return found, result.vit.net.state_dict()
 
     run = stored("finetuned", given, compute, data=origin, other_data=other)
     shutil.rmtree(state, ignore_errors=True)  # the result holds what is wanted of it
@@ -193,6 +200,16 @@ def _begun(trial: Trial) -> ViT:
     if trial.mismatched_scale:
         _mismatch(model)
     return model
+
+
+def _transform(trial: Trial) -> Transform:
+    """How the model that a trial goes back to wants photographs."""
+    return _transform(trial.start) if isinstance(trial.start, Trial) else _transform_of(trial.start, trial.weights)
+
+
+@cache
+def _transform_of(name: str, weights: str | None) -> Transform:
+    return _named(name, weights).transform
 
 
 def _of(trial: Trial, model: ViT) -> ViT:

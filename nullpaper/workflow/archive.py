@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import tarfile
@@ -23,7 +24,7 @@ from nullpaper.files import locked, sha256, storable, temporary_sibling
 from nullpaper.workflow.parameters import check_profile
 from nullpaper.workflow.provenance import project_root
 from nullpaper.workflow.reference import MANIFEST, altered, put, read_manifest
-from nullpaper.workflow.store import PROVENANCE, adopt, load, store_root
+from nullpaper.workflow.store import LEFT_OUT, PROVENANCE, TENSORS, adopt, load, store_root
 
 SUMS = "SHA256SUMS"
 PART = r"[^./\\\n][^/\\\n]*"
@@ -32,8 +33,11 @@ LAYOUT = re.compile(rf"{SUMS}|store/{PART}/{PART}/{PART}|runs/{PART}/{PART}/({PA
 DAMAGED = (tarfile.TarError, BadGzipFile, zlib.error, EOFError, ValueError, InputError)
 
 
-def pack(file: Path, profile: str) -> Counter[str]:
+def pack(file: Path, profile: str, largest: int | None = None) -> Counter[str]:
     """Write ``file``: every whole result of the store, and the finished runs in ``build/<profile>``.
+
+    Args:
+        largest: bytes of tensors above which a result travels without them; None: with all.
 
     Returns:
         How many ``results`` and ``runs`` it holds.
@@ -47,7 +51,7 @@ def pack(file: Path, profile: str) -> Counter[str]:
         try:
             with tarfile.open(temporary, "w:gz", compresslevel=1) as archive:  # weights hardly shrink
                 sums = []
-                for name, content in _contents(profile, counts):
+                for name, content in _contents(profile, counts, math.inf if largest is None else largest):
                     _add(archive, name, content)
                     sums.append(f"{sha256(content)}  {name}\n")
                 _add(archive, SUMS, "".join(sums).encode())
@@ -59,13 +63,18 @@ def pack(file: Path, profile: str) -> Counter[str]:
     return counts
 
 
-def _contents(profile: str, counts: Counter[str]) -> Iterator[tuple[str, bytes]]:
+def _contents(profile: str, counts: Counter[str], largest: float) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the members; ``counts`` is kept."""
     for folder in sorted(store_root().glob("[!.]*/[!.]*")):
         if (result := load(folder)) is not None:
             counts["results"] += 1
-            for name in (*result.provenance["files"], PROVENANCE):
-                yield f"store/{folder.parent.name}/{folder.name}/{name}", (folder / name).read_bytes()
+            place, names = f"store/{folder.parent.name}/{folder.name}", {*result.provenance["files"], PROVENANCE}
+            path = folder / TENSORS
+            if TENSORS in names and (not path.exists() or path.stat().st_size > largest):
+                names.remove(TENSORS)
+                yield f"{place}/{LEFT_OUT}", f"{TENSORS} was left out when this was packed.\n".encode()
+            for name in sorted(names):
+                yield f"{place}/{name}", (folder / name).read_bytes()
     out = project_root() / "build" / profile
     for notebook, entry in read_manifest(out).items():
         if "code" in entry and not altered(out, entry):

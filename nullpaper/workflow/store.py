@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PARAMS, METRICS, TENSORS, PROVENANCE = "params.json", "metrics.json", "tensors.safetensors", "provenance.json"
+LEFT_OUT = "left_out.txt"
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,19 @@ class Result:
     reused: bool
 
     def tensors(self, device: str = "cpu") -> dict[str, Tensor]:
-        """The stored tensors by name, read from disk at each call; empty if there are none."""
+        """The stored tensors by name, read from disk at each call; empty if there are none.
+
+        Raises:
+            InputError: they were left out when the result was packed.
+        """
         from safetensors.torch import load_file
 
         path = self.path / TENSORS
+        if TENSORS in self.provenance["files"] and not path.exists():
+            raise InputError(
+                f"the tensors of {self.path} were left out when it was packed: pack all of it, or remove this folder "
+                "to compute it anew."
+            )
         return load_file(path, device=device) if path.exists() else {}
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -137,10 +147,11 @@ def _counted(value: Any, where: str = "params") -> Any:
 
 
 def load(folder: Path) -> Result | None:
-    """The result in ``folder`` if it is whole and unaltered."""
+    """The result in ``folder`` if it is unaltered and whole, but for tensors that were left out when it was packed."""
     try:
         origin = json.loads((folder / PROVENANCE).read_bytes())
-        if all(sha256(folder / name) == digest for name, digest in origin["files"].items()):
+        left = {TENSORS} if (folder / LEFT_OUT).exists() else set()
+        if all(name in left or sha256(folder / name) == digest for name, digest in origin["files"].items()):
             return Result(folder, folder.name, json.loads((folder / METRICS).read_bytes()), origin, reused=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # absent, or damaged in some way: computed anew either way

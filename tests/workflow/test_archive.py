@@ -19,7 +19,7 @@ from nullpaper.files import sha256
 from nullpaper.workflow.archive import SUMS, pack, unpack
 from nullpaper.workflow.reference import read_manifest
 from nullpaper.workflow.runs import run_notebooks
-from nullpaper.workflow.store import stored
+from nullpaper.workflow.store import load, stored
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = REPOSITORY / "tests" / "tiny"
@@ -80,6 +80,16 @@ def test_what_was_packed_elsewhere_is_not_run_again(packed: Path, project: Path)
     assert done.exit_code == 0 and done.stderr.startswith("00_tiny ") and "up to date" in done.stderr
     assert call("store", "unpack", str(packed)).stdout == "0 results and runs are new, 3 were there already.\n"
     assert files(project) == before
+
+
+def test_weights_that_were_left_out_are_asked_for_in_one_sentence(project: Path, tmp_path: Path) -> None:
+    noise(1.0)
+    assert pack(tmp_path / "light.tar.gz", "smoke", largest=10) == {"results": 1}
+    shutil.rmtree(project / "build" / "store")
+    assert unpack(tmp_path / "light.tar.gz") == {"new": 1}
+    with pytest.raises(InputError, match="left out when it was packed"):
+        load(noise(1.0)).tensors()
+    assert pack(tmp_path / "again.tar.gz", "smoke") == {"results": 1}
 
 
 def test_a_different_result_stays(packed: Path, project: Path) -> None:
