@@ -456,9 +456,9 @@ found_paired.style.format(precision=4).hide(axis="index")
 # %%
 watched = [name for name in settings.WATCHED if name in methods]
 moves = rounds[rounds["method"].isin(watched)].dropna(subset="norm").set_index(["method", "seed"])
-first = moves[moves["step"] == 0]
+moves = moves.join(moves.loc[moves["step"] == 0, ["norm", "norm_random"]], rsuffix="_first")
 for kind in ("norm", "norm_random"):
-    moves[f"{kind}_growth"] = moves[kind] / first[kind] - 1
+    moves[f"{kind}_growth"] = moves[kind] / moves[f"{kind}_first"] - 1
 columns = ("norm", "norm_growth", "norm_random", "norm_random_growth")
 dynamics = pd.DataFrame(
     {"method": method, "step": step}
