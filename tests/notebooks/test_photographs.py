@@ -15,6 +15,7 @@ from nullpaper.models.vit import load_vit, save_vit
 CORRUPTIONS = ["gaussian_noise", "contrast"]
 SMALL = {"noise_images": 8, "images": 4, "batch_size": 4}
 OF_PAPER_A = SMALL | {
+    "boundary_images": 8,
     "attacks": ["fgsm", "pgd"],
     "corruptions": CORRUPTIONS,
     "methods": ["zero", "nullspace", "random"],
@@ -52,7 +53,7 @@ def test_nullspace_finetuning_and_its_ablations(begun: dict[str, str], tmp_path:
     }
     run = run_at_smoke(tmp_path, "07_nullspace_finetuning", label="photographs", **begun, **OF_PAPER_A, **more)
     rates = run.table("07_rates")
-    assert set(rates["method"]) == set(OF_PAPER_A["methods"]) and len(rates) == 6
+    assert set(rates["arm"]) == set(OF_PAPER_A["methods"]) and len(rates) == 6
     assert set(run.table("07_others")["data"]) == {"imagenet"} and "07_robust" not in names(run)
     assert set(run.table("07_table")["measure"]) == {
         "clean",
@@ -64,7 +65,8 @@ def test_nullspace_finetuning_and_its_ablations(begun: dict[str, str], tmp_path:
         "average",
     }
     assert set(run.table("07_verdicts")["holds"]) <= {"not resolved", "not measured"}, "one seed decides nothing"
-    ablations = run_at_smoke(tmp_path, "08_ablations", label="photographs", **begun, **OF_PAPER_A)
+    of_08 = {name: value for name, value in OF_PAPER_A.items() if name != "methods"}
+    ablations = run_at_smoke(tmp_path, "08_ablations", label="photographs", **begun, **of_08)
     assert {"zero, mismatched", "official"} <= set(ablations.table("08_paired")["method"])
 
 
