@@ -2,7 +2,7 @@
 
 A notebook's test names its tables and one change for each of its claims, and imports the two tests at the end::
 
-    TABLES = {"areas": "05_faithfulness_areas"}  # the notebook's variable: the name of the saved table
+    TABLES = {"areas": "05_faithfulness_areas"}  # the notebook's variable: the name of the saved table, or a table
     ALTERED = [("faithfulness", [("areas", {"image": "noisy"}, about("deletion_change", -0.5))], "does not hold")]
 """
 
@@ -18,11 +18,12 @@ import pytest
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 REFERENCE = NOTEBOOKS.parent / "results"
+WIDE = (("low", -0.1), ("high", 0.1))
 
 
-def reference(name: str) -> pd.DataFrame:
-    """A table of the reference results."""
-    return pd.read_csv(REFERENCE / f"{name}.csv")
+def reference(table: str | pd.DataFrame) -> pd.DataFrame:
+    """A table of the reference results; one that is given stays."""
+    return pd.read_csv(REFERENCE / f"{table}.csv") if isinstance(table, str) else table
 
 
 def judge(notebook: str, root: Path, **variables: Any) -> pd.DataFrame:
@@ -73,6 +74,16 @@ def gain(value: float, half: float = 1e-3) -> dict[str, float]:
 def endpoint_of(value: float, half: float = 1e-3) -> dict[str, float]:
     """A paired difference with its interval for new seeds and new images, as columns of a table."""
     return {"difference": value, "low": value - half, "high": value + half, "df": 10, "n": 5}
+
+
+def unresolved(pairs: list[tuple[str, str]], measures: list[str]) -> pd.DataFrame:
+    """A table of `contrasts.contrast` in which nothing is resolved, for claims that the reference lacks."""
+    wide = endpoint_of(0, 0.1) | {f"{over}_{end}": half for over in ("difference", "images") for end, half in WIDE}
+    return pd.DataFrame(
+        {"method": first, "against": second, "measure": measure, **wide, "p": 1.0, "images": 500, "steps": 800}
+        for first, second in pairs
+        for measure in measures
+    )
 
 
 def undecided(table: pd.DataFrame) -> pd.DataFrame:

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import pytest
 from answers import (  # noqa: F401
-    about,
-    gain,
+    endpoint_of,
     test_a_verdict_turns_with_its_numbers,
     test_intervals_without_end_decide_nothing,
+    unresolved,
 )
 from notebook_runs import NotebookRun
 
 from nullpaper.studies.verdicts import WORDS
 
 NOTEBOOK = "08_ablations"
-TABLES = {"paired": "08_paired", "of_eps": "08_eps"}
-OFFICIAL = {"method": "official, no early stop", "against": "official"}
-SCALED = {"method": "zero, mismatched", "against": "start, mismatched"}
+BY_EPS = ("nullspace, eps 0.1", "nullspace, eps 0.01")
+BY_STOP = ("official, no early stop", "official")
+REPAIRED, ADDED = ("zero, mismatched", "start, mismatched"), ("nullspace, mismatched", "zero, mismatched")
+TABLES = {"paired": unresolved([BY_EPS, BY_STOP, REPAIRED, ADDED], ["clean", "fgsm", "corruptions", "average"])}
+
+
+def changed(pair: tuple[str, str], measure: str, *numbers: float) -> tuple[str, dict[str, str], dict[str, float]]:
+    where = {"method": pair[0], "against": pair[1], "measure": measure}
+    return "paired", where, endpoint_of(*numbers)
+
+
 ALTERED = [
-    ("eps_matters", [("of_eps", {"method": "nullspace", "eps": 0.1}, about("value", 0.2))], "does not hold"),
-    ("early_stop", [("paired", OFFICIAL | {"measure": "fgsm"}, gain(0.1))], "in part"),
-    ("faked_gain", [("paired", SCALED, gain(-0.1))], "does not hold"),
+    ("eps_matters", [changed(BY_EPS, "average", 0, 0.005)], "holds"),
+    ("eps_matters", [changed(BY_EPS, "average", -0.05)], "does not hold"),
+    ("early_stop", [changed(BY_STOP, "fgsm", 0.05)], "holds"),
+    ("faked_gain", [changed(REPAIRED, "average", 0.07), changed(ADDED, "average", 0, 0.005)], "holds"),
+    ("faked_gain", [changed(REPAIRED, "average", 0.07), changed(ADDED, "average", 0.05)], "in part"),
 ]
 
 
