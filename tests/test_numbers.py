@@ -240,6 +240,10 @@ CALLS: dict[str, tuple[Callable, dict[str, tuple]]] = {
         lambda **o: Linearised(torch.ones(2), torch.eye(3456, 2), 3420).without(noise(), **o),
         {"count": (*COUNTS[1:], 3)},
     ),
+    "powered": (
+        lambda **o: Linearised(torch.ones(2), torch.eye(3456, 2), 3420).powered(noise(), **o),
+        {"gamma": (9, -9.0, math.nan, None, "1")},
+    ),
     "read_pool": (lambda **o: read_pool(vit(), [pixels()], **o), {"level": NAMES}),
     "crop_and_resize": (lambda **o: crop_and_resize(pixels(), **o), {"kept": (*COUNTS, 49)}),
     "undo_crop": (lambda **o: undo_crop(pixels(), **o), {"kept": (*COUNTS, 49)}),

@@ -23,7 +23,9 @@ from nullpaper.models.vit import ViT, check_vit, evaluating
 from nullpaper.robustness.pgd import ascent, start
 from nullpaper.synthesis.controls import gaussian, permuted
 from nullpaper.synthesis.influence import EncoderNoise, Noise, Pool, read_pool
+from nullpaper.synthesis.linearised import GAMMA, linearise
 from nullpaper.synthesis.noise import encoder_noise, rescaled, verified
+from nullpaper.synthesis.problem import pose
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class FinetuneRecipe:
     noise_images: int = 1_000  # of dev, and not used for the selection
     noise_steps: int = 40
     noise_lim: float = 1.0
+    gamma: float = 0.0  # spectral only: the power of M, the mean of J^T J of the logits, that is the noise's covariance
     spread: bool = True  # every token the same norm: without it the largest noise has no answer (notebook 02)
     official: bool = False  # the published synthesis instead of ours
     early_stop: bool = True  # official only: False runs all steps, as in the authors' reply to reviewers
@@ -65,6 +68,7 @@ class FinetuneRecipe:
         check_number("final_share", self.final_share, 0, 1, "[]")
         check_number("noise_eps", self.noise_eps, 0, 2)
         check_number("noise_lim", self.noise_lim, 0, math.inf)
+        check_number("gamma", self.gamma, -GAMMA, GAMMA, "[]")
         check_number("attack_eps", self.attack_eps, 0, 1, "[]", ", in pixel units")
         check_number("beta", self.beta, 0, math.inf, "[)")
 
@@ -143,6 +147,8 @@ METHODS: dict[str, Method] = {
     "random": Method(_noisy, "random", static=True),  # Gaussian noise at the same eps, paper A's ablation
     "random_norm": Method(_noisy, "random_norm", static=True),  # Gaussian noise of the learned noise's norm
     "permuted": Method(_noisy, "permuted", static=True),  # the learned noise's entries in another order
+    # from what the logits ignore (gamma -1) to what moves them most (1)
+    "spectral": Method(_noisy, "spectral", static=True),
     "pgd_at": Method(_madry, attack="ce", static=True),
     "pgd_at_nullspace": Method(_madry_noisy, "learned", attack="ce", static=True),
     "pgd_at_random": Method(_madry_noisy, "random", attack="ce", static=True),  # Gaussian noise at the same eps
@@ -173,8 +179,8 @@ def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed:
 
     Args:
         images: learned from, scaled and verified on, in disjoint parts.
-        kind: "learned", or a control: "zero", "random" (at the same eps), or of the learned noise "random_norm" or
-            "permuted".
+        kind: "learned", or a control: "zero", "random" (at the same eps), "spectral" (random with the covariance
+            M^gamma, at the same eps: `Linearised.powered`), or of the learned noise "random_norm" or "permuted".
     """
     check_vit(vit)
     batches = images.batches(250, image_size=vit.image_size, device=vit.mean.device)
@@ -184,6 +190,11 @@ def make_noise(vit: ViT, images: Split, kind: str, recipe: FinetuneRecipe, seed:
         pool = read_pool(vit, batches)
         if kind == "random":
             return rescaled(vit, torch.randn(pool.noise_shape, generator=generator), pool, margin=False, **given)
+        if kind == "spectral":
+            draw = torch.randn(pool.noise_shape, generator=generator).to(pool.inputs)
+            fit = pose(vit, pool, level="encoder", **given).fit  # M is of the images that neither scale nor verify
+            coloured = linearise(vit, fit, seed=seed).powered(draw, recipe.gamma)
+            return rescaled(vit, coloured, pool, margin=False, **given)
         if kind == "zero":
             return verified(vit, torch.zeros(pool.noise_shape), pool, **given)
         learned = _learned(vit, pool, recipe, seed)

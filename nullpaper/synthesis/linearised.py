@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nullpaper.errors import check_count, check_seed
+from nullpaper.errors import check_count, check_number, check_seed
 from nullpaper.models.gradients import fast_gradients
 from nullpaper.models.vit import ViT
 from nullpaper.synthesis.controls import centred
 from nullpaper.synthesis.influence import Batches, Pool, logits_at, read_pool
 
 RIDGE = 0.01  # rho in units of the mean eigenvalue
+GAMMA = 8  # the largest power of M, either way: float32 holds no more
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,22 @@ class Linearised:
         flat = centred(noise).flatten()
         turned = flat - vectors @ (kept * (vectors.T @ flat))
         return turned.view_as(noise) / turned.norm() * noise.norm()
+
+    def powered(self, noise: Tensor, gamma: float) -> Tensor:
+        """White noise (1, N, d) coloured to the covariance (M + rho I)^gamma, in units of rho^gamma, and centred.
+
+        So gamma = -1 draws what the logits ignore, 0 leaves the noise as it is, and 1 draws what moves them most.
+        Directions that no image sampled have eigenvalue 0, and so rho.
+
+        Raises:
+            InputError: a gamma beyond `GAMMA`.
+        """
+        check_number("gamma", gamma, -GAMMA, GAMMA, "[]")
+        values, vectors = self.eigenvalues.to(noise), self.eigenvectors.to(noise)
+        rho = RIDGE * values.sum() / self.dim
+        gain = (1 + values / rho) ** (gamma / 2) - 1
+        flat = centred(noise).flatten()
+        return (flat + vectors @ (gain * (vectors.T @ flat))).view_as(noise)
 
     def without(self, noise: Tensor, count: int) -> Tensor:
         """Noise (1, N, d) without its components along the ``count`` directions that move the logits most.

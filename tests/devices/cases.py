@@ -146,6 +146,7 @@ ANYWHERE: dict[str, Case] = {  # model and data may live on different devices
     ],
     "linearised.linearise": lambda w: linearised.linearise(w.vit, w.pool).eigenvalues[:8],
     "linearised.Linearised.filtered": lambda w: (linearised.linearise(w.vit, w.many).filtered(w.tokens), 0.01),
+    "linearised.Linearised.powered": lambda w: (linearised.linearise(w.vit, w.many).powered(w.tokens, 1.0), 0.01),
     "linearised.Linearised.without": lambda w: (linearised.linearise(w.vit, w.many).without(w.tokens, 3), 0.01),
     "noise.encoder_noise": lambda w: measured(
         learned(w, held_out=w.pool, spread=True, linear=linearised.linearise(w.other, w.many))

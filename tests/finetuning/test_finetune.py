@@ -24,6 +24,8 @@ from nullpaper.finetuning.methods import METHODS
 from nullpaper.finetuning.trainer import draws_from
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 
+GAMMAS = (-1.0, 0.0, 1.0)
+
 
 @cache
 def run(method: str, seed: int = 0, steps: int = 4, **changes) -> FinetuneResult:
@@ -112,6 +114,16 @@ def test_norms_and_influences_of_the_controls_are_matched() -> None:
     assert first["permuted"]["noise_norm"] == pytest.approx(norm, rel=1e-4)
     assert first["random"]["noise_norm"] < 0.9 * norm  # the same eps holds less of a direction that nobody chose
     assert first["random_norm"]["noise_influence"] > first["nullspace"]["noise_influence"]
+
+
+def test_the_spectral_family_goes_through_random_noise_and_its_noise_gets_shorter() -> None:
+    noises = {
+        gamma: methods.make_noise(start(), few().dev, "spectral", replace(QUICK, gamma=gamma), 0) for gamma in GAMMAS
+    }
+    random = methods.make_noise(start(), few().dev, "random", QUICK, 0)
+    torch.testing.assert_close(noises[0.0].value, random.value)
+    assert noises[1.0].norm < 0.8 * random.norm and noises[1.0].influence.n == random.influence.n
+    assert not torch.allclose(noises[-1.0].value / noises[-1.0].norm, random.value / random.norm, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["nullspace", "trades"])

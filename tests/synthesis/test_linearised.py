@@ -8,9 +8,10 @@ import pytest
 import torch
 from noises import EPS, pools, vit
 
+from nullpaper.errors import InputError
 from nullpaper.synthesis.controls import centred, of_norm
 from nullpaper.synthesis.influence import noise_influence
-from nullpaper.synthesis.linearised import Linearised, linearise
+from nullpaper.synthesis.linearised import RIDGE, Linearised, linearise
 from nullpaper.synthesis.noise import encoder_noise
 
 
@@ -55,6 +56,30 @@ def test_filtering_keeps_the_norm_and_lowers_the_influence_on_other_images():
     assert filtered.norm() == pytest.approx(10.0, rel=1e-4) and filtered.mean(-1).abs().max() < 1e-4
     before, after = (noise_influence(vit(), value, pools()[1])["mse_logits"].value for value in (noise, filtered))
     assert after < before
+
+
+def test_coloured_noise_has_the_power_of_m_as_its_covariance():
+    """On a spectrum that is known in full: every column of (M + rho I)^(gamma / 2), in units of rho^(gamma / 2)."""
+    flat = centred(torch.randn(1, 12, 3, generator=torch.Generator().manual_seed(0)).transpose(0, 1)).view(12, 3)
+    vectors = torch.linalg.qr(flat.view(4, 9).T).Q[:, :2]  # 3 tokens of width 3, token-centred; 2 of 6 directions seen
+    known = Linearised(torch.tensor([3.0, 0.6]), vectors, 6)
+    rho = RIDGE * 3.6 / 6
+    matrix = torch.eye(9) + vectors @ torch.diag(known.eigenvalues / rho) @ vectors.T  # M / rho + I
+    for gamma in (-1.0, -0.5, 1.0):
+        columns = [known.powered(row.view(1, 3, 3), gamma).flatten() for row in torch.eye(9)]
+        covariance = torch.stack([row @ torch.stack(columns) for row in torch.stack(columns).T])
+        centring = torch.kron(torch.eye(3), torch.eye(3) - 1 / 3)
+        values, basis = torch.linalg.eigh(matrix)
+        expected = centring @ basis @ torch.diag(values**gamma) @ basis.T @ centring
+        torch.testing.assert_close(covariance, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_colouring_leaves_noise_at_zero_and_moves_the_logits_more_the_larger_gamma():
+    torch.testing.assert_close(spectrum().powered(draw(), 0.0), draw())
+    shifts = [shift(of_norm(spectrum().powered(draw(), gamma), 5.0)) for gamma in (-1.0, 0.0, 1.0)]
+    assert 1.5 * shifts[0] < shifts[1] < shifts[2] / 2  # 48 images see little of what is ignored
+    with pytest.raises(InputError, match="gamma=9 must be a number"):
+        spectrum().powered(draw(), 9)
 
 
 def test_without_removes_directions():
