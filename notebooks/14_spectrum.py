@@ -103,8 +103,8 @@ print(photos)
 # ## The runs
 #
 # `zero` is the same training without noise, `pgd_at` is PGD training at the radius of the test. Every method takes of `rates` the one whose run of the first seed is the most robust on dev images, by the
-# same measure as at the end; all have the same grid and the same budget, and of equal rates the smallest is taken. The best round of a run is that of the highest clean accuracy on other dev
-# images (of `pgd_at`: under its attack), as in 07.
+# same measure as at the end; all have the same grid and the same budget, and of equal rates the smallest is taken. Every run
+# ends with its last weights, so that all are of one length: were the best round chosen by clean accuracy on dev, as in 07, noise that costs some of it would be stopped early.
 
 # %% tags=["plan"]
 noise_corruptions = [name for name, corruption in CORRUPTIONS.items() if corruption.family == "noise"]
@@ -122,6 +122,7 @@ recipe, protocol, _ = settings.nullspace_setting(
     corruptions=noise_corruptions,
     severities=severities,
     seed=seed,
+    last=True,
 )
 family = {f"gamma {gamma:g}": gamma for gamma in gammas}
 arms = {name: ("spectral", replace(recipe, gamma=gamma)) for name, gamma in family.items()}

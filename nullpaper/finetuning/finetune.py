@@ -39,7 +39,7 @@ class FinetuneResult:
     """The finetuned model and how it came about.
 
     Attributes:
-        vit: the averaged weights of the round that dev chose, in evaluation mode.
+        vit: the averaged weights of the round that dev chose, or of the last if the recipe says so; evaluation mode.
         history: a record of the start and one a round: ``step``, ``loss``, ``dev_accuracy``, ``dev_robust`` (methods
             selected by it), ``noise_norm``, ``noise_influence`` with its interval, ``seconds``, and what ``measure``
             returned.
@@ -103,7 +103,8 @@ def finetune(
         run.history.append(start | {"seconds": time.perf_counter() - begun})
     options = {"name": method, "static": chosen.static, "progress": progress}
     run.trainer.run(steps, recipe.steps_per_noise, run.rate, run.begin, run.loss, run.judge, **options)
-    best = max(run.history[1:], key=lambda record: record[run.criterion])  # the start is no candidate
+    rounds = run.history[-1:] if recipe.last else run.history[1:]  # the start is no candidate
+    best = max(rounds, key=lambda record: record[run.criterion])
     return FinetuneResult(run.best, run.history, int(best["step"]))
 
 
@@ -182,9 +183,9 @@ class _Run:
         return loss_of(self.method, self.trainer.model, Batch(*tensors, self.recipe))
 
     def judge(self, record: Record) -> Record:
-        """The averaged weights on dev; they are kept if no round before was better."""
+        """The averaged weights on dev; they are kept if no round before was better, or the last round counts."""
         record = self.measured(record)
-        if all(record[self.criterion] > earlier[self.criterion] for earlier in self.history[1:]):
+        if self.recipe.last or all(record[self.criterion] > earlier[self.criterion] for earlier in self.history[1:]):
             self.best.load_state_dict(self.trainer.averaged.state_dict())
         return record
 

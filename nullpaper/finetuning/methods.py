@@ -45,6 +45,7 @@ class FinetuneRecipe:
     # rounds: a noise, its steps, a look at dev
     steps_per_noise: int = 40
     dev_images: int = 1_000  # that select the best round
+    last: bool = False  # the last round counts, whatever dev says: methods are then compared at equal length
     # noise
     noise_eps: float = 0.03
     noise_images: int = 1_000  # of dev, and not used for the selection

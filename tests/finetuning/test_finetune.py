@@ -77,6 +77,12 @@ def test_a_killed_run_continues_to_the_same_weights(tmp_path) -> None:
     assert fingerprint(resumed.vit) == fingerprint(whole.vit) and numbers(resumed) == numbers(whole)
 
 
+def test_the_last_round_counts_where_the_recipe_says_so() -> None:
+    whole, chosen = run("zero", last=True, learning_rate=5e-3), run("zero", learning_rate=5e-3)
+    assert numbers(whole) == numbers(chosen) and whole.best_step == 4
+    assert (fingerprint(whole.vit) == fingerprint(chosen.vit)) is (chosen.best_step == 4)
+
+
 def test_measure_is_asked_at_the_start_halfway_and_at_the_end() -> None:
     numbers = iter(range(9))
     recipe = replace(QUICK, steps_per_noise=1)
