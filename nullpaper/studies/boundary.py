@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
+from scipy.optimize import brentq
 
 from nullpaper.data.datasets import Data
+from nullpaper.errors import InputError, check_number
+from nullpaper.models.predict import predictions
 from nullpaper.models.vit import ViT, fingerprint
 from nullpaper.synthesis.influence import read_pool
 from nullpaper.synthesis.noise import encoder_noise, rescaled
 from nullpaper.workflow.store import stored
+
+SPAN = 7.0  # of the logarithm of a temperature
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,41 @@ class Boundary:
     images: int  # of dev, for directions and scale, and as many of test, for the verification
     steps: int
     seed: int = 0  # of the images and of the noise's start
+    confidence: float | None = None  # to which `at_confidence` brings the model first; None: as it is
+
+
+def confidence(vit: ViT, data: Data, images: int) -> float:
+    """The mean of the largest probability, on so many dev images."""
+    return _logits(vit, data, images).softmax(1).amax(1).mean().item()
+
+
+def at_confidence(vit: ViT, data: Data, level: float, images: int) -> tuple[ViT, float]:
+    """A copy whose logits are divided by the temperature that gives it this `confidence`; and the temperature.
+
+    The influence that eps bounds is a distance between softmax vectors, so that an unsure model takes larger noise for
+    that alone; no prediction changes.
+
+    Raises:
+        InputError: no temperature gives a confidence that is not above chance and below 1.
+    """
+    logits = _logits(vit, data, images)
+    check_number("confidence", level, 1 / logits.shape[1], 1)
+
+    def excess(log_temperature: float) -> float:
+        return (logits / math.exp(log_temperature)).softmax(1).amax(1).mean().item() - level
+
+    if excess(-SPAN) * excess(SPAN) > 0:
+        raise InputError(f"no temperature makes {vit.name} {level:.1%} sure: its logits are all alike.")
+    temperature = math.exp(brentq(excess, -SPAN, SPAN, xtol=1e-6))
+    model = deepcopy(vit)
+    with torch.no_grad():
+        for parameter in model.net.head.parameters():
+            parameter /= temperature
+    return model, temperature
+
+
+def _logits(vit: ViT, data: Data, images: int) -> torch.Tensor:
+    return predictions(vit, data.dev.subset(images, 0)).double()
 
 
 def boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
@@ -34,7 +76,9 @@ def boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
 
 
 def _boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
-    seed = boundary.seed
+    seed, temperature = boundary.seed, {}
+    if boundary.confidence is not None:
+        vit, temperature["temperature"] = at_confidence(vit, data, boundary.confidence, boundary.images)
     pool, held_out = (
         read_pool(vit, split.batches(250, image_size=vit.image_size, device=vit.mean.device))
         for split in (data.dev.subset(boundary.images, seed + 1), data.test.subset(boundary.images, seed + 1))
@@ -44,4 +88,4 @@ def _boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]
     draw = torch.randn(pool.noise_shape, generator=torch.Generator().manual_seed(seed + 1))
     random = rescaled(vit, draw, pool, **given)
     norms = {"norm": learned.norm, "norm_reached": float(learned.reached)}
-    return norms | {"norm_random": random.norm, "norm_random_reached": float(random.reached)}
+    return norms | {"norm_random": random.norm, "norm_random_reached": float(random.reached)} | temperature

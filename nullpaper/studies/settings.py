@@ -39,7 +39,9 @@ ADAPTERS: dict[str, AdapterSpec | None] = {
 }
 """What trains, by name; ``full``: all weights."""
 RATES = {"full": 2e-3, "lnlora": 1e-2, "lora": 1e-2, "bitfit": 1e-2, "layernorm": 1e-2, "linear": 1e-2}
-"""Peak learning rates of adversarial training, by dev accuracy under its attack after 40 steps at 2/255 (see 10)."""
+"""Peak learning rates of adversarial training where a notebook tunes none: for runs of some ten steps at 2/255."""
+UNJUDGED = Protocol(1)
+"""One clean image, for runs that only choose: a trial has to be judged on something."""
 STARTS = {"standard": SHIPPED, "robust": "vit_robust"}
 """Checkpoints that adversarial finetuning starts from: the second was adversarially trained in all weights."""
 
@@ -179,30 +181,38 @@ def adversarial_setting(
     steps: int,
     rounds: int,
     attack_eps: float,
-    other_eps: float,
     evaluation_steps: int,
     seed: int,
+    other_eps: float = 0.0,
+    attacks: Sequence[str] = ("pgd", "cw"),
+    dev_images: int = 0,
     **training: Any,
 ) -> tuple[FinetuneRecipe, Protocol]:
     """How adversarial finetuning on paper B is done and judged.
 
     Args:
-        images: of test; dev has twice as many, and at most 1,000.
+        images: of test.
         rounds: looks at dev, of which the best is kept.
         attack_eps: radius of the attacks in training and at the end, in pixel units.
-        other_eps: a second radius at the end.
+        other_eps: a second radius of PGD at the end; 0, or the first: none.
+        attacks: those at the end.
+        dev_images: that choose the round; 0: twice as many as of test, and at most 1,000.
         training: further fields of `FinetuneRecipe`.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number out of range, an unknown attack.
     """
     for name, value in (("images", images), ("steps", steps), ("rounds", rounds)):
         check_count(name, value)
-    sizes = {"steps_per_noise": -(-steps // rounds), "dev_images": min(1_000, 2 * images)}
+    check_count("dev_images", dev_images, least=0)
+    for name in attacks:
+        check_choice("attack", name, ("pgd", "cw"))
+    sizes = {"steps_per_noise": -(-steps // rounds), "dev_images": dev_images or min(1_000, 2 * images)}
     recipe = FinetuneRecipe(**sizes, ema=0.95, attack_eps=attack_eps, **training)  # over 20 steps, since runs are short
-    n = evaluation_steps
-    threats = (Threat(f"pgd-{n}", attack_eps), Threat(f"cw-{n}", attack_eps), Threat(f"pgd-{n}", other_eps))
-    return recipe, Protocol(images, threats, seed=seed)
+    threats = [Threat(f"{name}-{evaluation_steps}", attack_eps) for name in attacks]
+    if other_eps not in (0, attack_eps):
+        threats.append(Threat(f"pgd-{evaluation_steps}", other_eps))
+    return recipe, Protocol(images, tuple(threats), seed=seed)
 
 
 def adversarial_trial(
@@ -223,6 +233,28 @@ def adversarial_trial(
     spec = ADAPTERS[adapter] if isinstance(adapter, str) else adapter
     rate = RATES["full" if spec is None else spec.kind] if rate is None else rate
     return Trial(method, seed, steps, replace(recipe, learning_rate=rate), adapter=spec, **options)
+
+
+def best_under_attack(grid: Mapping[str, Sequence[Trial]], *, workers: int = 0) -> pd.DataFrame:
+    """What dev says of arms that train adversarially, at several rates: one grid and one budget for all arms.
+
+    Args:
+        grid: trials by arm, which differ in learning rate alone.
+
+    Returns:
+        A row an arm and rate: arm, rate, ``dev_robust`` and ``dev_accuracy`` of the round that was kept, steps, and
+        ``chosen``: the rate of the arm's highest dev_robust; of equal ones the smallest.
+    """
+    tries = [(arm, trial) for arm, trials in grid.items() for trial in trials]
+    ended = run_trials([trial for _, trial in tries], UNJUDGED, workers=workers, progress="rates")
+    rows = []
+    for (arm, trial), run in zip(tries, ended, strict=True):
+        kept = next(record for record in run.history if record["step"] == run.best_step)
+        worth = {name: kept[name] for name in ("dev_robust", "dev_accuracy")}
+        rows.append({"arm": arm, "rate": trial.recipe.learning_rate, **worth, "steps": trial.steps})
+    table = pd.DataFrame(rows).sort_values("rate", kind="stable", ignore_index=True)
+    table["chosen"] = table.index.isin(table.groupby("arm")["dev_robust"].idxmax())
+    return table.sort_values("arm", kind="stable", ignore_index=True)
 
 
 def rates_of(table: pd.DataFrame) -> dict[str, float]:

@@ -115,6 +115,20 @@ def run_trials(
     return [by_trial[trial] for trial in trials]
 
 
+def boundary_norms(measured: Sequence[tuple[TrialResult, Boundary]], *, workers: int = 0) -> pd.DataFrame:
+    """`boundary_norm` of what trials ended with, a row a pair, side by side.
+
+    Args:
+        workers: as in `run_trials`.
+    """
+    return pd.DataFrame(each(_boundary_norm, measured, workers=workers or None, progress="norms"))
+
+
+def _boundary_norm(job: tuple[TrialResult, Boundary]) -> dict[str, float]:
+    (result, boundary), model = job, model_of(job[0])
+    return boundary_norm(model, load(result.trial.data, result.trial.root, model.transform), boundary)
+
+
 def _importable() -> bool:
     """Whether another process can import all that is registered; what a notebook defines is in its own alone."""
     try:
