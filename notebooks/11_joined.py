@@ -515,7 +515,8 @@ def robustness_makes_nullspace() -> tuple[str, str, Endpoint]:
     p = stats.ttest_1samp(values, 0).pvalue if len(values) > 1 else float("nan")
     gain = Endpoint(found.value, found.low, found.high, float(p), found.n, noise_images, float(np.log(FACTOR)))
     longer, random = (statistics.Interval(*np.exp([one.value, one.low, one.high]), one.n) for one in (found, noisy))
-    others = ", ".join(f"{name} x {row(sizes, run=name)['growth']:.2f}" for name in by_radius)
+    alone = sizes[(sizes["run"] == "standard") | sizes["run"].str.startswith("pgd_at ")]
+    others = ", ".join(f"{name} x {growth:.2f}" for name, growth in zip(alone["run"], alone["growth"], strict=True))
     measured = f"x {number(longer, '.2f', 'seeds')}, Gaussian noise x {number(random, '.2f', None)}; over the start's: {others}"
     return measured, gain.word, gain
 

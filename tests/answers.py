@@ -86,6 +86,13 @@ def unresolved(pairs: list[tuple[str, str]], measures: list[str]) -> pd.DataFram
     )
 
 
+def tables_of(request: pytest.FixtureRequest) -> dict[str, pd.DataFrame]:
+    """The tables that a file names: of the reference, or with ``OF_RUN`` of its own run at smoke."""
+    of_run = getattr(request.module, "OF_RUN", False)
+    read = request.getfixturevalue("run").table if of_run else reference
+    return {variable: read(table) for variable, table in request.module.TABLES.items()}
+
+
 def undecided(table: pd.DataFrame) -> pd.DataFrame:
     """The table with intervals that have no end."""
     ends = {"low": -1e9, "high": 1e9}
@@ -94,7 +101,7 @@ def undecided(table: pd.DataFrame) -> pd.DataFrame:
 
 def test_a_verdict_turns_with_its_numbers(request: pytest.FixtureRequest, tmp_path: Path, altered_claim: tuple) -> None:
     notebook, (name, changes, expected) = request.module.NOTEBOOK, altered_claim
-    tables = {variable: reference(table) for variable, table in request.module.TABLES.items()}
+    tables = tables_of(request)
     before = judge(notebook, tmp_path, **tables).loc[name]
     for variable, where, values in changes:
         tables[variable] = altered(tables[variable], where, values)
@@ -104,6 +111,6 @@ def test_a_verdict_turns_with_its_numbers(request: pytest.FixtureRequest, tmp_pa
 
 def test_intervals_without_end_decide_nothing(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Claims that the file lists as ``CERTAIN`` read numbers that have no interval."""
-    tables = {variable: undecided(reference(table)) for variable, table in request.module.TABLES.items()}
+    tables = {variable: undecided(table) for variable, table in tables_of(request).items()}
     words = judge(request.module.NOTEBOOK, tmp_path, **tables)["holds"].drop(getattr(request.module, "CERTAIN", []))
     assert set(words) == {"not resolved"}

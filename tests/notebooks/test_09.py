@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
 import pytest
 from answers import (  # noqa: F401
     about,
-    gain,
+    endpoint_of,
+    judge,
+    tables_of,
     test_a_verdict_turns_with_its_numbers,
     test_intervals_without_end_decide_nothing,
 )
@@ -18,21 +24,24 @@ TABLES = {
     "paired": "09_paired",
     "long_paired": "09_long_paired",
     "layernorm": "09_layernorm",
+    "excess": "09_excess",
+    "curves": "09_curves",
     "stored_sizes": "09_storage",
     "cost_table": "09_costs",
 }
+OF_RUN = True
 CERTAIN = ["storage", "training_memory"]  # bytes, which are counted
-LNLORA = {"method": "lnlora", "against": "full"}
-NORM = [("layernorm", {"kind": f"LayerNorm {kind}"}, about("relative", 0.9)) for kind in ("scale", "bias")]
 ALTERED = [
-    ("comparable", [("paired", LNLORA, gain(0.0))], "in part"),
-    ("norm_matters", [("paired", {"method": "lnlora", "against": "lora"}, gain(0.1))], "holds"),
-    ("layernorm_shift", [*NORM, ("layernorm", {"model": "standard"}, about("relative", 0.1))], "holds"),
+    ("comparable", [("paired", {"method": "lnlora", "against": "full"}, endpoint_of(0.0))], "holds"),
+    ("norm_matters", [("paired", {"method": "lnlora", "against": "lora"}, endpoint_of(0.1))], "holds"),
     ("storage", [("stored_sizes", {"adapter": "lnlora"}, {"stored_share": 0.2})], "does not hold"),
     ("training_time", [("cost_table", {"adapter": "lnlora"}, about("ratio", 0.5))], "holds"),
-    ("training_memory", [("cost_table", {"adapter": "lnlora"}, {"total": 0})], "holds"),
-    ("robust_start", [("paired", {"method": "linear", "against": "full"}, gain(0.0))], "in part"),
+    ("training_memory", [("cost_table", {"adapter": "lnlora"}, {"total": 1e12})], "does not hold"),
+    ("robust_start", [("paired", {"method": "linear", "against": "full"}, endpoint_of(0.0))], "in part"),
 ]
+
+
+STARTS = {"standard, start", "robust, start"}
 
 
 def test_counts_are_those_of_the_formula_and_injection_changes_nothing(run: NotebookRun) -> None:
@@ -63,15 +72,30 @@ def test_both_starts_are_there_and_differences_are_those_of_the_table(run: Noteb
             values[(*(row[name] for name in keys[:3]), row[who], row["measure"])] for who in ("method", "against")
         )
         assert row["difference"] == pytest.approx(first - second, abs=1e-9)
+    assert set(run.table("09_rates")["arm"]) == {f"{s}, {a}" for s, _, a, _ in values.droplevel("data").index} - STARTS
     attacked = run.table("09_autoattack").pivot(index=keys[1:4], columns="measure", values="value")
     assert (attacked["autoattack-1"] <= attacked["clean"]).all()
 
 
-def test_the_shift_of_layernorm_stands_beside_its_controls(run: NotebookRun) -> None:
-    table = run.table("09_layernorm").set_index(["model", "kind"])
+def test_the_shift_of_layernorm_is_measured_against_standard_finetuning(run: NotebookRun) -> None:
+    table = run.table("09_shift").set_index(["model", "name"])
     assert set(table.index.get_level_values("model")) == {"vit_robust", "standard", "pgd_at"}
-    assert (table["relative"] > 0).all() and (table["cosine"] <= 1 + 1e-9).all()
-    assert (table.loc["vit_robust", "relative"] > table.loc["pgd_at", "relative"]).all(), "1,500 steps against one"
+    assert (table["change"] > 0).all() and (table.loc["vit_robust", "change"] > table.loc["pgd_at", "change"]).all()
+    ratio = table.loc["pgd_at", "change"] / table.loc["standard", "change"]
+    pd.testing.assert_series_equal(table.loc["pgd_at", "ratio"], ratio, check_names=False)
+    first = run.table("09_excess").iloc[0]
+    both = np.log(ratio[["blocks.0.norm1.weight", "blocks.0.norm1.bias"]]).mean()
+    assert first["blocks.0.norm1"] == pytest.approx(both - np.log(ratio["blocks.0.attn.qkv.weight"]))
+
+
+def test_layernorm_differs_where_it_moves_more_than_its_readers_in_all_seeds(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    tables, draws = tables_of(request), np.random.default_rng(0).normal(0, 0.1, (3, 12))
+    for shift, expected in ((0.5, "holds"), (0.0, "does not hold"), (0.22, "holds")):
+        tables["excess"] = pd.DataFrame(draws + shift)
+        row = judge(NOTEBOOK, tmp_path, **tables).loc["layernorm_shift"]
+        assert row["holds"] == expected and row["n_seeds"] == 3
 
 
 def test_the_long_runs_are_compared_with_the_checkpoint_trained_in_full(run: NotebookRun) -> None:
