@@ -29,7 +29,7 @@
 # | `bitfit`, `layernorm` | all biases; the LayerNorms that are there already |
 # | `linear` | nothing but the head |
 #
-# All share start, batches, seeds, steps, schedule and attack; each has its own learning rate, chosen on dev under attack (10). There are two starts, since with a *standardly* trained start
+# All share start, batches, seeds, steps, schedule and attack; with `rates`, each has its own learning rate, chosen on dev under attack (c). There are two starts, since with a *standardly* trained start
 # parameter-efficient adversarial training is reported to stay behind, and with a *robust* one even a linear probe can win (RoLI, Hua et al., CVPR 2024): the shipped checkpoint, and `vit_robust`, which
 # was adversarially trained at 8/255 in all weights for 1,500 steps.
 #
