@@ -341,15 +341,15 @@ _ = figures.save_figure(figure, "02_lambda")
 # %%
 large = main[(main["noise"] == "learned") & (main["seed"] == seed)].set_index("lambda")["norm"]
 ratios = again.set_index("lambda")["norm"] / large
-ends = pd.DataFrame(
+by_start = pd.DataFrame(
     {"form": equal, "lambda": lam, "norm, large start": large[lam], "norm, small start": large[lam] * ratios[lam]}
     for lam in lambdas
 )
 lost = single[single["form"] == free].set_index("start")["norm"]
 last = {"form": free, "lambda": max(lambdas), "norm, large start": lost["large"], "norm, small start": lost["small"]}
-ends = pd.concat([ends, pd.DataFrame([last])], ignore_index=True)
-figures.save_table(ends, "02_lambda_starts", caption="Norm of learned noise after two starts, one ten times the other.")
-ends.style.hide(axis="index").format(precision=2)
+by_start = pd.concat([by_start, pd.DataFrame([last])], ignore_index=True)
+figures.save_table(by_start, "02_lambda_starts", caption="Norm of learned noise after two starts, one ten times the other.")
+by_start.style.hide(axis="index").format(precision=2)
 
 # %% [markdown]
 # Learned noise keeps the prediction where its permutations lose it, and norm is bought with agreement as $\lambda$ grows. With equal
@@ -640,7 +640,7 @@ _ = figures.save_figure(figure, "02_size")
 # certificate is worth having if that is at least 0.8.
 
 # %%
-scales = [0.05 * k for k in range(6, 27)]
+scales = [0.05 * k for k in range(8, 26)]
 counts = [count for count in (500, 1_000, 2_000, 5_000) if count < certified_images] + [certified_images]
 counts = [count for count in counts if count >= certified.images_for(eps)]
 print(f"fewer than {certified.images_for(eps):,} images cannot certify eps = {eps:g}; there are {certified_images:,}")
@@ -848,12 +848,12 @@ def norm_of_lambda() -> tuple[str, str, Endpoint]:
         norms.apply(lambda line: np.polyfit(np.log(strengths), np.log(line), 1)[0], axis=1), 0.14, images
     )
     growth = norms.to_numpy()[:, 1:] / norms.to_numpy()[:, :-1]
-    started = rows(ends, form="equal tokens").sort_values("lambda")
+    started = rows(by_start, form="equal tokens").sort_values("lambda")
     apart = np.exp(np.abs(np.log(started["norm, large start"] / started["norm, small start"]).to_numpy()))
     steps = np.minimum(
         np.append(growth.mean(0), np.inf), np.insert(growth.mean(0), 0, np.inf)
     )  # to the nearer neighbour
-    lost = row(ends, form="free tokens")
+    lost = row(by_start, form="free tokens")
     measured = (
         f"slope {shown(slope, '.2f')}, norm {norms.iloc[:, 0].mean():.1f} at {strengths[0]:g} and {norms.iloc[:, -1].mean():.1f} "
         f"at {strengths[-1]:g}; neighbouring lambdas differ by a factor of {growth.mean(0).min():.2f} or more, two starts whose "
