@@ -10,11 +10,11 @@ from answers import (  # noqa: F401
 from notebook_runs import NotebookRun
 
 NOTEBOOK = "03_stability_and_transfer"
-TABLES = {"cells": "03_transfer", "shares": "03_nullspace_share"}
-CERTAIN = ["share_in_nullspace"]  # behind it there is no interval
+TABLES = {"cells": "03_transfer", "own_gain": "03_own", "shares": "03_nullspace_share"}
+CERTAIN = ["share_in_nullspace"]  # over noises
 ALTERED = [
     ("own_noise", [("cells", {}, about("over permuted locally", -0.1))], "does not hold"),
-    ("share_in_nullspace", [("shares", {}, {"share learned": 0.95})], "holds"),
+    ("share_in_nullspace", [("shares", {"seed": s}, {"share learned": 0.95 + s / 1e3}) for s in range(5)], "holds"),
 ]
 
 
@@ -22,7 +22,8 @@ def test_every_model_reads_every_noise(run: NotebookRun) -> None:
     table = run.table("03_transfer")
     makers, readers = table["noise of"].unique(), table["read by"].unique()
     assert len(makers) >= 4 and set(makers) == set(readers) and len(table) == len(makers) ** 2
-    assert (table["match_low"] <= table["match"]).all() and (table["match"] <= table["match_high"]).all()
+    known = table.dropna(subset="match_low")  # few images may tie over all seeds, and then there is no interval
+    assert len(known) and (known["match_low"] <= known["match"]).all() and (known["match"] <= known["match_high"]).all()
     paired = table["match"] - table["match permuted"] - table["over permuted"]
     assert paired.abs().max() < 1e-9
 
