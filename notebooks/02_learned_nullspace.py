@@ -702,7 +702,7 @@ proofs = [
 columns = ["test", "noise", "images", "sample", "scale", "norm", "bound", "beyond"]
 certificate_runs = pd.DataFrame([row for proof in proofs for row in proof.metrics], columns=columns)
 by_noise = certificate_runs.groupby(["test", "images", "noise"], sort=False)["norm"].mean()
-proved = pd.DataFrame(
+proved = [
     {"test": test, "images": count}
     | statistics.over_seeds(norms).columns("norm")
     | {
@@ -711,7 +711,9 @@ proved = pd.DataFrame(
         "share beyond": group["beyond"].mean(),
     }
     for (test, count), norms in by_noise.groupby(["test", "images"], sort=False)
-)
+]
+names = ["test", "images", "norm", "norm_low", "norm_high", "n", "samples", "beyond eps", "share beyond"]
+proved = pd.DataFrame(proved, columns=names)
 figures.save_table(
     certificate_runs, "02_certified_runs", caption="Multiples of a noise that two tests accept, by sample."
 )
