@@ -8,15 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from nullpaper.statistics import mean_squares
+from nullpaper.statistics import Interval, mean_squares
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The one number that decides a claim, positive where the claim is right; NaN where there is no such thing.
+    """The one number that decides a claim, larger where the claim is more right; NaN where there is no such thing.
 
-    ``low`` to ``high`` is its 95 % interval, ``p`` the two-sided p value of the hypothesis that it is 0 (or what the
-    criterion names), ``n_seeds`` how often training or a noise was drawn, ``least`` the smallest effect that matters.
+    ``low`` to ``high`` is its 95 % interval, ``p`` the two-sided p value of the hypothesis that it is 0, or the bound
+    that the criterion names, ``n_seeds`` how often training or a noise was drawn, ``least`` the smallest effect that
+    matters.
     """
 
     value: float
@@ -26,6 +27,20 @@ class Endpoint:
     n_seeds: float = math.nan
     n_images: float = math.nan
     least: float = math.nan
+
+    @classmethod
+    def over_images(cls, estimate: Interval, bound: float) -> Endpoint:
+        """What was measured of one given model, against the bound of its criterion.
+
+        The p value is the normal one that belongs to the end of the interval that faces the bound: below 0.05 where the
+        interval excludes it, and 0 where the interval has no width.
+        """
+        away, half = (
+            estimate.value - bound,
+            estimate.value - (estimate.low if estimate.value > bound else estimate.high),
+        )
+        p = float(2 * stats.norm.sf(stats.norm.ppf(0.975) * away / half)) if half else float(away == 0)
+        return cls(estimate.value, estimate.low, estimate.high, p, n_images=estimate.n)
 
     @property
     def is_small(self) -> bool:

@@ -91,11 +91,13 @@ def intervals(
     label: str | None = None,
     **marker: Any,
 ) -> None:
-    """Draw the estimate of each row as a point with its two intervals: over images (thin) and over seeds (thick).
+    """Draw the estimate of each row as a point with its interval, or its two: over images (thin) and seeds (thick).
 
     Args:
         table: columns ``<value>``, ``<value>_low``, ``<value>_high``, ``n`` and ``<thin>_low``, ``<thin>_high``. The
-            thick line is drawn where ``n``, the number of seeds, is above 1; a row of NaN is left empty.
+            thick line is drawn where ``n``, the number of seeds, is above 1. Where the table has ``low`` and ``high``,
+            for new seeds and new images at once, that is the one line of a row of several seeds. What is NaN is not
+            drawn: no interval.
         places: of the rows on the other axis; None: 0, 1, 2, ...
         thin: None: there is one interval only, and it is drawn thick whatever ``n`` is.
         vertical: the values run along y.
@@ -106,11 +108,12 @@ def intervals(
     places = range(len(table)) if places is None else places
     colors = color if isinstance(color, list) else [color or seaborn.color_palette()[0]] * len(table)
     for place, shade, (_, row) in zip(places, colors, table.iterrows(), strict=True):
-        spans = [] if thin is None else [(thin, 0.8, 1.0)]
-        spans += [(value, 2.6, 0.5)] if thin is None or row["n"] > 1 else []
+        several = thin is None or int(row["n"]) > 1
+        both = thin is not None and several and "low" in row
+        spans = [] if thin is None or both else [(f"{thin}_", 0.8, 1.0)]
+        spans += [("" if both else f"{value}_", 2.6, 0.5)] * several
         for name, width, alpha in spans:
-            ends = [row[f"{name}_low"], row[f"{name}_high"]]
-            _line(axis, ends, place, vertical, shade, linewidth=width, alpha=alpha)
+            _line(axis, [row[f"{name}low"], row[f"{name}high"]], place, vertical, shade, linewidth=width, alpha=alpha)
         _line(
             axis, [row[value]], place, vertical, shade, **{"marker": "o", "linestyle": "none", "label": label, **marker}
         )

@@ -124,6 +124,15 @@ def test_endpoints_of_a_paper_are_corrected_for_their_number_and_few_seeds_decid
     assert table["measured"]["alone"] == "+5.0 [+2.0, +8.0] points (5 seeds x 100 images)"
 
 
+def test_a_measure_of_one_model_has_the_p_value_of_its_interval() -> None:
+    share = Interval(0.98, 0.95, 0.99, 200)
+    close, far = (Endpoint.over_images(share, bound) for bound in (0.95, 0.9))
+    assert close.p == pytest.approx(0.05) and far.p < 0.05 and (far.value, far.n_images) == (0.98, 200)
+    assert Endpoint.over_images(share, 0.99).p == pytest.approx(0.05) and np.isnan(far.n_seeds)
+    constant = Interval(1.0, 1.0, 1.0, 8)
+    assert [Endpoint.over_images(constant, bound).p for bound in (0.5, 1.0)] == [0.0, 1.0]
+
+
 def test_an_endpoint_turns_with_its_pair_and_tests_what_it_is_told() -> None:
     rng = np.random.default_rng(0)
     values = 0.05 + rng.normal(0, 0.01, (4, 1)) + rng.normal(0, 0.1, (4, 200))

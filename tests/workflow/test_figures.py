@@ -116,3 +116,7 @@ def test_a_curve_has_a_band_and_an_interval_a_line_for_each_source_of_chance() -
     spans = [tuple(line.get_xdata()) for line in axis.lines if len(line.get_xdata()) == 2]
     assert spans.count((0.0, 2.0)) == 1 and spans.count((0.5, 1.5)) == 1, "both of three seeds"
     assert spans.count((1.0, 3.0)) == 1 and (1.5, 2.5) not in spans, "a single seed has no interval over seeds"
+    axis = Figure().subplots()
+    intervals(axis, rows.assign(low=[-1.0, 0.0], high=[4.0, 4.0]), value="y")
+    spans = [tuple(line.get_xdata()) for line in axis.lines if len(line.get_xdata()) == 2]
+    assert spans[:2] == [(-1.0, 4.0), (1.0, 3.0)], "for new seeds and images at once, or of one model over images"
