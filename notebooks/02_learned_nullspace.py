@@ -78,7 +78,6 @@ import seaborn as sns
 import torch
 from matplotlib.axis import Axis
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from scipy import stats
 
 from nullpaper import encoder_noise, load_data, load_vit, noise_influence, statistics
 from nullpaper.models.predict import answering
@@ -771,13 +770,6 @@ from nullpaper.studies.verdicts import (
 answer = Verdicts()
 
 
-def over_noises(values: pd.Series, least: float, n_images: float = held_out) -> Endpoint:
-    """The mean over noise seeds, with Student's t interval and test against 0."""
-    mean = statistics.over_seeds(values)
-    p = float(stats.ttest_1samp(values, 0).pvalue) if mean.low < mean.high else math.nan
-    return Endpoint(mean.value, mean.low, mean.high, p, mean.n, n_images, least)
-
-
 def shown(one: Endpoint, spec: str = "+.0%") -> str:
     """``+12% [+8%, +16%] (n = 5)``."""
     return number(statistics.Interval(one.value, one.low, one.high, int(one.n_seeds)), spec)
@@ -790,7 +782,7 @@ def shown(one: Endpoint, spec: str = "+.0%") -> str:
     where="02 (a)",
     criterion=f"ill-posed if random noise of the largest norm tried, on one token, has influence below {eps:g}: "
     "LayerNorm saturates and the norm is free",
-    endpoint=f"influence of that noise on the token that is missed least, minus {eps:g}",
+    endpoint=f"influence of that noise on the token that is missed least, against {eps:g}",
 )
 def largest_noise() -> tuple[str, str, Endpoint]:
     within = [below(influence, eps) for influence in intervals(by_token, "influence")]
@@ -802,8 +794,7 @@ def largest_noise() -> tuple[str, str, Endpoint]:
     )
     if some(within):
         measured += ": LayerNorm saturates, and the net loses that token and nothing else"
-    ends = (least.value - eps, least.low - eps, least.high - eps)
-    return measured, "ill-posed" if some(within) else "not resolved", Endpoint(*ends, n_images=least.n)
+    return measured, "ill-posed" if some(within) else "not resolved", Endpoint.over_images(least, eps)
 
 
 @answer.claim(
@@ -840,7 +831,7 @@ def learned_noise() -> tuple[str, str, Endpoint]:
     judged = rows(single, form="equal tokens", start="large")
     match = judged.pivot_table(index="seed", columns=["noise", "lambda"], values="match")
     by_lambda = match["learned"] - match["permuted"]
-    gain = over_noises(by_lambda.mean(axis=1), 0.01)
+    gain = Endpoint.over_seeds(by_lambda.mean(axis=1), 0.01, held_out)
     within = statistics.over_seeds((match["learned"] - match["permuted within"]).mean(axis=1))
     ends = [by_lambda[strength].mean() for strength in (by_lambda.columns[0], by_lambda.columns[-1])]
     measured = (
@@ -864,7 +855,7 @@ def norm_of_lambda() -> tuple[str, str, Endpoint]:
     learned = rows(single, form="equal tokens", start="large", noise="learned")
     norms = learned.pivot(index="seed", columns="lambda", values="norm").sort_index(axis=1)
     strengths = norms.columns.to_numpy()
-    slope = over_noises(
+    slope = Endpoint.over_seeds(
         norms.apply(lambda line: np.polyfit(np.log(strengths), np.log(line), 1)[0], axis=1), 0.14, images
     )
     growth = norms.to_numpy()[:, 1:] / norms.to_numpy()[:, :-1]
@@ -918,8 +909,8 @@ def published_procedure() -> tuple[str, str, Endpoint]:
     endpoint="norm of the published noise over that of random noise at equal eps, minus 1",
 )
 def norm_at_eps() -> tuple[str, str, Endpoint]:
-    published = over_noises(rows(gains, norm="published, rescaled", over="random")["gain"], 0.1)
-    own = over_noises(rows(gains, norm="ours, equal tokens", over="random")["gain"], 0.1)
+    published = Endpoint.over_seeds(rows(gains, norm="published, rescaled", over="random")["gain"], 0.1, held_out)
+    own = Endpoint.over_seeds(rows(gains, norm="ours, equal tokens", over="random")["gain"], 0.1, held_out)
     kinds = ("ours, equal tokens", "linearised", "published, rescaled", "random")
     norms = (f"{kind} {number(interval(row(summary, method=kind), 'norm'), of=None)}" for kind in kinds)
     failed = (~rows(verified)["reached"].astype(bool)).sum()
@@ -941,10 +932,12 @@ def norm_at_eps() -> tuple[str, str, Endpoint]:
     endpoint="norm of ours over that of the published loop without its stop, both with equal tokens, minus 1",
 )
 def gain_of_the_solver() -> tuple[str, str, Endpoint]:
-    well_posed = over_noises(
-        rows(gains, norm="ours, equal tokens", over="published, no stop, equal tokens")["gain"], 0.1
+    well_posed = Endpoint.over_seeds(
+        rows(gains, norm="ours, equal tokens", over="published, no stop, equal tokens")["gain"], 0.1, held_out
     )
-    free_form = over_noises(rows(gains, norm="ours, free tokens", over="published, no stop, free tokens")["gain"], 0.1)
+    free_form = Endpoint.over_seeds(
+        rows(gains, norm="ours, free tokens", over="published, no stop, free tokens")["gain"], 0.1, held_out
+    )
     courses = {
         kind: ", ".join(
             f"{line['norm']:.0f} after {line['images seen']:,.0f}"
@@ -978,7 +971,7 @@ def closure() -> tuple[str, str, Endpoint]:
     }
     answers = [every(below(influence, eps) for influence in intervals(part, "influence")) for part in kinds.values()]
     worst = max(kinds.values(), key=lambda part: part["influence"].mean())
-    margin = over_noises(eps - worst.groupby("noise")["influence"].mean(), eps / 10, mixed["n"].min())
+    margin = Endpoint.over_seeds(eps - worst.groupby("noise")["influence"].mean(), eps / 10, mixed["n"].min())
     inside = {True: "yes", False: "no", None: "undecided"}
     texts = (
         f"{kind} {inside[answer]} (influence up to {part['influence_high'].max():.3f})"
@@ -1007,7 +1000,7 @@ def size() -> tuple[str, str, Endpoint]:
         raise KeyError("a row for half of the dimensions or more, not all")
     half = min(parts, key=lambda count: abs(count - whole / 2))
     quiet, whole_space = (rows(dimension, dimension=count).set_index("draw")["norm"] for count in (half, whole))
-    gain = over_noises(quiet / whole_space - 1, 0.1, dimension["n"].min())
+    gain = Endpoint.over_seeds(quiet / whole_space - 1, 0.1, dimension["n"].min())
     measured = (
         f"random directions in the quieter {half / whole:.0%} ({half:,} of {whole:,} dimensions) reach norm {quiet.min():.1f} to "
         f"{quiet.max():.1f}, unrestricted ones {whole_space.min():.1f} to {whole_space.max():.1f}: {shown(gain)}"
@@ -1029,7 +1022,7 @@ def certificate() -> tuple[str, str, Endpoint]:
         raise KeyError(f"enough images: {certified.images_for(eps):,} at least")
     largest = certificate_runs["images"].max()
     norms = rows(certificate_runs, images=largest).pivot(index="noise", columns="test", values="norm")
-    cost = over_noises(norms["certified"] / norms["bootstrap"] - 0.8, 0.0, largest)
+    cost = Endpoint.over_seeds(norms["certified"] / norms["bootstrap"] - 0.8, 0.0, largest)
     smallest = rows(proved, images=proved["images"].min()).set_index("test")
     measured = (
         f"on {largest:,} images norm {number(statistics.over_seeds(norms['certified']))} is within eps = {eps:g} with confidence "

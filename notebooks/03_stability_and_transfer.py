@@ -45,7 +45,6 @@ factors: list = [0.5, 1.0, 2.0, 4.0]  # multiples of that norm in the stability 
 seed: int = 0  # the first of the seeds
 
 # %%
-import math
 from functools import cache, partial
 
 import numpy as np
@@ -53,7 +52,6 @@ import pandas as pd
 import seaborn as sns
 import torch
 from matplotlib.ticker import PercentFormatter
-from scipy import stats
 from torch import Tensor, nn
 
 from nullpaper import input_noise, load_data, patch_nullspace, statistics
@@ -382,10 +380,7 @@ def share_in_nullspace() -> tuple[str, str, Endpoint]:
     )
     count = shares["seed"].nunique()
     most = max(groups, key=lambda model: means[model].value)
-    best, p = means[most], math.nan
-    if count > 1:
-        p = float(stats.ttest_1samp(groups[most]["share learned"], 0.9).pvalue)
-    primary = Endpoint(best.value - 0.9, best.low - 0.9, best.high - 0.9, p, count, images, 0)
+    primary = Endpoint.over_seeds(groups[most]["share learned"] - 0.9, 0, images)
     inside = [negate(below(mean, 0.9)) for mean in means.values()]
     return f"{'; '.join(texts)} (n = {count} noise{'s' * (count > 1)})", word(every(inside), some(inside)), primary
 

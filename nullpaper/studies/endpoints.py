@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
-from nullpaper.statistics import Interval, mean_squares
+from nullpaper.statistics import Interval, mean_squares, over_seeds
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,13 @@ class Endpoint:
         )
         p = float(2 * stats.norm.sf(stats.norm.ppf(0.975) * away / half)) if half else float(away == 0)
         return cls(estimate.value, estimate.low, estimate.high, p, n_images=estimate.n)
+
+    @classmethod
+    def over_seeds(cls, values: ArrayLike, least: float, n_images: float = math.nan) -> Endpoint:
+        """One number a run or a noise, (seeds,), with Student's t interval, and his test against 0."""
+        mean = over_seeds(values)
+        p = math.nan if math.isnan(mean.low) else float(stats.ttest_1samp(np.ravel(values), 0).pvalue)
+        return cls(mean.value, mean.low, mean.high, p, mean.n, n_images, least)
 
     @property
     def is_small(self) -> bool:

@@ -133,6 +133,15 @@ def test_a_measure_of_one_model_has_the_p_value_of_its_interval() -> None:
     assert [Endpoint.over_images(constant, bound).p for bound in (0.5, 1.0)] == [0.0, 1.0]
 
 
+def test_one_number_a_seed_has_the_p_value_of_its_interval() -> None:
+    values = np.array([0.1, 0.2, 0.25])
+    end = Endpoint.over_seeds(values, 0.05).low
+    touching = Endpoint.over_seeds(values - end, 0.05, 100)
+    assert touching.p == pytest.approx(0.05) and (touching.n_seeds, touching.n_images) == (3, 100)
+    for tied in (values[:2], np.full(5, 0.1)):
+        assert np.isnan([Endpoint.over_seeds(tied, 0.05).low, Endpoint.over_seeds(tied, 0.05).p]).all()
+
+
 def test_an_endpoint_turns_with_its_pair_and_tests_what_it_is_told() -> None:
     rng = np.random.default_rng(0)
     values = 0.05 + rng.normal(0, 0.01, (4, 1)) + rng.normal(0, 0.1, (4, 200))
