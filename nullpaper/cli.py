@@ -118,11 +118,13 @@ def paper(jobs: int | None, budget: str | None, given: Given, profile: str | Non
 def figures(notebooks: Sequence[str], profile: str, given: Given) -> None:
     """Bring figures/ and results/ up to date: run what is stale or missing at the profile reference, and no others.
 
+    The verdicts of all notebooks are collected into results/verdicts.csv.
+
     With NOTEBOOKS, those. With --profile photographs, figures/photographs and results/photographs. Exits with 1 if a
     notebook fails, whose figures and tables then stay as they were.
     """
     from nullpaper.workflow.plan import notebook_path
-    from nullpaper.workflow.reference import promote
+    from nullpaper.workflow.reference import promote, write_verdicts
     from nullpaper.workflow.runs import run_notebooks
     from nullpaper.workflow.verify import check_reference, left_to_readers, to_redraw
 
@@ -130,6 +132,7 @@ def figures(notebooks: Sequence[str], profile: str, given: Given) -> None:
     paths = [notebook_path(name) for name in notebooks] or to_redraw(profile)
     if others := not notebooks and profile == "reference" and left_to_readers():
         _say(others)
+    write_verdicts()
     if not paths:
         return click.echo(f"All {'other ' * bool(others)}figures and tables are as they would be made today.")
     reports = run_notebooks(paths, dict(given), profile=profile)

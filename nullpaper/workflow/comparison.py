@@ -15,6 +15,8 @@ CLOSE = 5e-3
 TINY = 1e-6
 """Numbers nearer than this are equal: rounding errors of float32 differ from machine to machine."""
 TIMED = re.compile(r"(^|[^a-z])(seconds|minutes|ms|time|speedup|clock)([^a-z]|$)")
+TWO_WAY = ("value", "difference")
+"""Columns whose interval for new seeds and new images is in ``low`` and ``high``."""
 SHOWN = 12
 OTHER, PLACE = "|reference", "|place"  # no columns of a table
 
@@ -70,7 +72,8 @@ def _answers(columns: Sequence[str]) -> list[str]:
     timed = [column for column in columns if TIMED.search(column.replace("_", " "))]
     ratios = [column for column in columns if timed and "ratio" in column]  # of times
     bounds = [f"{column}_{end}" for column in columns for end in ("low", "high")]
-    left_out = {"measured", "n", "images", "Unnamed: 0", *timed, *ratios, *bounds}
+    chance = {"low", "high", "df", "p", "least", "n_seeds", "n_images"}  # of an endpoint or a difference
+    left_out = {"measured", "n", "images", "Unnamed: 0", *chance, *timed, *ratios, *bounds}
     return [column for column in columns if column not in left_out and not column.endswith("_n")]
 
 
@@ -91,7 +94,8 @@ def _are_numbers(*columns: pd.Series) -> bool:
 
 
 def _with_bounds(pairs: pd.DataFrame, column: str, suffix: str) -> pd.DataFrame:
-    names = [f"{column}{end}{suffix}" for end in ("", "_low", "_high")]
+    ends = ("low", "high") if column in TWO_WAY and f"low{suffix}" in pairs else (f"{column}_low", f"{column}_high")
+    names = [f"{name}{suffix}" for name in (column, *ends)]
     return pairs.reindex(columns=names).set_axis(["value", "low", "high"], axis=1)
 
 

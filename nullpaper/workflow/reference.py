@@ -3,7 +3,8 @@
 A run writes into a folder ``out`` of its own, whose ``manifest.json`` has one entry a notebook: its parameters, data,
 weights, device, versions, commit and code, and a checksum of each file. The reference is ``figures/`` and ``results/``
 of the project, with ``results/manifest.json``; runs at the profile ``photographs`` have one of their own beside it, in
-``figures/photographs/`` and ``results/photographs/``. Only `promote` writes there, after a run has succeeded.
+``figures/photographs/`` and ``results/photographs/``. Only `promote` writes there, after a run has succeeded, and then
+collects `VERDICTS` anew.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ KEPT = ("figures", "results")
 """Folders that the reference keeps; what else lies in the folder of a run, such as LaTeX, stays there."""
 REFERENCES = {"reference": "", "photographs": "photographs"}
 """Profiles whose runs are kept, and the folder below each of `KEPT`; what other profiles make is held to the first."""
+VERDICTS = "results/verdicts.csv"
+"""The verdicts of all notebooks of the reference."""
 DIGITS = 16
 """Hexadecimal digits of a checksum in a manifest."""
 
@@ -148,6 +151,23 @@ def promote(out: Path, notebook: str) -> None:
         for name in entries.get(notebook, {"files": {}})["files"].keys() - files.keys():
             (root / name).unlink(missing_ok=True)
         entries[notebook] = entry | {"files": files}
+    write_verdicts()
+
+
+def write_verdicts() -> None:
+    """Collect `VERDICTS` anew from the notebooks' tables of the reference."""
+    if (text := collected_verdicts()) is not None:
+        write_atomic(project_root() / VERDICTS, text)
+
+
+def collected_verdicts() -> str | None:
+    """What `VERDICTS` has to say; None where no notebook of the reference has verdicts."""
+    from nullpaper.workflow.verdicts import collected  # loads pandas
+
+    entries = read_manifest(reference_folder("reference"))
+    tables = [project_root() / file for entry in entries.values() for file in entry["files"]]
+    tables = [path for path in tables if path.name.endswith("_verdicts.csv") and path.is_file()]
+    return collected(tables) if tables else None
 
 
 def entry_of(path: Path) -> dict[str, Any] | None:

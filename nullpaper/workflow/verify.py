@@ -18,12 +18,15 @@ from nullpaper.workflow.provenance import project_root
 from nullpaper.workflow.reference import (
     KEPT,
     REFERENCES,
+    VERDICTS,
     altered,
     changed_manifest,
     checksum,
+    collected_verdicts,
     kept_as,
     read_manifest,
     reference_folder,
+    write_verdicts,
 )
 
 
@@ -48,7 +51,18 @@ def verify() -> list[Finding]:
     """
     drawn = {profile: read_manifest(reference_folder(profile)) for profile in REFERENCES}
     findings = [finding for profile in REFERENCES for finding in _findings(profile)]
-    return [one for one in findings if one.profile not in PARTIAL or one.notebook in drawn[one.profile]]
+    findings = [one for one in findings if one.profile not in PARTIAL or one.notebook in drawn[one.profile]]
+    return findings + _verdicts_amiss()
+
+
+def _verdicts_amiss() -> list[Finding]:
+    """The one table that no run makes, where it is not what the notebooks' own say."""
+    path, expected = project_root() / VERDICTS, collected_verdicts()
+    if expected is None or (path.is_file() and path.read_bytes() == expected.encode()):
+        return []
+    word = "edited" if path.is_file() else "missing"
+    reason = "is not what the notebooks' own tables say; `nullpaper figures` collects it anew"
+    return [Finding(VERDICTS, word, reason, "", "reference")]
 
 
 def _findings(profile: str) -> list[Finding]:
@@ -152,4 +166,5 @@ def adopt(notebook: str, note: str = "", profile: str = "reference") -> dict[str
         digest = identity(plan.code, *(decisive[part] for part in ("parameters", "data", "weights")))
         entry |= {"run": run_name(notebook, digest), "profile": profile} | decisive
         entries[notebook] = entry | ({"note": note} if note else {}) | {"files": files}
+    write_verdicts()
     return entries[notebook]

@@ -31,6 +31,8 @@ figure, axis = figures.subplots()
 axis.plot([0, slope])
 _ = figures.save_figure(figure, "01_line")
 _ = figures.save_table(pd.DataFrame({"x": [0, slope]}), "01_points")
+rises = {"name": "rises", "papers": "A", "said": "it rises", "where": "01", "value": slope, "p": 0.01, "measured": ""}
+_ = figures.save_table(pd.DataFrame([rises | {"holds": "holds"}]), "01_verdicts")
 """
 
 
@@ -61,6 +63,22 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def words() -> dict[str, str]:
     return {finding.path: finding.word for finding in verify()}
+
+
+def test_the_verdicts_of_all_notebooks_are_held_to_their_own_tables(root: Path) -> None:
+    file = root / "results" / "verdicts.csv"
+    verdict = pd.read_csv(file).iloc[0]
+    assert (verdict["claim"], verdict["measured"], verdict["holm"], verdict["verdict"]) == (
+        "it rises",
+        2,
+        0.01,
+        "holds",
+    )
+    file.write_text(file.read_text().replace("holds", "does not hold"))
+    assert words() == {"results/verdicts.csv": "edited"}
+    file.unlink()
+    assert words() == {"results/verdicts.csv": "missing"}
+    assert CliRunner().invoke(main, ["figures"]).exit_code == 0 and verify() == []
 
 
 def test_a_fresh_clone_is_clean(root: Path) -> None:
