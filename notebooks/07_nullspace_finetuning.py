@@ -398,7 +398,9 @@ def draw(axis: Axes, rows: pd.DataFrame, names: list[str]) -> None:
     axis.set_ylim(len(names) - 0.5, -0.5)
 
 
-colors = dict(zip((*groups, *FOUND), sns.color_palette("colorblind", 10), strict=False)) | {"start": (0.4,) * 3}
+palette = sns.color_palette()
+colors = {"start": (0.4,) * 3, "zero": palette[0], "nullspace": palette[3], "random": palette[2]}
+colors |= {"random_norm": palette[4], "permuted": palette[5]}
 names = [name for name in ("start", "nullspace", "random") if name in compared]
 differences = paired[paired["against"] == "zero"]
 figure, axes = figures.subplots(1, len(drawn), height=1.8, sharey=True)
