@@ -389,8 +389,7 @@ drawn = [measure for measure in drawn if measure in set(paired["measure"])]
 
 def draw(axis: Axes, rows: pd.DataFrame, names: list[str]) -> None:
     """Differences in points with their interval for new seeds and new images, a row a name."""
-    both = rows.assign(difference_low=rows["low"], difference_high=rows["high"])
-    figures.intervals(axis, both, thin=None, color=[colors[name] for name in names])
+    figures.intervals(axis, rows, color=[colors[name] for name in names])
     axis.xaxis.set_major_locator(MaxNLocator(3))
     axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
     axis.tick_params(labelsize=6.5)
@@ -713,6 +712,6 @@ if earlier:
         | {"allowed": np.hypot(now["high"] - now["low"], then["high"] - then["low"]) / 2}
         for now, then in pairs
     )
-    again["agrees"] = again["apart"] <= again["allowed"]
+    again["agrees"] = (again["apart"] <= again["allowed"]).where(again["allowed"].notna(), "no interval")
     figures.save_table(again, "07_again", caption="The endpoints on other seeds and images.")
 again.style.format(precision=4).hide(axis="index")

@@ -242,11 +242,6 @@ def rows_of(listed: list[tuple[str, str]], measures: list[str]) -> pd.DataFrame:
     return pd.concat(rows).query("measure in @measures")
 
 
-def with_both(rows: pd.DataFrame) -> pd.DataFrame:
-    """With the interval for new seeds and new images as the one that is drawn."""
-    return rows.assign(difference_low=rows["low"], difference_high=rows["high"])
-
-
 def in_points(axis: Axes) -> None:
     axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}")
     axis.tick_params(labelsize=7)
@@ -274,7 +269,7 @@ for axis, measure in zip(axes, ("average", "clean", "corruptions"), strict=True)
         rows = rows_of([(by_eps[method, e], "zero") for e in eps_values], [measure])
         places = [e * 1.06 ** (1 - 2 * number) for e in eps_values]  # side by side
         axis.plot(places, rows["difference"], color=color, label=method)
-        figures.intervals(axis, with_both(rows), places=places, vertical=True, thin=None, color=color)
+        figures.intervals(axis, rows, places=places, vertical=True, color=color)
     axis.set_xscale("log")
     axis.set_xticks(eps_values, [f"{e:g}" for e in eps_values])
     axis.xaxis.set_minor_locator(NullLocator())
@@ -342,7 +337,7 @@ listed = {
 }
 figure, axes = figures.subplots(1, 4, height=1.9, sharey=True)
 for axis, measure in zip(axes, ("fgsm", "clean", "corruptions", "average"), strict=True):
-    figures.intervals(axis, with_both(rows_of([*listed.values()], [measure])), thin=None)
+    figures.intervals(axis, rows_of([*listed.values()], [measure]))
     axis.set(title=measure, ylim=(len(listed) - 0.5, -0.5))
     axis.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}")
     axis.tick_params(labelsize=7)
@@ -383,9 +378,9 @@ figures.save_table(scaled, "08_normalisation", caption="Gains behind the right a
 figure, axes = figures.subplots(1, 2, height=2.2, sharey=True)
 for axis, scale in zip(axes, scales, strict=True):
     for number, method in enumerate(("zero", "nullspace")):
-        rows = with_both(rows_of([(f"{method}{scale}", f"start{scale}")], drawn).set_index("measure").loc[drawn])
+        rows = rows_of([(f"{method}{scale}", f"start{scale}")], drawn).set_index("measure").loc[drawn]
         places = [place + 0.24 * number - 0.12 for place in range(len(drawn))]
-        figures.intervals(axis, rows, places=places, thin=None, color=sns.color_palette()[3 * number], label=method)
+        figures.intervals(axis, rows, places=places, color=sns.color_palette()[3 * number], label=method)
     axis.set(title=f"{'wrong' if scale else 'own'} scale", ylim=(len(drawn) - 0.5, -0.5))
     axis.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}")
 axes[0].set_yticks(range(len(drawn)), drawn)
