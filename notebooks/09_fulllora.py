@@ -46,7 +46,7 @@ images: int = 48  # test images
 steps: int = 10  # gradient steps a run
 batch_size: int = 64  # images a step
 robust_steps: int = 10  # gradient steps a run from the robust start
-rounds: int = 1  # looks at dev, of which the best is kept
+rounds: int = 1  # looks at dev in a run
 dev_images: int = 0  # of dev, for these looks; 0: twice as many as of test
 attack_steps: int = 2  # steps of the attack in training
 evaluation_steps: int = 20  # steps of PGD and CW at the end
@@ -344,7 +344,7 @@ _ = figures.save_figure(figure, "09_costs")
 # %% [markdown]
 # ## (c) The runs
 #
-# `pgd_at` is Madry's loss, `trades` Zhang et al.'s ($\beta = 6$). The best round is chosen on dev by accuracy under the attack of training; the averaged weights are judged on test images that nothing else reads.
+# `pgd_at` is Madry's loss, `trades` Zhang et al.'s ($\beta = 6$). Dev chooses learning rates and no round: all are compared at equal length. The averaged weights of the end are judged on test images that nothing else reads.
 # From the standard start all is at `attack_eps`, from the robust one at `robust_eps`, 8/255, the radius that it was trained at.
 #
 # **Learning rates.** Where `rates` are given, every adapter takes its own of them at every start: the one whose run of `rate_steps` (`robust_rate_steps`) steps, of the first seed, has the highest accuracy on dev under

@@ -43,10 +43,12 @@ steps_per_noise: int = 12  # steps between fresh noises
 batch_size: int = 64  # images a step
 noise_images: int = 400  # dev images behind a noise
 noise_steps: int = 12  # steps of its synthesis
+boundary_images: int = 400  # of dev and of test, on which the largest noise is measured in (c)
+boundary_steps: int = 12  # steps of that measurement
 attack_steps: int = 2  # steps of the attack in adversarial training
 evaluation_steps: int = 20  # steps of PGD and CW at the end of (a); half of it in (b), twice in patch attacks
 noises: list = ["nullspace", "zero", "random"]  # methods of (a)
-attacks: list = ["fgsm", "pgd", "cw", "pgd_strong", "patch"]  # at the end of (a)
+attacks: list = ["fgsm", "pgd", "pgd_strong"]  # at the end of (a), as in 07
 attacked: list = ["pgd_at", "pgd_at_nullspace", "pgd_at_random"]  # methods of (b)
 strong_attacks: list = ["pgd", "cw"]  # at strong_eps, at the end of (b)
 corruptions: list = []  # names of those that models are judged under; empty: all 15
@@ -115,6 +117,7 @@ recipe, protocol, boundary = settings.nullspace_setting(
     severities=severities,
     seed=seed,
 )
+boundary = replace(boundary, images=boundary_images, steps=boundary_steps)
 protocol = replace(protocol, corruptions=tuple(corruptions) or protocol.corruptions)
 run_seeds = range(seed, seed + seeds)
 adapters = ["full", "lnlora"]
@@ -202,7 +205,7 @@ extra = {"pgd_at, lora": settings.ADAPTERS["lora"], "pgd_at, lnlora in blocks": 
 
 
 def adversarial_trial(method: str, adapter: str | AdapterSpec, s: int, rate: float | None = None) -> Trial:
-    changed = replace(recipe, dev_images=min(1_000, 2 * images))
+    changed = replace(recipe, dev_images=min(1_000, 2 * images), last=True)
     given = dict(adapter=adapter, start=adversarial_start, rate=rate)
     return settings.adversarial_trial(method, s, adversarial_steps, changed, **given)
 
@@ -303,7 +306,7 @@ more[more["measure"].isin(["clean", "pgd", f"pgd {strong}", "corruptions"])].sty
 # Paper A goes from a large approximate nullspace to robustness. A robust model may as well *have* a large one because it is robust. Both directions, from one start: adversarial training in all weights at growing radii, beside
 # standard finetuning of equal length (radius 0), and nullspace finetuning beside noise 0.
 #
-# The norm is that of the largest noise behind the patch embedding within $\varepsilon$, every token of one norm, found and verified by one protocol for all weights (those of the round that dev chose). $\varepsilon$ bounds a distance between
+# The norm is that of the largest noise behind the patch embedding within $\varepsilon$, every token of one norm, found and verified by one protocol for all weights. $\varepsilon$ bounds a distance between
 # softmax vectors, and an adversarially trained model is less sure of everything, so that it takes larger noise for that alone: first the logits of every model are divided by the temperature that makes its mean confidence on dev that of the start, which
 # changes no prediction. Beside it the largest Gaussian noise: a model that grows deaf to everything, or that scales its tokens up, gains on both. Only a learned norm that grows by more than the random
 # one says that directions to ignore were gained.
@@ -313,13 +316,13 @@ more[more["measure"].isin(["clean", "pgd", f"pgd {strong}", "corruptions"])].sty
 
 # %%
 cifar = load_data("cifar10")
-level = confidence(model_of(groups["start"][0]), cifar, noise_images)
+level = confidence(model_of(groups["start"][0]), cifar, boundary_images)
 matched = replace(boundary, confidence=level)
 mild_only = Protocol(images, (Threat(f"pgd-{n}", attack_eps),), seed=seed)
 
 
 def radius_trial(radius: float, s: int) -> Trial:
-    changed = replace(recipe, attack_eps=radius, dev_images=min(1_000, 2 * images))
+    changed = replace(recipe, attack_eps=radius, dev_images=min(1_000, 2 * images), last=True)
     options = dict(adapter="full", rate=radius_rate, boundary=replace(matched, seed=s))
     return settings.adversarial_trial("pgd_at" if radius else "standard", s, radius_steps, changed, **options)
 
@@ -355,7 +358,7 @@ for name in sized:
     rows.append(
         row | {"reached": by_seed["norm_reached"].mean(), "temperature": by_seed["temperature"].mean(), "pgd": right}
     )
-sizes = pd.DataFrame(rows).assign(images=noise_images, confidence=level)
+sizes = pd.DataFrame(rows).assign(images=boundary_images, confidence=level)
 figures.save_table(sizes, "11_norm", caption="Norm at the verified boundary of eps, at equal confidence.")
 along = pd.DataFrame(
     {"run": name, "seed": run.trial.seed, **record}
@@ -373,7 +376,7 @@ for name, line in along.groupby("run", sort=False):
     left.plot(by_step.index, by_step["norm"], "o-", markersize=3, color=shade, label=name)
     left.plot(by_step.index, by_step["norm_random"], "s--", markersize=3, color=shade, fillstyle="none")
 left.set(xlabel="step", ylabel=rf"norm at $\varepsilon$ = {eps:g}", ylim=(0, None))
-left.set_title(f"{seeds} seeds, {noise_images} images each", fontsize=8)
+left.set_title(f"{seeds} seeds, {boundary_images} images each", fontsize=8)
 left.xaxis.set_major_locator(MaxNLocator(4, integer=True))
 left.legend(fontsize=6)
 kinds = {"": ("largest found", "o", "full"), "_random": ("Gaussian", "s", "none")}
@@ -513,7 +516,7 @@ def robustness_makes_nullspace() -> tuple[str, str, Endpoint]:
     values = log_ratio("norm", *pair)
     found, noisy = statistics.over_seeds(values), statistics.over_seeds(log_ratio("norm_random", *pair))
     p = stats.ttest_1samp(values, 0).pvalue if len(values) > 1 else float("nan")
-    gain = Endpoint(found.value, found.low, found.high, float(p), found.n, noise_images, float(np.log(FACTOR)))
+    gain = Endpoint(found.value, found.low, found.high, float(p), found.n, boundary_images, float(np.log(FACTOR)))
     longer, random = (statistics.Interval(*np.exp([one.value, one.low, one.high]), one.n) for one in (found, noisy))
     alone = sizes[(sizes["run"] == "standard") | sizes["run"].str.startswith("pgd_at ")]
     others = ", ".join(f"{name} x {growth:.2f}" for name, growth in zip(alone["run"], alone["growth"], strict=True))

@@ -192,11 +192,11 @@ def adversarial_setting(
 
     Args:
         images: of test.
-        rounds: looks at dev, of which the best is kept.
+        rounds: looks at dev; the last counts, so that all are compared at equal length.
         attack_eps: radius of the attacks in training and at the end, in pixel units.
         other_eps: a second radius of PGD at the end; 0, or the first: none.
         attacks: those at the end.
-        dev_images: that choose the round; 0: twice as many as of test, and at most 1,000.
+        dev_images: for these looks; 0: twice as many as of test, and at most 1,000.
         training: further fields of `FinetuneRecipe`.
 
     Raises:
@@ -208,7 +208,8 @@ def adversarial_setting(
     for name in attacks:
         check_choice("attack", name, ("pgd", "cw"))
     sizes = {"steps_per_noise": -(-steps // rounds), "dev_images": dev_images or min(1_000, 2 * images)}
-    recipe = FinetuneRecipe(**sizes, ema=0.95, attack_eps=attack_eps, **training)  # over 20 steps, since runs are short
+    given = sizes | {"ema": 0.95, "last": True, "attack_eps": attack_eps}  # over 20 steps, since runs are short
+    recipe = FinetuneRecipe(**given, **training)
     threats = [Threat(f"{name}-{evaluation_steps}", attack_eps) for name in attacks]
     if other_eps not in (0, attack_eps):
         threats.append(Threat(f"pgd-{evaluation_steps}", other_eps))
@@ -242,7 +243,7 @@ def best_under_attack(grid: Mapping[str, Sequence[Trial]], *, workers: int = 0) 
         grid: trials by arm, which differ in learning rate alone.
 
     Returns:
-        A row an arm and rate: arm, rate, ``dev_robust`` and ``dev_accuracy`` of the round that was kept, steps, and
+        A row an arm and rate: arm, rate, ``dev_robust`` and ``dev_accuracy`` of the round that counts, steps, and
         ``chosen``: the rate of the arm's highest dev_robust; of equal ones the smallest.
     """
     tries = [(arm, trial) for arm, trials in grid.items() for trial in trials]

@@ -57,7 +57,7 @@ def test_every_gain_has_its_controls_through_both_adapters(run: NotebookRun) -> 
         for adapter in ("full", "lnlora"):
             assert {(f"{method}, {adapter}", f"{control}, {adapter}") for control in controls} <= pairs
     measures = run.table("11_table").groupby("run")["measure"].agg(set)
-    assert {"clean", "pgd", "cw", "patch", "corruptions", "average"} <= measures["nullspace, lnlora"]
+    assert {"clean", "fgsm", "pgd", "corruptions", "average"} <= measures["nullspace, lnlora"]
     assert {"clean", "pgd", "pgd 8/255", "cw 8/255", "corruptions"} <= measures["pgd_at_nullspace, lnlora"]
     assert "average" not in measures["pgd_at_nullspace, lnlora"]  # it would be over other measures
 
