@@ -523,7 +523,7 @@ def checks() -> list[dict[str, object]]:
     return [{"model": name, "images": checked_images, "warnings": " ".join(w) or "none"} for name, w in found.items()]
 
 
-ended = [result.weights for result in checked.values()]
+ended = [result.weights.fingerprint for result in checked.values()]
 warnings = pd.DataFrame(stored("diagnosis", {"weights": ended}, checks, data=photos.identity).metrics)
 figures.save_table(warnings, "07_warnings", caption="What could fake robustness.")
 warnings.style.hide(axis="index")

@@ -555,17 +555,17 @@ def parameter_shift(before: ViT, after: ViT) -> pd.DataFrame:
 
 
 # %%
-changes = {"vit_robust": [(vit, start_of(Trial("start", start="vit_robust")))]} if is_shipped else {}
-for method in ("standard", "pgd_at"):
-    runs = groups.get((data, "standard", method, "full"), [])
-    changes[method] = [(start_of(run.trial), model_of(run)) for run in runs]
-shifts = pd.concat(
-    [
-        parameter_shift(*pair).assign(model=model, seed=s)
-        for model, models in changes.items()
-        for s, pair in enumerate(models, seed)
-    ]
-)
+moved = {m: groups.get((data, "standard", m, "full"), []) for m in ("standard", "pgd_at")}
+
+
+def all_shifts() -> list[dict[str, object]]:
+    pairs = [("vit_robust", seed, vit, start_of(Trial("start", start="vit_robust")))] if is_shipped else []
+    pairs += [(m, s, start_of(r.trial), model_of(r)) for m, runs in moved.items() for s, r in enumerate(runs, seed)]
+    return pd.concat(parameter_shift(*pair).assign(model=m, seed=s) for m, s, *pair in pairs).to_dict("records")
+
+
+ended = {model: [run.weights.fingerprint for run in runs] for model, runs in moved.items()}
+shifts = pd.DataFrame(stored("shifts", ended | {"from": fingerprint(vit), "seed": seed}, all_shifts).metrics)
 both = shifts[shifts["model"] != "vit_robust"].pivot(index=["seed", "name"], columns="model", values="change")
 both = both.dropna()  # seeds that both have
 log_ratio = np.log(both["pgd_at"] / both["standard"]).unstack("name")  # seeds x tensors

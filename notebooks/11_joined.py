@@ -90,6 +90,7 @@ from nullpaper.studies import contrasts, settings
 from nullpaper.studies.boundary import confidence
 from nullpaper.studies.trials import AdapterSpec, Protocol, Trial, TrialResult, boundary_norms, model_of, run_trials
 from nullpaper.workflow import figures
+from nullpaper.workflow.store import stored
 
 figures.use_style()
 needed = {"noises": (noises, ("nullspace", "zero")), "attacked": (attacked, ("pgd_at", "pgd_at_nullspace"))}
@@ -441,9 +442,15 @@ def exact(name: str, run: TrialResult, first: TrialResult) -> dict[str, object]:
 
 
 named = ["start", "zero, full", "zero, lnlora", "robust start", "pgd_at, full", "pgd_at, lnlora", *extra]
-rows = [exact(name, groups[name][0], groups["robust start" if name in robust else "start"][0]) for name in named]
-rows.insert(4, exact("robust start, against start", groups["robust start"][0], groups["start"][0]))
-exact_space = pd.DataFrame(rows)
+
+
+def exact_rows() -> list[dict[str, object]]:
+    rows = [exact(name, groups[name][0], groups["robust start" if name in robust else "start"][0]) for name in named]
+    return rows[:4] + [exact("robust start, against start", groups["robust start"][0], groups["start"][0])] + rows[4:]
+
+
+compared = {"weights": [groups[name][0].weights.fingerprint for name in ("start", *named)], "seed": seed}
+exact_space = pd.DataFrame(stored("exact_space", compared, exact_rows, data=cifar.identity).metrics)
 figures.save_table(exact_space, "11_exact", caption="The nullspace of the patch embedding after finetuning.")
 exact_space.style.format(precision=6, na_rep="").hide(axis="index")
 

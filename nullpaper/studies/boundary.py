@@ -12,8 +12,9 @@ from scipy.optimize import brentq
 
 from nullpaper.data.datasets import Data
 from nullpaper.errors import InputError, check_number
-from nullpaper.models.predict import predictions
-from nullpaper.models.vit import ViT, fingerprint
+from nullpaper.models.predict import predictions, restricted
+from nullpaper.models.vit import ViT
+from nullpaper.studies.judging import Weights
 from nullpaper.synthesis.influence import read_pool
 from nullpaper.synthesis.noise import encoder_noise, rescaled
 from nullpaper.workflow.store import stored
@@ -66,17 +67,17 @@ def _logits(vit: ViT, data: Data, images: int) -> torch.Tensor:
     return predictions(vit, data.dev.subset(images, 0)).double()
 
 
-def boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
+def boundary_norm(weights: Weights, data: Data, boundary: Boundary) -> dict[str, float]:
     """Norms of the learned and of random noise that are verified to stay within eps, every token of one norm.
 
     Found in the store where these weights were measured before, as those that all runs start from.
     """
-    given = asdict(boundary) | {"weights": fingerprint(vit)}
-    return stored("boundary_norm", given, partial(_boundary_norm, vit, data, boundary), data=data.identity).metrics
+    given = asdict(boundary) | {"weights": weights.fingerprint}
+    return stored("boundary_norm", given, partial(_boundary_norm, weights, data, boundary), data=data.identity).metrics
 
 
-def _boundary_norm(vit: ViT, data: Data, boundary: Boundary) -> dict[str, float]:
-    seed, temperature = boundary.seed, {}
+def _boundary_norm(weights: Weights, data: Data, boundary: Boundary) -> dict[str, float]:
+    vit, seed, temperature = restricted(weights.vit, data), boundary.seed, {}
     if boundary.confidence is not None:
         vit, temperature["temperature"] = at_confidence(vit, data, boundary.confidence, boundary.images)
     pool, held_out = (

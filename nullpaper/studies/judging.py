@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +69,28 @@ class Protocol:
             raise InputError(f"shard={self.shard} cuts a batch of {BATCH} images in two: take a multiple of it.")
 
 
+@dataclass(frozen=True)
+class Weights:
+    """A model, of all its classes, by its fingerprint: it is made only where something has to be computed."""
+
+    fingerprint: str
+    transform: Transform  # how it wants photographs
+    make: Callable[[], ViT]
+
+    @cached_property
+    def vit(self) -> ViT:
+        """The model itself."""
+        return self.make()
+
+
 class _Busy(Exception):
     """Another process is at this part."""
 
 
-def judge(
-    make: Callable[[], ViT], weights: str, transform: Transform, data: str, root: str, protocol: Protocol
-) -> Evaluation:
+def judge(weights: Weights, data: str, root: str, protocol: Protocol) -> Evaluation:
     """What a model answers; found in the store or computed.
 
     Args:
-        make: returns the model, of all its classes; it is called only where something has to be computed.
-        weights: its fingerprint.
-        transform: how it wants photographs.
         data, root: whose images, unless the protocol names others.
 
     Raises:
@@ -89,19 +98,19 @@ def judge(
             of ImageNet-C that lacks a condition, or whose photographs are others.
     """
     place = (protocol.data or data, protocol.root if protocol.data else root)
-    loaded = load(*place, transform)
-    given = described(protocol) | {"weights": weights, "registered": registered(protocol)}
-    origin, made = dict(loaded.identity), cache(make)
-    for level, other in _published(protocol, transform).items():
+    loaded = load(*place, weights.transform)
+    given = described(protocol) | {"weights": weights.fingerprint, "registered": registered(protocol)}
+    origin = dict(loaded.identity)
+    for level, other in _published(protocol, weights.transform).items():
         origin |= {f"{level.name}@{level.severity}": other.identity["digest"]}
 
     def part(first: int, wait: bool) -> Evaluation:
         def compute() -> Any:
             cut = slice(first, first + protocol.shard)
-            split, levels = judged_images(protocol, *place, transform)
+            split, levels = judged_images(protocol, *place, weights.transform)
             corrupted = {level: one.take(cut) for level, one in levels.items()}
             options = {"seed": protocol.seed, "batch_size": min(BATCH, protocol.shard), "first": first}
-            answering = restricted(made(), loaded)
+            answering = restricted(weights.vit, loaded)
             return packed(
                 evaluate(answering, split.take(cut), attacks=protocol.threats, corruptions=corrupted, **options)
             )

@@ -31,7 +31,7 @@ from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 from nullpaper.robustness.attacks import ATTACKS
 from nullpaper.robustness.corruptions import CORRUPTIONS
 from nullpaper.studies.boundary import Boundary, boundary_norm
-from nullpaper.studies.judging import Protocol, described, judge, load
+from nullpaper.studies.judging import Protocol, Weights, described, judge, load
 from nullpaper.workflow.code_identity import code_identity, identity
 from nullpaper.workflow.parallel import each
 from nullpaper.workflow.store import Result, store_root, stored
@@ -86,7 +86,7 @@ class TrialResult:
     history: list[dict[str, float]]
     best_step: int
     frame: pd.DataFrame
-    weights: str  # fingerprint of the model, of all its classes
+    weights: Weights
     run: Result | None = None  # what the store holds of the finetuning; None: a start
 
 
@@ -125,8 +125,9 @@ def boundary_norms(measured: Sequence[tuple[TrialResult, Boundary]], *, workers:
 
 
 def _boundary_norm(job: tuple[TrialResult, Boundary]) -> dict[str, float]:
-    (result, boundary), model = job, model_of(job[0])
-    return boundary_norm(model, load(result.trial.data, result.trial.root, model.transform), boundary)
+    result, boundary = job
+    data = load(result.trial.data, result.trial.root, result.weights.transform)
+    return boundary_norm(result.weights, data, boundary)
 
 
 def _importable() -> bool:
@@ -143,9 +144,9 @@ def _run(job: tuple[Trial, Protocol, tuple[dict[str, Any], ...]]) -> TrialResult
         own.update(given)
     run = None if trial.method == "start" else _finetuned(trial)
     found = {"history": [], "best_step": 0, "weights": fingerprint(_begun(trial))} if run is None else run.metrics
-    model = partial(_model, trial, run)  # its weights are read where something has to be judged
-    frame = judge(model, found["weights"], _transform(trial), trial.data, trial.root, protocol)
-    return TrialResult(trial, **found, frame=frame, run=run)
+    weights = Weights(found["weights"], _transform(trial), partial(_model, trial, run))
+    frame = judge(weights, trial.data, trial.root, protocol)
+    return TrialResult(trial, found["history"], found["best_step"], frame, weights, run)
 
 
 def _described(trial: Trial) -> dict[str, Any]:
@@ -163,18 +164,27 @@ def _finetuned(trial: Trial) -> Result:
     state = store_root().parent / "finetuning" / identity(given, origin)[:20]  # decides nothing, as any folder
 
     def compute() -> tuple[dict[str, Any], dict[str, Any]]:
-        measure = trial.boundary and partial(boundary_norm, data=data, boundary=trial.boundary)
+        def measure(vit: ViT) -> dict[str, float]:
+            return boundary_norm(_whole(vit), data, trial.boundary)
+
         options = {"steps": trial.steps, "seed": trial.seed, "recipe": trial.recipe, "folder": state}
-        options |= {"adapter": trial.adapter and trial.adapter.options(), "measure": measure, "progress": False}
+        options |= {"adapter": trial.adapter and trial.adapter.options(), "progress": False}
+        options |= {"measure": measure} if trial.boundary else {}
         result = finetune(start, data, method=trial.method, **options)
-        whole = copy(result.vit)
-        whole.classes = None
-        found = {"history": result.history, "best_step": result.best_step, "weights": fingerprint(whole)}
+        weights = _whole(result.vit).fingerprint
+        found = {"history": result.history, "best_step": result.best_step, "weights": weights}
         return found, result.vit.net.state_dict()
 
     run = stored("finetuned", given, compute, data=origin, other_data=other)
     shutil.rmtree(state, ignore_errors=True)  # the result holds what is wanted of it
     return run
+
+
+def _whole(vit: ViT) -> Weights:
+    """A model with all classes of its head."""
+    whole = copy(vit)
+    whole.classes = None
+    return Weights(fingerprint(whole), vit.transform, lambda: whole)
 
 
 def model_of(result: TrialResult) -> ViT:

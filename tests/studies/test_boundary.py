@@ -9,6 +9,7 @@ from quick import few, start
 from nullpaper.errors import InputError
 from nullpaper.models.predict import predictions
 from nullpaper.studies.boundary import Boundary, at_confidence, boundary_norm, confidence
+from nullpaper.studies.trials import _whole
 
 
 def test_a_temperature_gives_the_confidence_and_changes_no_prediction() -> None:
@@ -29,10 +30,10 @@ def test_an_unsure_model_takes_more_noise_for_that_alone_and_none_at_equal_confi
     softer, _ = at_confidence(vit, data, 0.5, 64)
     own = confidence(vit, data, 64)
     plain, soft, matched = (
-        boundary_norm(model, data, Boundary(0.1, 64, 2, level))
+        boundary_norm(_whole(model), data, Boundary(0.1, 64, 2, level))
         for model, level in ((vit, None), (softer, None), (softer, own))
     )
     assert soft["norm_random"] > 1.2 * plain["norm_random"]
     assert matched["norm_random"] == pytest.approx(plain["norm_random"], rel=0.01) and "temperature" not in plain
-    other = boundary_norm(vit, data, Boundary(0.1, 64, 2, seed=1))
+    other = boundary_norm(_whole(vit), data, Boundary(0.1, 64, 2, seed=1))
     assert other["norm"] != plain["norm"]

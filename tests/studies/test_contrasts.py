@@ -22,7 +22,7 @@ def made(*rates: float, images: int = 40) -> tuple[TrialResult, ...]:
     for seed, rate in enumerate(rates):
         drawn = np.random.default_rng(seed).random((3, images)) < rate
         frame = from_masks(dict(zip((Clean(), Threat("fgsm", EPS), Corrupted("fog", 2)), drawn, strict=True)))
-        runs.append(TrialResult(Trial("zero", seed), [], 0, frame, ""))
+        runs.append(TrialResult(Trial("zero", seed), [], 0, frame, None))
     return tuple(runs)
 
 

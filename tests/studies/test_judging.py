@@ -17,13 +17,12 @@ from filelock import FileLock
 from processes import started
 
 from nullpaper.data.datasets import load_data
-from nullpaper.data.folders import Transform
 from nullpaper.errors import InputError
 from nullpaper.models.predict import predictions
 from nullpaper.models.vit import SHIPPED, ViT, fingerprint, load_vit
 from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies import judging
-from nullpaper.studies.judging import Protocol, judge
+from nullpaper.studies.judging import Protocol, Weights, judge
 from nullpaper.studies.published import further_sets
 
 EPS = 1 / 255
@@ -41,12 +40,12 @@ def firsts(store: Path) -> dict[int, Path]:
     return {json.loads((path / "params.json").read_text())["first"]: path for path in folders}
 
 
-def model(vit: ViT) -> tuple[Callable[[], ViT], str, Transform]:
-    return lambda: vit, fingerprint(vit), vit.transform
+def weights(vit: ViT) -> Weights:
+    return Weights(fingerprint(vit), vit.transform, lambda: vit)
 
 
 def judged(protocol: Protocol) -> pd.DataFrame:
-    return judge(*model(load_vit(SHIPPED)), "cifar10", "", protocol)
+    return judge(weights(load_vit(SHIPPED)), "cifar10", "", protocol)
 
 
 @pytest.mark.long
@@ -143,7 +142,7 @@ def test_a_set_is_judged_among_its_own_classes(store: Path, place: Path, name: s
     """ImageNet-A and -R by the logits of their 200 classes alone: the others' may be the largest."""
     vit = load_vit("test_vit", weights=place / "tiny.safetensors")
     root = str(place / "sets" / name)
-    frame = judge(*model(vit), "imagenet", str(place / "imagenet"), Protocol(images, data=name, root=root))
+    frame = judge(weights(vit), "imagenet", str(place / "imagenet"), Protocol(images, data=name, root=root))
     data = load_data(name, root, transform=vit.transform)
     logits = predictions(vit, data.test)
     kept = list(data.imagenet)
@@ -159,7 +158,7 @@ def test_the_files_of_imagenet_c_are_paired_with_the_photographs(store: Path, pl
     """Here they are the very same, so that under every condition the answers are those of the clean images."""
     vit, folder = load_vit("test_vit", weights=place / "tiny.safetensors"), place / "sets" / "imagenet-c"
     protocol = Protocol(8, (), ("fog", "snow"), (1, 5), corrupted=str(folder), shard=5)
-    frame = judge(*model(vit), "imagenet", str(place / "imagenet"), protocol)
+    frame = judge(weights(vit), "imagenet", str(place / "imagenet"), protocol)
     assert frame["condition"].tolist() == ["clean", "fog@1", "fog@5", "snow@1", "snow@5"]
     assert all((mask == frame["correct"][1]).all() for mask in frame["correct"][2:]) and frame["n"].eq(8).all()
     moved = next((folder / "all/snow/5").glob("*/*_1.JPEG"))
@@ -167,10 +166,10 @@ def test_the_files_of_imagenet_c_are_paired_with_the_photographs(store: Path, pl
     judging.load.cache_clear()
     judging.judged_images.cache_clear()
     with pytest.raises(InputError, match="snow/5 in .* are not those of imagenet"):
-        judge(*model(vit), "imagenet", str(place / "imagenet"), protocol)
+        judge(weights(vit), "imagenet", str(place / "imagenet"), protocol)
     with pytest.raises(InputError, match="lacks 1 of 2 conditions, such as snow/5"):
         (folder / "all/snow/5").rename(folder / "all/snow/6")
-        judge(*model(vit), "imagenet", str(place / "imagenet"), replace(protocol, corruptions=("snow",)))
+        judge(weights(vit), "imagenet", str(place / "imagenet"), replace(protocol, corruptions=("snow",)))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

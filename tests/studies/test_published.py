@@ -96,7 +96,7 @@ def results(shares: dict[str, float], seeds: int, count: int, corrupted: float |
         if corrupted is not None:
             levels = [(name, severity) for name in ALEXNET for severity in SEVERITIES]
             masks |= {Corrupted(*level): rng.permutation(count) < corrupted * count for level in levels}
-        made.append(TrialResult(Trial("start", seed), [], 0, from_masks(masks), ""))
+        made.append(TrialResult(Trial("start", seed), [], 0, from_masks(masks), None))
     return made
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,7 +58,7 @@ def test_recipes_are_those_of_the_records_that_travel() -> None:
         weights = shipped_weights(name)
         path = weights.with_suffix("") / "record.json" if name in ADAPTED else weights.with_suffix(".json")
         record = json.loads(path.read_text())
-        assert record["recipe"] == json.loads(json.dumps(asdict(recipe)))
+        assert type(recipe)(**record["recipe"] | {"betas": tuple(record["recipe"]["betas"])}) == recipe
         assert record.get("steps", shipped.ROBUST_STEPS) == shipped.ROBUST_STEPS
         adapter = settings.ADAPTERS["lnlora"].options() if name in ADAPTED else None
         assert record.get("adapter") == adapter

@@ -34,6 +34,7 @@ from nullpaper.studies.trials import (
     Protocol,
     Trial,
     TrialResult,
+    _whole,
     model_of,
     run_trials,
     start_of,
@@ -198,7 +199,7 @@ def test_where_weights_and_photographs_lie_decides_no_trial(photographs: Path, b
 
 def test_the_largest_noise_found_is_longer_than_random_at_the_same_eps() -> None:
     vit, data = load_vit(SHIPPED), load_data("cifar10")
-    found = boundary_norm(vit, data, Boundary(0.1, 160, 10))
+    found = boundary_norm(_whole(vit), data, Boundary(0.1, 160, 10))
     assert found["norm"] > 1.2 * found["norm_random"] > 0
 
 
