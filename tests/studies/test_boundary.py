@@ -30,7 +30,7 @@ def test_an_unsure_model_takes_more_noise_for_that_alone_and_none_at_equal_confi
     softer, _ = at_confidence(vit, data, 0.5, 64)
     own = confidence(vit, data, 64)
     plain, soft, matched = (
-        boundary_norm(_whole(model), data, Boundary(0.1, 64, 2, level))
+        boundary_norm(_whole(model), data, Boundary(0.1, 64, 2, confidence=level))
         for model, level in ((vit, None), (softer, None), (softer, own))
     )
     assert soft["norm_random"] > 1.2 * plain["norm_random"]
