@@ -33,7 +33,7 @@
 #
 # What is *read* from tables and figures below speaks of the defaults where it says so; the last section is computed.
 #
-# Takes about 4 min at `cpu` on 2 cores, 15 at `reference` and 15 at `photographs`; needs CIFAR-10, which is fetched once, or your
+# Takes about 4 min at `cpu` on 2 cores, 20 at `reference` and 20 at `photographs`; needs CIFAR-10, which is fetched once, or your
 # photographs.
 
 # %% tags=["parameters"]
