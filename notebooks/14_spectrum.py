@@ -154,7 +154,7 @@ plan = {"rates": (tries, on_dev), "table": ([one for several in expected.values(
 # %% [markdown]
 # ## (a) The family, before any training
 #
-# `draws` noises of each $\gamma$ against the model as it comes, made as training makes them. `norm` is that at equal $\varepsilon$, `influence` what images that took no part in making the noise
+# `draws` noises of each $\gamma$ against the model as it comes, made as training makes them. `norm` is that at equal $\varepsilon$, `relative` in units of that at $\gamma = 0$ of the same images, `influence` what images that took no part in making the noise
 # measure. The directions are those of an $M$ of other images: `energy` is the share of the noise's squared norm in the `top` share of all directions, those that move the logits most, and
 # `carried` the share of its influence that goes when these are taken out of it.
 
@@ -183,10 +183,11 @@ def members() -> list[dict[str, float]]:
 given = dict(noise_images=noise_images, spectrum_images=spectrum_images, draws=draws, directions=directions)
 given |= {"eps": eps, "gammas": gammas, "seed": seed, "weights": fingerprint(vit)}
 drawn = pd.DataFrame(stored("spectral_noises", given, members, data=photos.identity).metrics)
+drawn["relative"] = drawn["norm"] / drawn["draw"].map(drawn.query("gamma == 0").set_index("draw")["norm"])
 rows = []
 for gamma, part in drawn.groupby("gamma"):
     row = {"gamma": gamma}
-    for column in ("norm", "influence", "energy", "carried"):
+    for column in ("norm", "relative", "influence", "energy", "carried"):
         row |= statistics.over_seeds(part[column]).columns(column)
     rows.append(row)
 members_table = pd.DataFrame(rows)
@@ -207,7 +208,9 @@ for axis in axes:
     axis.set_title(f"n = {draws} noises", fontsize=7, loc="right")
 axes[1].legend(fontsize=7, frameon=False)
 figures.save_figure(figure, "14_family")
-members_table[["gamma", "norm", "influence", "energy", "carried"]].style.format(precision=3).hide(axis="index")
+members_table[["gamma", "norm", "relative", "influence", "energy", "carried"]].style.format(precision=3).hide(
+    axis="index"
+)
 
 # %% [markdown]
 # ## (b) Learning rates
