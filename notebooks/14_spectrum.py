@@ -27,7 +27,7 @@
 # **Primary endpoint**, declared before the runs: the least squares slope of robustness against $\gamma$, robustness being the mean of the accuracy under PGD and of that on noise corruptions,
 # with the two-way interval over seeds and test images. The least slope that matters is `least_slope`, one point from end to end. Paper A's logic predicts a negative slope. Two more
 # comparisons are declared: the largest $\gamma$ against $\gamma = 0$, which costs the same, and against PGD training at the radius of the test, whose `attack_steps` of 1 costs the same too: an
-# image is twice in a forward and a backward pass. The least difference that matters is `least_gain`. All else is exploratory.
+# image is twice in a forward and a backward pass. The least difference that matters is `least_gain`. All else is exploratory, also the slope at a second bound, `other_eps`, ten times as large.
 #
 # $M$ is that of the logits and not of the probabilities, since the probabilities of confident images hardly move and a few uncertain ones would be all of $M$. The mean of $J^\top s s^\top J$ over
 # images with random signs $s$ estimates it without bias (`synthesis.linearised`); directions that no image has sampled get the ridge $\rho$, a hundredth of the mean eigenvalue.
@@ -50,6 +50,8 @@ spectrum_images: int = 400  # training images behind the spectrum of (a)
 draws: int = 3  # noises a gamma in (a)
 top: float = 0.1  # share of the directions in (a), those that move the logits most
 eps: float = 0.03  # bound on the mean squared distance between softmax vectors
+other_eps: float = 0.3  # a second one, exploratory
+other_gammas: list = [-1.0, 1.0]  # powers of M at that bound, two or more; empty: none
 attack_eps: float = 0.00392156862745098  # L-infinity radius of PGD in pixel units, in training and at the end: 1/255
 attack_steps: int = 1  # steps of the attack in adversarial training
 rates: list = [0.0003]  # peak learning rates of which each method takes its own, by dev
@@ -87,9 +89,11 @@ from nullpaper.workflow.store import stored
 
 figures.use_style()
 device = "cuda" if torch.cuda.is_available() else "cpu"
-gammas = sorted(map(float, gammas))
+gammas, other_gammas = (sorted(map(float, several)) for several in (gammas, other_gammas))
 if 0.0 not in gammas or gammas[-1] <= 0 or len(set(gammas)) < len(gammas):
     raise InputError(f"gammas are {gammas}: give each once, with 0 and one above 0 among them.")
+if other_gammas and (other_eps == eps or len(set(other_gammas)) < 2):
+    raise InputError(f"other_gammas are {other_gammas} at {other_eps:g}: give two or more at another eps, or none.")
 vit = load_vit(model, weights=weights or None, device=device)
 photos = load_data(data, root or None, transform=vit.transform)
 directions = round(top * vit.grid_size[0] * vit.grid_size[1] * (vit.embed_dim - 1))
@@ -126,6 +130,8 @@ recipe, protocol, _ = settings.nullspace_setting(
 )
 family = {f"gamma {gamma:g}": gamma for gamma in gammas}
 arms = {name: ("spectral", replace(recipe, gamma=gamma)) for name, gamma in family.items()}
+wider = {f"gamma {gamma:g}, eps {other_eps:g}": gamma for gamma in other_gammas}
+arms |= {name: ("spectral", replace(recipe, gamma=gamma, noise_eps=other_eps)) for name, gamma in wider.items()}
 arms |= {"zero": ("zero", recipe), "pgd_at": ("pgd_at", recipe)}
 run_seeds = range(seed, seed + seeds)
 
@@ -262,12 +268,17 @@ figures.save_table(table, "14_arms", caption="Accuracies.")
 added = noise_passes("spectral", recipe) * noise_images / (3 * 2 * steps_per_noise * batch_size)
 print(f"making a noise adds {added:.0%} to the passes of the steps that it is used in")
 
-centred = np.array(gammas) - np.mean(gammas)
-stacked = np.stack([values[arm] for arm in family])
+
+def slope_of(members: dict[str, float]) -> np.ndarray:
+    """Least squares slope against gamma of every image, (seeds, images, measures)."""
+    centred = np.array([*members.values()]) - np.mean([*members.values()])
+    return np.tensordot(centred / (centred**2).sum(), np.stack([values[arm] for arm in members]), 1)
+
+
 lowest, largest = (f"gamma {gamma:g}" for gamma in (gammas[0], gammas[-1]))
-effects = {"slope": np.tensordot(centred / (centred**2).sum(), stacked, 1)}
+effects = {"slope": slope_of(family)} | ({f"slope, eps {other_eps:g}": slope_of(wider)} if wider else {})
 pairs = [(largest, "gamma 0"), ("pgd_at", largest), (lowest, "gamma 0"), (largest, "zero"), ("gamma 0", "zero")]
-pairs += [("pgd_at", "zero"), ("zero", "start"), *((arm, "zero") for arm in family)]
+pairs += [("pgd_at", "zero"), ("zero", "start"), *((arm, "zero") for arm in family | wider)]
 effects |= {f"{first} - {second}": values[first] - values[second] for first, second in pairs if first != second}
 effects = pd.DataFrame([row for name, array in effects.items() for row in tabulated(name, array)])
 figures.save_table(effects, "14_effects", caption="The slope against gamma, and paired differences.")
@@ -281,27 +292,30 @@ effects.query("measure == 'robustness'").style.format(precision=4, na_rep="").hi
 of = effects.set_index(["name", "measure"])
 
 
-def draw(axis, measure: str, color, label: str, shift: float = 0.0) -> None:
+def draw(axis, members: dict[str, float], measure: str, color, label: str, shift: float = 0.0) -> None:
     """Differences to `zero` against gamma, in points."""
-    rows = of.loc[[(f"{arm} - zero", measure) for arm in family]]
-    places = np.array(gammas) + shift
+    rows = of.loc[[(f"{arm} - zero", measure) for arm in members]]
+    places = np.array([*members.values()]) + shift
     axis.plot(places, 100 * rows["value"], "o", color=color, label=label, markersize=4)
     axis.vlines(places, 100 * rows["low"], 100 * rows["high"], color=color, linewidth=1.2)
 
 
-blue, orange, green, red = sns.color_palette()[:4]
+blue, orange, green, red, purple = sns.color_palette()[:5]
 figure, axes = figures.subplots(1, 2, height=2.7)
-draw(axes[0], "robustness", blue, "noise of the family")
-slope, middle = of.loc[("slope", "robustness"), "value"], stacked[..., 0].mean() - values["zero"][..., 0].mean()
-ends = np.array(gammas)[[0, -1]]
-axes[0].plot(ends, 100 * (middle + slope * (ends - np.mean(gammas))), color=blue, linewidth=0.8, label="slope")
+for members, bound, color, shift in ((family, eps, blue, -0.03), (wider, other_eps, purple, 0.03)):
+    if members:
+        draw(axes[0], members, "robustness", color, rf"noise, $\varepsilon$ = {bound:g}", shift)
+        slope = of.loc[("slope" if members is family else f"slope, eps {bound:g}", "robustness"), "value"]
+        middle = np.mean([of.loc[(f"{arm} - zero", "robustness"), "value"] for arm in members])
+        places = np.array([*members.values()])
+        axes[0].plot(places, 100 * (middle + slope * (places - places.mean())), color=color, linewidth=0.8)
 attacked = of.loc[("pgd_at - zero", "robustness")]
 axes[0].axhline(100 * attacked["value"], color=red, linewidth=0.8, label=f"PGD-{attack_steps} training")
 axes[0].axhspan(100 * attacked["low"], 100 * attacked["high"], color=red, alpha=0.12, linewidth=0)
 for place, (measure, label, color) in enumerate(
     (("pgd", f"PGD at {255 * attack_eps:.3g}/255", orange), ("noise", "noise", green), ("clean", "clean", "0.35"))
 ):
-    draw(axes[1], measure, color, label, 0.06 * (place - 1))
+    draw(axes[1], family, measure, color, label, 0.06 * (place - 1))
 for axis, title in zip(axes, ("robustness: PGD and noise", "its parts, and clean images"), strict=True):
     axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axis.set(xlabel=r"$\gamma$", xticks=gammas)
@@ -317,8 +331,7 @@ table.pivot(index="name", columns="measure", values="value").loc[[*groups], meas
 
 # %%
 if seeds > 1:
-    slopes = np.tensordot(centred / (centred**2).sum(), stacked[..., 0], 1)
-    print(f"slope: {power(slopes, least_slope)}")
+    print(f"slope: {power(slope_of(family)[..., 0], least_slope)}")
     print(f"{largest} against gamma 0: {power((values[largest] - values['gamma 0'])[..., 0], least_gain)}")
 
 # %% [markdown]
@@ -329,6 +342,7 @@ from nullpaper.studies.endpoints import Endpoint
 from nullpaper.studies.verdicts import Verdicts, row
 
 answer = Verdicts()
+wide = f"slope, eps {other_eps:g}"
 top_arm = f"gamma {max(map(float, gammas)):g}"
 UNLESS = (
     ", does not hold if the interval excludes that or an effect that matters, else not resolved, as by fewer than "
@@ -398,6 +412,7 @@ answer.show(
     question="does robustness rise or fall from noise that the network ignores to noise that it is most sensitive to?",
     answer=f"for each unit of gamma it changes by {effect('slope', least_slope).in_points()}; {top_arm} minus no noise: "
     f"{effect(f'{top_arm} - zero', least_gain).in_points()}, PGD training minus no noise: "
-    f"{effect('pgd_at - zero', least_gain).in_points()}.",
+    f"{effect('pgd_at - zero', least_gain).in_points()}."
+    + (f" At eps {other_eps:g}, exploratory: {effect(wide, least_slope).in_points()} a unit." if other_gammas else ""),
     would_change="more seeds and images, as printed above; longer training; another model, whose start is adversarial.",
 )
