@@ -413,6 +413,10 @@ answer.show(
     answer=f"for each unit of gamma it changes by {effect('slope', least_slope).in_points()}; {top_arm} minus no noise: "
     f"{effect(f'{top_arm} - zero', least_gain).in_points()}, PGD training minus no noise: "
     f"{effect('pgd_at - zero', least_gain).in_points()}."
-    + (f" At eps {other_eps:g}, exploratory: {effect(wide, least_slope).in_points()} a unit." if other_gammas else ""),
+    + (
+        f" At eps {other_eps:g}, exploratory: {effect(wide, least_slope).in_points()} a unit."
+        if wide in set(effects["name"])
+        else ""
+    ),
     would_change="more seeds and images, as printed above; longer training; another model, whose start is adversarial.",
 )
