@@ -94,7 +94,8 @@ attacks: list = ["fgsm", "pgd", "pgd_strong"]  # of the table
 evaluation_steps: int = 20  # steps of PGD and CW at the end, half those of the patch attack
 corruptions: list = []  # names; empty: all 15
 severities: list = [1, 3, 5]  # of the corruptions
-found_seeds: int = 3  # runs a noise in (d), on the effect that was found after the fact; 0: none
+found_controls: list = ["random", "random_norm", "permuted"]  # noises of (d), the effect that was found after the fact
+found_seeds: int = 3  # runs of each of them and of nullspace
 found_steps: int = 24  # their gradient steps
 found_batch_size: int = 64  # their images a step
 found_rate: float = 0.0005  # their peak learning rate, at which the effect was found
@@ -209,7 +210,6 @@ by_name = settings.threats_by_name(attack_eps, strong_eps, evaluation_steps)
 strongest = Threat(f"autoattack-{autoattack_steps}", attack_eps), *(by_name[name] for name in strong)
 auto = Protocol(autoattack_images, strongest, seed=seed, shard=shard)
 ADVERSARIAL = ("pgd_at", "trades")
-FOUND = ("nullspace", "random", "random_norm", "permuted")
 noises = tuple(name for name in protocol.corruptions if CORRUPTIONS[name].family == "noise")
 found_protocol = replace(protocol, threats=(), corruptions=noises)
 
@@ -235,7 +235,10 @@ same_rate = dict.fromkeys(methods, learning_rate)
 trials = trials_at(same_rate)
 as_found = replace(recipe, learning_rate=found_rate, batch_size=found_batch_size)
 found_trials = [
-    Trial(name, s, found_steps, as_found, **begun) for name in FOUND for s in range(seed, seed + found_seeds) if noises
+    Trial(name, s, found_steps, as_found, **begun)
+    for name in ("nullspace", *found_controls)
+    for s in range(seed, seed + found_seeds)
+    if noises and found_controls
 ]
 plan = {"rates": ([trial for tries in grid.values() for trial in tries], on_dev), "table": (trials, protocol)}
 plan["noise on noise"] = found_trials, found_protocol
@@ -428,18 +431,18 @@ of_nullspace.style.format(precision=4).hide(axis="index")
 
 # %%
 found = run_trials(found_trials, found_protocol, workers=workers, progress="noise on noise")
-found_groups = {name: [run for run in found if run.trial.method == name] for name in FOUND}
+found_groups = {name: [run for run in found if run.trial.method == name] for name in ("nullspace", *found_controls)}
 found_paired = pd.DataFrame()
 if found:
-    pairs = [("nullspace", name) for name in FOUND[1:]]
+    pairs = [("nullspace", name) for name in found_controls]
     found_paired = contrasts.contrast(found_groups, pairs, attack_eps).assign(steps=found_steps)
     found_paired = found_paired.query("measure in ('clean', 'noise')").reset_index(drop=True)
     figures.save_table(found_paired, "07_found", caption="Nullspace noise minus other noise.")
     figure, axes = figures.subplots(1, 2, height=1.5, sharey=True)
     for axis, measure in zip(axes, ("noise", "clean"), strict=True):
-        draw(axis, found_paired[found_paired["measure"] == measure], FOUND[1:])
+        draw(axis, found_paired[found_paired["measure"] == measure], found_controls)
         axis.set_title({"noise": "noise corruptions", "clean": "clean images (exploratory)"}[measure], fontsize=8)
-    axes[0].set_yticks(range(3), FOUND[1:], fontsize=8)
+    axes[0].set_yticks(range(len(found_controls)), found_controls, fontsize=8)
     figure.supxlabel(
         f"nullspace minus that noise (points); each panel {found_seeds} seeds x {images} images", fontsize=8
     )
@@ -612,7 +615,7 @@ def random_noise() -> tuple[str, str, Endpoint]:
     endpoint="the least of random, random_norm and permuted minus nullspace, noise corruptions",
 )
 def noise_corruptions() -> tuple[str, str, Endpoint]:
-    others = ("random", "random_norm", "permuted")
+    others = dict.fromkeys(("random", "random_norm", "permuted", *found_controls))
     return weakest({f"{o}:": endpoint(found_paired, o, "nullspace", "noise", least=least) for o in others})
 
 
