@@ -403,20 +403,19 @@ def draw(axis: Axes, rows: pd.DataFrame, names: list[str]) -> None:
 palette = sns.color_palette()
 colors = {"start": (0.4,) * 3, "zero": palette[0], "nullspace": palette[3], "random": palette[2]}
 colors |= {"random_norm": palette[4], "permuted": palette[5]}
-names = [name for name in ("start", "nullspace", "random") if name in compared]
 differences = paired[paired["against"] == "zero"]
-figure, axes = figures.subplots(1, len(drawn), height=1.8, sharey=True)
-for axis, measure in zip(axes, drawn, strict=True):
-    draw(axis, differences[differences["measure"] == measure].set_index("method").reindex(names), names)
-    axis.set_title(measure, fontsize=8)
-axes[0].set_yticks(range(len(names)), names, fontsize=8)
-figure.supxlabel(f"accuracy minus that of zero (points); each panel {seeds} seeds x {images} images", fontsize=8)
-figures.save_figure(figure, "07_differences")
-if seeds > 1:
-    for name in names:
-        if name != "nullspace" and "nullspace" in names:
-            print(f"nullspace minus {name}, average:", power(differences_of(name), least))
-    print("nullspace minus zero, average:", power(differences_of("zero"), least))
+names = [name for name in ("start", "nullspace", "random") if name in set(differences["method"])]
+if names:
+    figure, axes = figures.subplots(1, len(drawn), height=1.8, sharey=True)
+    for axis, measure in zip(axes, drawn, strict=True):
+        draw(axis, differences[differences["measure"] == measure].set_index("method").loc[names], names)
+        axis.set_title(measure, fontsize=8)
+    axes[0].set_yticks(range(len(names)), names, fontsize=8)
+    figure.supxlabel(f"accuracy minus that of zero (points); each panel {seeds} seeds x {images} images", fontsize=8)
+    figures.save_figure(figure, "07_differences")
+for name in ("zero", "start", "random"):
+    if seeds > 1 and {"nullspace", name} <= set(groups):
+        print(f"nullspace minus {name}, average:", power(differences_of(name), least))
 
 # %%
 of_nullspace = paired[(paired["method"] == "nullspace") & paired["measure"].isin(drawn)]

@@ -108,7 +108,7 @@ def intervals(
     places = range(len(table)) if places is None else places
     colors = color if isinstance(color, list) else [color or seaborn.color_palette()[0]] * len(table)
     for place, shade, (_, row) in zip(places, colors, table.iterrows(), strict=True):
-        several = thin is None or int(row["n"]) > 1
+        several = bool(thin is None or row["n"] > 1)
         both = thin is not None and several and "low" in row
         spans = [] if thin is None or both else [(f"{thin}_", 0.8, 1.0)]
         spans += [("" if both else f"{value}_", 2.6, 0.5)] * several
