@@ -59,7 +59,7 @@ def each(column: str, *values: float) -> list[tuple[dict[str, int], dict[str, fl
 
 CERTAIN = ["learned_noise", "norm_of_lambda", "norm_at_eps", "gain_of_the_solver", "size", "certificate"]  # over noises
 LARGER = [("gains", {"over": "random"} | seed, gain) for seed, gain in each("gain", -0.5, -0.51, -0.52)]
-WELL_POSED = {"norm": "ours, equal tokens", "over": "published, no stop, equal tokens"}
+WELL_POSED = {"norm": "ours, equal tokens", "over": "published, no stop, equal tokens", "at": "best"}
 SOLVED = [("gains", WELL_POSED | seed, gain) for seed, gain in each("gain", -0.5, -0.51, -0.52)]
 WITHIN = [("published_end", {}, about("margin", 0.01)), ("verified", {"method": "published"}, about("influence", 0.01))]
 ALTERED = [
