@@ -330,8 +330,7 @@ for axis, measure, label in zip(axes.flat, measures, labels, strict=False):
             continue  # equal by construction
         figures.curve(axis, line, "lambda", measure, label=noise)
     axis.set(xscale="log", xlabel="lambda", title=label)
-    axis.set_xticks(lambdas, [f"{lam:g}" for lam in lambdas], fontsize=6)
-    axis.minorticks_off()
+    plain_ticks(axis.xaxis, lambdas)
 again = single[(single["form"] == equal) & (single["start"] == "small")]
 axes[1, 0].plot(again["lambda"], again["norm"], "x", color="0.3", label=f"from a tenth of the size (seed {seed})")
 axes[1, 0].set(yscale="log")
