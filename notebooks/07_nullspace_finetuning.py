@@ -251,6 +251,8 @@ if rates:
     tuned = settings.best_on_average(grid, on_dev, attack_eps, workers=workers)
     figures.save_table(tuned, "07_rates", caption="Learning rates on dev.")
     rate_of = settings.rates_of(tuned)
+    if ends := [name for name, rate in rate_of.items() if rate in (min(rates), max(rates))]:
+        print(f"{', '.join(ends)}: the best rate is at an end of the grid, so that a better one may lie beyond it.")
 tuned.style.format(precision=3).format("{:g}", subset=[name for name in tuned if name == "rate"]).hide(axis="index")
 
 # %%

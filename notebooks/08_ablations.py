@@ -32,8 +32,8 @@
 # | is it better without the early stop? | the published noise without minus with it, FGSM | 1 point |
 # | is a gain behind a wrong scale the finetuning's? | finetuning with noise 0 minus its start, both behind the wrong scale, average | 1 point |
 #
-# Takes about 3 min at `cpu` on 2 cores after 07, which is too little to decide anything: see the reference. That has 3 seeds, 21 runs of 800 steps beyond those of 07, about 60 s on an H100 by the
-# costs of a step measured there (2.8 ms with two branches; 5 ms a step of the published synthesis, which takes 3,000 of them in each of three runs). It needs CIFAR-10, which is fetched once.
+# Takes about 5 min at `cpu` on 2 cores after 07, which is too little to decide anything: see the reference. That has 3 seeds, 21 runs of 800 steps beyond those of 07: 47 s on an H100 by the
+# costs of a step measured there (2.8 ms with two branches), 10 s for 9,000 steps of the published synthesis in three of them, and 10 s for the judgement. It needs CIFAR-10, which is fetched once.
 # `model`, `weights`, `data` and `root` put another ViT and other photographs in their place, as in 07.
 
 # %% tags=["parameters"]
