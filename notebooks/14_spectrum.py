@@ -304,7 +304,7 @@ blue, orange, green, red, purple = sns.color_palette()[:5]
 figure, axes = figures.subplots(1, 2, height=2.7)
 for members, bound, color, shift in ((family, eps, blue, -0.03), (wider, other_eps, purple, 0.03)):
     if members:
-        draw(axes[0], members, "robustness", color, rf"noise, $\varepsilon$ = {bound:g}", shift)
+        draw(axes[0], members, "robustness", color, rf"noise at $\varepsilon$ = {bound:g}", shift)
         slope = of.loc[("slope" if members is family else f"slope, eps {bound:g}", "robustness"), "value"]
         middle = np.mean([of.loc[(f"{arm} - zero", "robustness"), "value"] for arm in members])
         places = np.array([*members.values()])
@@ -313,7 +313,11 @@ attacked = of.loc[("pgd_at - zero", "robustness")]
 axes[0].axhline(100 * attacked["value"], color=red, linewidth=0.8, label=f"PGD-{attack_steps} training")
 axes[0].axhspan(100 * attacked["low"], 100 * attacked["high"], color=red, alpha=0.12, linewidth=0)
 for place, (measure, label, color) in enumerate(
-    (("pgd", f"PGD at {255 * attack_eps:.3g}/255", orange), ("noise", "noise", green), ("clean", "clean", "0.35"))
+    (
+        ("pgd", f"PGD at {255 * attack_eps:.3g}/255", orange),
+        ("noise", "noise corruptions", green),
+        ("clean", "clean", "0.35"),
+    )
 ):
     draw(axes[1], family, measure, color, label, 0.06 * (place - 1))
 for axis, title in zip(axes, ("robustness: PGD and noise", "its parts, and clean images"), strict=True):
