@@ -112,9 +112,13 @@ _ = figures.save_figure(figure, "00_training")
 # ## The answer
 
 # %%
+from nullpaper.studies.verdicts import conclude, interval, percent
+
 test = accuracy.set_index("split").loc["test"]
-print(
-    f"The shipped ViT classifies {test['accuracy']:.1%} [{test['accuracy_low']:.1%}, {test['accuracy_high']:.1%}] of "
-    f"{test['n']:,.0f} test images; its record says {test['recorded']:.1%} of 10,000. It was trained for "
-    f"{record['recipe']['epochs']} epochs, once: how another seed would do is not measured here."
+conclude(
+    question="How good is the model that the other notebooks measure, and how was it made?",
+    answer=f"the shipped ViT classifies {percent(interval(test, 'accuracy'), 'test images')}; its record says "
+    f"{test['recorded']:.1%} of 10,000, after {record['recipe']['epochs']} epochs of {record['parameters']:,} weights on CIFAR-10.",
+    would_change="another seed or recipe: it was trained once, so that the interval is one over images, and says nothing of "
+    "what another training would give.",
 )

@@ -499,6 +499,7 @@ _ = figures.save_figure(figure, "01_pictures")
 
 # %%
 from nullpaper.studies.verdicts import (
+    Endpoint,
     Verdicts,
     at_least,
     below,
@@ -515,21 +516,29 @@ from nullpaper.studies.verdicts import (
 answer = Verdicts()
 
 
+shapes = nullity.groupby(["patch_dim", "width"])
+by_embedding, by_encoder = (shapes[column].max() > 0 for column in ("dim_embedding", "dim_encoder"))
+own = nullity[nullity["model"].isin(zoo.PAPERS_OWN)]
+
+
 @answer.claim(
     "A, C",
     "",
     "most ViT configurations have an exact nullspace",
     where="01 (a)",
-    criterion="holds if the embedding alone ignores dimensions in more than half of the listed timm configurations; "
-    "in part if only embedding and LayerNorm together do",
+    criterion="holds if the embedding ignores dimensions in more than half of the distinct shapes (C p^2, d) of the listed "
+    "timm models, in part if in more than half of the ViTs that the papers measure",
+    endpoint="share of distinct shapes of patch embeddings with a nullspace (a count)",
 )
-def existence() -> tuple[str, str]:
-    embedding, encoder = ((nullity[column] > 0).sum() for column in ("dim_embedding", "dim_encoder"))
+def existence() -> tuple[str, str, Endpoint]:
+    count = len(by_embedding)
     measured = (
-        f"{embedding} of {len(nullity)} timm configurations by their embedding; {encoder} with the one dimension a "
-        "patch that LayerNorm removes"
+        f"{by_embedding.sum()} of the {count} distinct shapes among {len(nullity)} timm models by their embedding; "
+        f"{by_encoder.sum()} with the one dimension a patch that LayerNorm removes. Of the {len(own)} ViTs that the papers "
+        f"measure {(own['dim_embedding'] > 0).sum()} by their embedding, {(own['dim_encoder'] > 0).sum()} with it"
     )
-    return measured, word(2 * embedding > len(nullity), 2 * encoder > len(nullity))
+    share = Endpoint(float(by_embedding.mean()))
+    return measured, word(bool(share.value > 0.5), bool((own["dim_embedding"] > 0).mean() > 0.5)), share
 
 
 @answer.claim(
@@ -539,12 +548,13 @@ def existence() -> tuple[str, str]:
     where="01 (a)",
     criterion="holds if the three bases have as many dimensions as the joint nullspace in every configuration that has "
     "one",
+    endpoint="share of distinct shapes with a nullspace of which it finds all (a count)",
 )
-def per_channel() -> tuple[str, str]:
-    table = nullity.query("dim_embedding > 0")
+def per_channel() -> tuple[str, str, Endpoint]:
+    table = nullity.query("dim_embedding > 0").drop_duplicates(["patch_dim", "width"])
     short, empty = table["dim_per_channel"] < table["dim_embedding"], table["dim_per_channel"] == 0
-    measured = f"it misses dimensions in {short.sum()} of {len(table)} configurations and finds none in {empty.sum()}"
-    return measured, word(not short.any(), not short.all())
+    measured = f"it misses dimensions in {short.sum()} of {len(table)} distinct shapes and finds none in {empty.sum()}"
+    return measured, word(not short.any(), not short.all()), Endpoint(1 - float(short.mean()))
 
 
 @answer.claim(
@@ -552,18 +562,43 @@ def per_channel() -> tuple[str, str]:
     "authors' reply",
     "ViT-B/16 has a numerical nullspace",
     where="01 (a), (b)",
-    criterion="holds if its embedding, by shape, and a trained square embedding, by float64's tolerance, ignore a "
-    "dimension",
+    criterion="not testable without its trained weights; with them (model and weights of this run) it holds if its "
+    "embedding ignores a dimension by the tolerance of its dtype",
+    endpoint="dimensions that its trained embedding ignores (a count)",
 )
-def numerical_rank() -> tuple[str, str]:
+def numerical_rank() -> tuple[str, str, Endpoint]:
     base = row(nullity, model="vit_base_patch16_224")
-    trained = row(ranks, matrix="192 x 192, trained")
+    square = row(ranks, matrix="192 x 192, trained")
     measured = (
         f"by shape its embedding ignores {base['dim_embedding']} dimensions and its encoder {base['dim_encoder']} a "
-        f"patch; of a trained square embedding {trained['dim, SciPy float64']} by float64's tolerance, "
-        f"{trained['dim, float16 weights']} by float16's, {trained['dim, bfloat16 weights']} by bfloat16's"
+        f"patch; of another square embedding, trained here, {square['dim, SciPy float64']} dimensions are ignored by "
+        f"float64's tolerance, {square['dim, float16 weights']} by float16's, {square['dim, bfloat16 weights']} by bfloat16's"
     )
-    return measured, word(bool(base["dim_embedding"] > 0 and trained["dim, SciPy float64"] > 0))
+    at_hand = trained.query("model == 'vit_base_patch16_224' and through == 'embedding'")["dim"]
+    if at_hand.empty:
+        return f"its weights are not at hand: {measured}", "not testable here", Endpoint()
+    dim = int(at_hand.iloc[0])
+    return f"{dim} dimensions in its trained weights; {measured}", word(dim > 0), Endpoint(dim)
+
+
+@answer.claim(
+    "",
+    "",
+    "training makes an embedding ignore more than its shape does",
+    where="01 (a)",
+    criterion="holds if the trained weights of this run's model ignore more dimensions than their shape says, by the "
+    "tolerance of their dtype, through the embedding or through the encoder",
+    endpoint="dimensions that one given model ignores beyond those of its shape (a count)",
+)
+def trained_spectrum() -> tuple[str, str, Endpoint]:
+    more = int((trained["dim"] - trained["dim by shape"]).max())
+    texts = (
+        f"{line['dim']} of {line['patch_dim']} through the {line['through']}, by shape {line['dim by shape']}, condition "
+        f"{line['condition']:.0f}"
+        for line in trained.to_dict("records")
+    )
+    name, weights_of = trained[["model", "weights"]].iloc[0]
+    return f"{name} ({weights_of}): {'; '.join(texts)}", word(more > 0), Endpoint(more)
 
 
 @answer.claim(
@@ -573,8 +608,9 @@ def numerical_rank() -> tuple[str, str]:
     where="01 (a)",
     criterion="holds if the longest shift changes the logits by less than 0.1 % and random noise of its norm by more "
     "than 10 %",
+    endpoint="relative change of the logits under the longest shift, to be below 0.001",
 )
-def layer_norm() -> tuple[str, str]:
+def layer_norm() -> tuple[str, str, Endpoint]:
     longest = shifts.query("dtype == 'float32' and norm == norm.max()")
     norm = longest["norm"].max()
     shift, random = (interval(row(longest, noise=noise), "relative_change") for noise in ("shift along 1", "random"))
@@ -582,7 +618,7 @@ def layer_norm() -> tuple[str, str]:
         f"of norm {norm:,.0f} in float32: logits change by {number(shift, '.0e', None)} of their norm, by "
         f"{number(random, '.2f', None)} under random noise (n = {shift.n:,})"
     )
-    return measured, word(every((below(shift, 1e-3), at_least(random, 0.1))))
+    return measured, word(every((below(shift, 1e-3), at_least(random, 0.1)))), Endpoint.over_images(shift, 1e-3)
 
 
 longest = curves.query("share == share.max()")
@@ -595,8 +631,9 @@ longest = curves.query("share == share.max()")
     where="01 (c)",
     criterion="holds if at least 99 % of predictions stay under the largest legal noise, and under 50 % in both "
     "controls",
+    endpoint="share of predictions that stay under the largest legal exact noise, to be 99 % or more",
 )
-def exact_noise() -> tuple[str, str]:
+def exact_noise() -> tuple[str, str, Endpoint]:
     lines = [row(longest, noise=noise, transport="float32") for noise in ("exact nullspace", "Gaussian", "permuted")]
     exact, gaussian, permuted = (interval(line, "unchanged") for line in lines)
     measured = (
@@ -604,7 +641,8 @@ def exact_noise() -> tuple[str, str]:
         f"largest logit change {lines[0]['largest_logit_change']:.0e}; at that norm Gaussian noise leaves "
         f"{percent(gaussian, None)}, permuted {percent(permuted, None)}"
     )
-    return measured, word(every((at_least(exact, 0.99), below(gaussian, 0.5), below(permuted, 0.5))))
+    answers = at_least(exact, 0.99), below(gaussian, 0.5), below(permuted, 0.5)
+    return measured, word(every(answers)), Endpoint.over_images(exact, 0.99)
 
 
 @answer.claim(
@@ -613,8 +651,9 @@ def exact_noise() -> tuple[str, str]:
     "exact noise survives being stored as a file",
     where="01 (c)",
     criterion="holds if at least 99 % of predictions stay both in 8 bits and as JPEG 90, in part if in one of them",
+    endpoint="share of predictions that stay when it is stored as JPEG 90, to be 99 % or more",
 )
-def stored_noise() -> tuple[str, str]:
+def stored_noise() -> tuple[str, str, Endpoint]:
     bits, jpeg = (
         interval(row(longest, noise="exact nullspace", transport=transport), "unchanged")
         for transport in ("8 bits", "JPEG 90")
@@ -624,13 +663,22 @@ def stored_noise() -> tuple[str, str]:
     others = rows(longest, noise="exact nullspace").query("transport not in ['float32', '8 bits', 'JPEG 90']")
     for line in others.to_dict("records"):
         measured += f"; {line['transport']}: {percent(interval(line, 'unchanged'), None)}"
-    return measured, word(every(answers), some(answers))
+    return measured, word(every(answers), some(answers)), Endpoint.over_images(jpeg, 0.99)
 
 
 figures.save_table(answer.table(), "01_verdicts", caption="What the papers say of exact nullspaces, and what holds.")
 source = f"{Path(data).name} ({Path(root).name})" if root else Path(data).name
+floats, jpegs = (
+    interval(row(longest, noise="exact nullspace", transport=name), "unchanged") for name in ("float32", "JPEG 90")
+)
 answer.show(
+    question="Which ViTs ignore directions of their input exactly, and is noise along them really invisible?",
+    answer=f"those with fewer channels than pixel values a patch, {by_embedding.sum()} of {len(by_embedding)} distinct shapes, "
+    f"and through LayerNorm {by_encoder.sum()}; under the largest legal noise the prediction stays for {percent(floats, 'images')} "
+    f"in float32, and for {percent(jpegs, None)} once the image was a JPEG of quality 90.",
+    would_change="trained weights of a square embedding, such as ViT-B/16's, whose smallest singular value lies below the "
+    "rounding of their dtype; a ViT that reads its stream without LayerNorm; another list of models, for the count.",
     limits=f"dimensions in the table of models are those of shapes; stability is measured on one model ({model}"
     f"{f', weights {Path(weights).name}' if weights else ''}) and {images:,} images of {source}, the square embedding of (b) on one "
-    "training run of two blocks on CIFAR-10; ViT-B/16 by its shape, without weights."
+    "training run of two blocks on CIFAR-10; ViT-B/16 by its shape, unless its weights are those of this run.",
 )

@@ -617,6 +617,7 @@ _ = figures.save_figure(figure, "04_pairs")
 # %%
 from nullpaper.statistics import Interval
 from nullpaper.studies.verdicts import (
+    Endpoint,
     Verdicts,
     at_least,
     below,
@@ -641,8 +642,9 @@ itself = seen["network"].iloc[0]
     "exact noise makes an image look like another",
     where="04 (a)",
     criterion="holds if it covers at least half of the distance to an image of another class, in part if a tenth",
+    endpoint="share of the distance that it covers, to be a half or more",
 )
-def look_alike() -> tuple[str, str]:
+def look_alike() -> tuple[str, str, Endpoint]:
     line = row(exact_table, through="encoder")
     left, trained, untrained = (
         interval(line, column) for column in ("relative distance", "share of |t - x|^2", "share, untrained")
@@ -652,7 +654,7 @@ def look_alike() -> tuple[str, str]:
         f"it covers {percent(covered)} of the distance: of the difference of two photographs the nullspace holds "
         f"{percent(trained, None)}, before training {percent(untrained, None)}"
     )
-    return measured, word(at_least(covered, 0.5), at_least(covered, 0.1))
+    return measured, word(at_least(covered, 0.5), at_least(covered, 0.1)), Endpoint.over_images(covered, 0.5)
 
 
 @answer.claim(
@@ -661,8 +663,9 @@ def look_alike() -> tuple[str, str]:
     "a little influence, spent as an attack would, lets an image look like another",
     where="04 (b)",
     criterion="holds if at influence 0.01 less than a quarter of the distance is left, in part if less than half",
+    endpoint="share of the distance that is left at influence 0.01, to be below a quarter",
 )
-def approximate_look_alike() -> tuple[str, str]:
+def approximate_look_alike() -> tuple[str, str, Endpoint]:
     left = interval(row(curve, eps=0.01, method="descent from t"), "relative distance")
     read = rows(close_seen, eps=0.01, method="descent from t")
     measured = f"at influence 0.01 {percent(left)} of the distance is left"
@@ -672,7 +675,7 @@ def approximate_look_alike() -> tuple[str, str]:
         measured += (
             f", and {len(others)} other networks see the other class in {percent(low, None)} to {percent(high, None)}"
         )
-    return measured, word(below(left, 0.25), below(left, 0.5))
+    return measured, word(below(left, 0.25), below(left, 0.5)), Endpoint.over_images(left, 0.25)
 
 
 @answer.claim(
@@ -682,19 +685,22 @@ def approximate_look_alike() -> tuple[str, str]:
     where="04 (a)",
     criterion="holds if every other network keeps under 50 % of its classes under the largest exact noise, in part if "
     "one does",
+    endpoint="largest share of classes that another network keeps under it, to be below a half",
 )
-def second_models() -> tuple[str, str]:
-    verdicts, texts = [], []
+def second_models() -> tuple[str, str, Endpoint]:
+    verdicts, texts, kept = [], [], []
     if set(seen["network"]) == {itself}:
-        return "no other network of these classes is at hand", "not testable here"
+        return "no other network of these classes is at hand", "not testable here", Endpoint()
     for network, name in {"resnet": "a ResNet", "convnext": "a ConvNeXt", "vit_wide": "another ViT"}.items():
         largest, permuted = (
             interval(row(seen, network=network, noise=f"{noise}, largest"), "class of x")
             for noise in ("exact", "permuted")
         )
+        kept.append(largest)
         verdicts.append(below(largest, 0.5))
         texts.append(f"{name} keeps {percent(largest)}, permuted noise {percent(permuted, None)}")
-    return "; ".join(texts), word(every(verdicts), some(verdicts))
+    most = max(kept, key=lambda share: share.value)
+    return "; ".join(texts), word(every(verdicts), some(verdicts)), Endpoint.over_images(most, 0.5)
 
 
 @answer.claim(
@@ -704,8 +710,9 @@ def second_models() -> tuple[str, str]:
     where="04 (c)",
     criterion="holds if the exact noise is at least 10 times longer and changes under 10 % of answers, the other over "
     "90 %",
+    endpoint="norm of the exact noise over that of the small one, to be 10 or more",
 )
-def small_noise() -> tuple[str, str]:
+def small_noise() -> tuple[str, str, Endpoint]:
     small, largest = (row(lengths, noise=noise) for noise in ("adversarial", "exact, largest"))
     by_small, by_largest = (interval(line, "answer changed") for line in (small, largest))
     longer = interval(largest, "norm / adversarial")
@@ -715,13 +722,21 @@ def small_noise() -> tuple[str, str]:
         f"exact noise {number(longer, '.0f', None)} times longer {percent(by_largest, None)}; the small noise has "
         f"{percent(share, None)} of its energy in the nullspace"
     )
-    return measured, word(every((at_least(longer, 10), below(by_largest, 0.1), at_least(by_small, 0.9))))
+    answers = at_least(longer, 10), below(by_largest, 0.1), at_least(by_small, 0.9)
+    return measured, word(every(answers)), Endpoint.over_images(longer, 10)
 
 
 figures.save_table(answer.table(), "04_verdicts", caption="What paper C says of network fooling, and what holds.")
+exact_left = interval(row(exact_table, through="encoder"), "relative distance")
+close = interval(row(curve[curve["eps"] == curve["eps"].min()], method="descent from t"), "relative distance")
 answer.show(
+    question="Can noise that a network does not see make an image look like one of another class?",
+    answer=f"exactly invisible noise cannot, {percent(exact_left, None)} of the distance is left for {exact_left.n:,} pairs; noise of "
+    f"influence {curve['eps'].min():g} leaves {percent(close, None)} for {close.n:,}, but it is found by descent as an attack is, and other networks see it.",
+    would_change="a network whose nullspace holds as much of the differences of photographs as chance would, which training "
+    "took away here; persons who find the images alike where SSIM and other networks do not.",
     limits=f"one model ({itself}) and {images:,} pairs of images of {data} (the first cell says which), {close_pairs:,} where noise "
     "is descended to; "
     "the descents find local optima, so that their distances and norms are upper bounds, and no person looked at the images: "
-    "likeness is SSIM, distance, and, on CIFAR-10, what three other small networks say."
+    "likeness is SSIM, distance, and, on CIFAR-10, what three other small networks say.",
 )

@@ -180,25 +180,34 @@ precision.style.hide(axis="index").format("{:.1e}", precision.select_dtypes("flo
 # ## The answer
 
 # %%
+from nullpaper.studies.verdicts import conclude, interval, number, percent
+
 dims = ", ".join(
     f"its {line.through} {line.ignored} of {line.patch_dim} ({line.share:.1%})" for line in counted.itertuples()
 )
-print(f"With {origin} weights, {vit.name} ignores of every patch: {dims}.")
-for line in effect.itertuples():
+for line in effect.to_dict("records"):
     kept = "and there are no classes to predict"
     if vit.num_classes > 1:
-        kept = f"and leaves {line.unchanged:.0%} [{line.unchanged_low:.0%}, {line.unchanged_high:.0%}] of predictions"
+        kept = f"and leaves {percent(interval(line, 'unchanged'), None)} of predictions"
     print(
-        f"{line.noise} noise of norm {line.norm:.1f} changes the {output} by {line.change:.1e} [{line.change_low:.1e}, "
-        f"{line.change_high:.1e}] of their norm {kept} (n = {line.n:,})."
+        f"{line['noise']} noise of norm {line['norm']:.1f} changes the {output} by {number(interval(line, 'change'), '.1e', None)} "
+        f"of their norm {kept} (n = {line['n']:,})."
     )
 for line in precision.itertuples():
     print(f"In {line.dtype}, {line.noise} noise moves no output by more than {line.largest_change:.0e} (n = {line.n}).")
-if not len(effect):
-    print("Nothing is ignored: there is nothing to measure.")
+found = f"with {origin} weights, {vit.name} ignores of every patch: {dims}"
+if len(effect):
+    exact = effect[effect["noise"].str.startswith("exact")]
+    others = effect.drop(exact.index)
+    found += f"; moving images along it changes the {output} by at most {exact['change'].max():.1e} of their norm on average, "
+    found += f"noise of that norm that is not chosen by {others['change'].min():.1e} or more (n = {effect['n'].min():,} images)"
+else:
+    found += "; nothing is ignored, and there is nothing to measure"
 height, width = vit.image_size
 source = f"{data} in the folder {Path(root).name}" if root else f"{Path(data).name}"
-print(
-    f"Limits: images of {source} at {height} x {width} pixels; random weights say nothing of predictions, and trained ones "
-    "may ignore more."
+conclude(
+    question=f"What can {vit.name} not see?",
+    answer=f"{found}.",
+    would_change="its trained weights, which may ignore more than their shape does; a reader of the stream without LayerNorm.",
+    limits=f"images of {source} at {height} x {width} pixels; random weights say nothing of predictions.",
 )

@@ -115,11 +115,21 @@ _ = figures.save_figure(figure, "13_changes")
 # ## The answer
 
 # %%
-for model, rows in effect.groupby("model", sort=False):
-    is_exact = rows["noise"].str.startswith("exact")
-    print(
-        f"{model}: over {rows['seed'].nunique()} seeds, exact noise changes the logits by at most "
-        f"{rows[is_exact]['change'].max():.1e} of their norm, noise that is not chosen by at least "
-        f"{rows[~is_exact]['change'].min():.1e}."
-    )
-print(f"Limits: {len(models)} models, {images} images a job; a seed draws images, noises and random weights at once.")
+from nullpaper.studies.verdicts import conclude
+
+is_exact = effect["noise"].str.startswith("exact")
+texts = [
+    f"{model}: over {rows['seed'].nunique()} seeds, exact noise changes the logits by at most "
+    f"{rows[is_exact]['change'].max():.1e} of their norm, noise that is not chosen by at least "
+    f"{rows[~is_exact]['change'].min():.1e}"
+    for model, rows in effect.groupby("model", sort=False)
+]
+print("\n".join(texts))
+gap = effect[~is_exact]["change"].min() / effect[is_exact]["change"].max()
+conclude(
+    question="Does what notebook 12 says of one model at one seed hold at other seeds and of other models?",
+    answer=f"{'yes' if gap > 1 else 'no'}: in {effect['job'].nunique()} runs of {effect['model'].nunique()} models and "
+    f"{effect['seed'].nunique()} seeds the smallest change under other noise is {gap:.1e} times the largest under exact noise.",
+    would_change="a model whose embedding has a direction that is nearly, but not exactly, ignored.",
+    limits=f"{effect['model'].nunique()} models, {images} images a job; a seed draws images, noises and random weights at once.",
+)

@@ -24,6 +24,11 @@ ZOO: dict[str, str] = {
     for name in names.split()
 }
 """The family of each model."""
+PAPERS_OWN = (
+    *("vit_small_patch16_224", "vit_base_patch16_224"),  # A finetunes them
+    *("vit_small_patch32_224", "vit_base_patch32_224", "vit_large_patch32_224"),  # C's scripts and their options
+)
+"""The plain ViTs that papers A and C measure."""
 
 
 def embedding_nullity(width: int, patch_dim: int) -> int:

@@ -21,7 +21,7 @@ class Endpoint:
     matters.
     """
 
-    value: float
+    value: float = math.nan
     low: float = math.nan
     high: float = math.nan
     p: float = math.nan

@@ -68,7 +68,7 @@ class Verdicts:
         """
 
         def judged(judge: Judge) -> Judge:
-            name, number = judge.__name__, Endpoint(math.nan)
+            name, number = judge.__name__, Endpoint()
             try:
                 text, holds, *given = judge()
                 number = given[0] if given else number

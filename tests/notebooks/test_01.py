@@ -95,16 +95,19 @@ def test_the_table_describes_the_model_that_timm_builds(run: NotebookRun) -> Non
 def test_it_ends_with_its_answer(run: NotebookRun) -> None:
     table = run.table("01_verdicts").set_index("name")
     assert list(table.index) == [name for name, _, _ in ALTERED] and not (table["holds"] == "not measured").any()
-    assert table.loc[["existence", "layer_norm"], "holds"].tolist() == ["in part", "holds"]
+    words = {"existence": "in part", "numerical_rank": "not testable here", "layer_norm": "holds"}
+    assert table.loc[[*words], "holds"].to_dict() == words and "Question: Which ViTs" in run.printed
     assert "IN PART: most ViT configurations" in run.printed and "Limits: " in run.printed
 
 
 TABLES = {"nullity": "01_nullity", "ranks": "01_ranks", "shifts": "01_token_shift", "curves": "01_stability"}
-CERTAIN = ["existence", "per_channel", "numerical_rank"]  # counts
+TABLES["trained"] = "01_trained"
+CERTAIN = ["existence", "per_channel", "numerical_rank", "trained_spectrum"]  # counts
 ALTERED = [
     ("existence", [("nullity", {}, {"dim_embedding": 1})], "holds"),
     ("per_channel", [("nullity", {}, {"dim_per_channel": 5_000})], "holds"),
-    ("numerical_rank", [("nullity", {}, {"dim_embedding": 1}), ("ranks", {}, {"dim, SciPy float64": 1})], "holds"),
+    ("numerical_rank", [("trained", {}, {"model": "vit_base_patch16_224", "dim": 1})], "holds"),
+    ("trained_spectrum", [("trained", {"through": "encoder"}, {"dim": 98})], "holds"),
     ("layer_norm", [("shifts", {"noise": "shift along 1"}, about("relative_change", 0.5))], "does not hold"),
     ("exact_noise", [("curves", {"noise": "exact nullspace"}, about("unchanged", 0.9))], "does not hold"),
     ("stored_noise", [("curves", {"transport": "JPEG 90"}, about("unchanged", 0.999))], "holds"),
