@@ -668,14 +668,23 @@ def stored_noise() -> tuple[str, str, Endpoint]:
 
 figures.save_table(answer.table(), "01_verdicts", caption="What the papers say of exact nullspaces, and what holds.")
 source = f"{Path(data).name} ({Path(root).name})" if root else Path(data).name
-floats, jpegs = (
-    interval(row(longest, noise="exact nullspace", transport=name), "unchanged") for name in ("float32", "JPEG 90")
-)
+
+
+def conclusion() -> str:
+    floats, jpegs = (
+        interval(row(longest, noise="exact nullspace", transport=transport), "unchanged")
+        for transport in ("float32", "JPEG 90")
+    )
+    return (
+        f"those with fewer channels than pixel values a patch, {by_embedding.sum()} of {len(by_embedding)} distinct shapes, "
+        f"and through LayerNorm {by_encoder.sum()}; under the largest legal noise the prediction stays for "
+        f"{percent(floats, 'images')} in float32, and for {percent(jpegs, None)} once the image was a JPEG of quality 90."
+    )
+
+
 answer.show(
     question="Which ViTs ignore directions of their input exactly, and is noise along them really invisible?",
-    answer=f"those with fewer channels than pixel values a patch, {by_embedding.sum()} of {len(by_embedding)} distinct shapes, "
-    f"and through LayerNorm {by_encoder.sum()}; under the largest legal noise the prediction stays for {percent(floats, 'images')} "
-    f"in float32, and for {percent(jpegs, None)} once the image was a JPEG of quality 90.",
+    answer=conclusion,
     would_change="trained weights of a square embedding, such as ViT-B/16's, whose smallest singular value lies below the "
     "rounding of their dtype; a ViT that reads its stream without LayerNorm; another list of models, for the count.",
     limits=f"dimensions in the table of models are those of shapes; stability is measured on one model ({model}"

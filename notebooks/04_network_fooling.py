@@ -727,12 +727,22 @@ def small_noise() -> tuple[str, str, Endpoint]:
 
 
 figures.save_table(answer.table(), "04_verdicts", caption="What paper C says of network fooling, and what holds.")
-exact_left = interval(row(exact_table, through="encoder"), "relative distance")
-close = interval(row(curve[curve["eps"] == curve["eps"].min()], method="descent from t"), "relative distance")
+
+
+def conclusion() -> str:
+    left = interval(row(exact_table, through="encoder"), "relative distance")
+    least = rows(curve, method="descent from t").sort_values("eps").iloc[0]
+    close = interval(least, "relative distance")
+    return (
+        f"exactly invisible noise cannot, {percent(left, None)} of the distance is left (n = {left.n:,} pairs); noise of "
+        f"influence {least['eps']:g} leaves {percent(close, None)} (n = {close.n:,}), but it is found by descent as an attack "
+        "is, and other networks see it."
+    )
+
+
 answer.show(
     question="Can noise that a network does not see make an image look like one of another class?",
-    answer=f"exactly invisible noise cannot, {percent(exact_left, None)} of the distance is left for {exact_left.n:,} pairs; noise of "
-    f"influence {curve['eps'].min():g} leaves {percent(close, None)} for {close.n:,}, but it is found by descent as an attack is, and other networks see it.",
+    answer=conclusion,
     would_change="a network whose nullspace holds as much of the differences of photographs as chance would, which training "
     "took away here; persons who find the images alike where SSIM and other networks do not.",
     limits=f"one model ({itself}) and {images:,} pairs of images of {data} (the first cell says which), {close_pairs:,} where noise "

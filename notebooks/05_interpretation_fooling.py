@@ -626,12 +626,20 @@ def faithfulness() -> tuple[str, str, Endpoint]:
 
 
 figures.save_table(answer.table(), "05_verdicts", caption="What is said of fooled explanations, and what holds.")
-own_map = {name: interval(row(transfer, noise=f"for {name}", map=name), "rank_correlation") for name in MAPS}
-moved_to = ", ".join(f"{name} {number(correlation, '.2f', None)}" for name, correlation in own_map.items())
+
+
+def conclusion() -> str:
+    own = {name: interval(row(transfer, noise=f"for {name}", map=name), "rank_correlation") for name in MAPS}
+    texts = ", ".join(f"{name} {number(correlation, '.2f', None)}" for name, correlation in own.items())
+    return (
+        "not by nullspace noise where the map is one of patches (proved); noise that is optimised for it moves the maps to a "
+        f"rank correlation with themselves of {texts} (n = {own[MAPS[0]].n:,} images) while predictions stay."
+    )
+
+
 answer.show(
     question="Can an explanation be changed while the prediction stays?",
-    answer="not by nullspace noise where the map is one of patches (proved); noise that is optimised for it moves the maps to "
-    f"a rank correlation with themselves of {moved_to} (n = {own_map[MAPS[0]].n:,} images) while predictions stay.",
+    answer=conclusion,
     would_change="an explanation that reads pixels and is trusted pixel by pixel; a defence that penalises the model's "
     "sensitivity along the directions found here; images on which the model is less sure.",
     limits=f"one model ({model}), {images:,} images of {data} (the first cell says which) in (a), {min(moved_images, images):,} in (b) "

@@ -728,18 +728,22 @@ def solver() -> tuple[str, str, Endpoint]:
 
 
 figures.save_table(answer.table(), "06_verdicts", caption="What paper C says of watermarks, and what holds.")
-marked = rows(logo_table, mark="nullspace", transport="8 bits")
-kept, free = least(intervals(marked, "unchanged")), least(intervals(marked, "free"))
-arrived = rows(message_table, arrival="JPEG 75")
-smooth, whole = (
-    interval(arrived.loc[arrived["bits"].idxmax()], "bits"),
-    arrived.loc[arrived["bits"].idxmax(), "messages"],
-)
+
+
+def conclusion() -> str:
+    marked, read = rows(logo_table, mark="nullspace", transport="8 bits"), rows(message_table, arrival="JPEG 75")
+    kept, free = least(intervals(marked, "unchanged")), least(intervals(marked, "free"))
+    best = read.loc[read["bits"].idxmax()]
+    return (
+        f"yes for the model: with any logo the prediction stays for at least {percent(kept, 'images')} in 8 bits; but of a logo "
+        f"as little as {percent(free, None)} is invisible to it, and a message comes through JPEG 75 with "
+        f"{percent(interval(best, 'bits'), None)} of its bits where it is written best, whole in {best['messages']:.0%} of images."
+    )
+
+
 answer.show(
     question="Can a watermark be hidden where the model does not look?",
-    answer=f"yes for the model, with any logo the prediction stays for at least {percent(kept, 'images')} in 8 bits; but of a logo as little as "
-    f"{percent(free, None)} is invisible to it, and a message comes through JPEG 75 with {percent(smooth, None)} of its bits where it "
-    f"is written best, whole in {whole:.0%} of images.",
+    answer=conclusion,
     would_change="an error-correcting code, which would trade bits for whole messages; attackers who do not have the weights; "
     "larger patches, which have room for more of a picture.",
     limits=f"one model ({model}); {logo_images:,} images of {data} (the first cell says which) with a logo, "

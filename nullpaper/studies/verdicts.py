@@ -40,6 +40,8 @@ Answer = bool | None
 """Yes, no, or undecided by the interval."""
 Judge = Callable[[], tuple[str, str] | tuple[str, str, Endpoint]]
 """From the tables of a notebook to what was measured, in words, one of `WORDS`, and the number that decides."""
+Sentence = str | Callable[[], str]
+"""With computed numbers; a function may miss a row or column of its tables (a KeyError)."""
 
 
 class Verdicts:
@@ -94,15 +96,8 @@ class Verdicts:
         found = [(one["holds"], adjusted[one["name"]], {name: one[name] for name in numbers}) for one in self._rows]
         return [carried(holds, p=p, **known) for holds, p, known in found]
 
-    def show(self, limits: str = "", *, question: str = "", answer: str = "", would_change: str = "") -> None:
-        """Print the answer: claim, what was measured, the word and its criterion; then the notebook's conclusion.
-
-        Args:
-            limits: of all claims.
-            question: the notebook's, in one sentence.
-            answer: to it, in one sentence with computed numbers.
-            would_change: what measurement would change the answer.
-        """
+    def show(self, limits: str = "", *, question: str = "", answer: Sentence = "", would_change: str = "") -> None:
+        """Print every claim, what was measured, the word and its criterion; then `conclude` for all of them."""
         for row in self.table().to_dict("records"):
             asked = ", ".join(filter(None, (f"paper {row['papers']}" * bool(row["papers"]), row["source"])))
             print(f"\n{row['holds'].upper()}: {row['said']} ({asked or 'no paper asks'})")
@@ -111,8 +106,12 @@ class Verdicts:
         conclude(question, answer, would_change, limits)
 
 
-def conclude(question: str, answer: str, would_change: str, limits: str = "") -> None:
+def conclude(question: str, answer: Sentence, would_change: str, limits: str = "") -> None:
     """Print how a notebook ends: what it asked, the answer with its numbers, what would change it, and the limits."""
+    try:
+        answer = answer if isinstance(answer, str) else answer()
+    except KeyError as error:
+        answer = f"not measured with these parameters: the tables lack {error.args[0]}."
     parts = {"Question": question, "Answer": answer, "What would change it": would_change, "Limits": limits}
     for name, text in ((name, text) for name, text in parts.items() if text):
         print("\n" + textwrap.fill(f"{name}: {text}", 110, subsequent_indent="    "))

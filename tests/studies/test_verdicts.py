@@ -168,6 +168,8 @@ def test_power_says_how_many_seeds_and_images_resolve_an_effect(by_seed: float, 
 def test_the_end_of_a_notebook_is_question_answer_and_what_would_change_it(capsys) -> None:
     conclude("Is it?", "Yes, 3 of 4.", "a fifth", "four of them")
     lines = capsys.readouterr().out.split("\n\n")
+    conclude("Is it?", lambda: str(row(TABLE, key="c")), "a row")
+    assert "the tables lack a row with key = c" in capsys.readouterr().out
     assert [line.strip() for line in lines] == [
         *("Question: Is it?", "Answer: Yes, 3 of 4.", "What would change it: a fifth", "Limits: four of them")
     ]
