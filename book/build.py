@@ -9,6 +9,7 @@ notebook is changed: links are turned to where their targets stand in the book, 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -26,6 +27,7 @@ import yaml
 from nullpaper.errors import InputError
 from nullpaper.workflow.parameters import default_profile
 from nullpaper.workflow.provenance import project_root
+from nullpaper.workflow.verdicts import collected
 
 HERE = Path(__file__).resolve().parent
 LINK = re.compile(r"\]\((?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?\)")
@@ -167,10 +169,13 @@ def verdicts(runs: Path, notebooks: list[Path], root: Path) -> str:
 
 
 def verdict_table(folder: Path) -> pd.DataFrame:
-    """The verdicts of all notebooks in a folder of tables, as text; empty where there are none."""
+    """The verdicts of all notebooks in a folder of tables, as text and corrected as one; empty where there are none."""
     paths = sorted(folder.glob("[0-9][0-9]_verdicts.csv"))
+    if not paths:
+        return pd.DataFrame()
     tables = [pd.read_csv(path, dtype=str, keep_default_na=False) for path in paths]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    words = pd.read_csv(io.StringIO(collected(paths)))["verdict"]
+    return pd.concat(tables, ignore_index=True).assign(holds=words)
 
 
 def listed(table: pd.DataFrame) -> str:

@@ -117,7 +117,7 @@ def mean_over(frame: pd.DataFrame, over: str, by: Sequence[str] | None = None) -
     Returns:
         A row for each point of the other parameters and each row of the table: ``x``, ``x_low``, ``x_high`` for every
         number x that the jobs measured, and ``n``, the runs behind it. The bounds within a job are dropped, since a
-        mean of bounds bounds nothing; a single run has none (NaN).
+        mean of bounds bounds nothing; one or two runs have none (NaN).
 
     Raises:
         InputError: no such parameter, or several rows of one run in a group.

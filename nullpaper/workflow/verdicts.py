@@ -19,14 +19,17 @@ NUMBERS = ["measured", "low", "high", "n_seeds", "n_images", "p", "least"]
 
 
 def collected(tables: Sequence[Path]) -> str:
-    """As CSV, the rows of the tables ``NN_verdicts.csv`` of `studies.verdicts.Verdicts` with columns `COLUMNS`.
+    """As CSV, the rows of one or more tables ``NN_verdicts.csv`` of `studies.verdicts.Verdicts` with columns `COLUMNS`.
 
     ``measured`` with ``low`` and ``high`` is the endpoint in its own unit, ``holm`` its p value adjusted by Holm's
     method over the endpoints of its paper in all notebooks, and ``verdict`` the word that this leaves.
     """
     parts = [pd.read_csv(path, dtype={"where": str}).drop(columns="measured").rename(columns=NAMES) for path in tables]
-    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    frame = frame.reindex(columns=[*dict.fromkeys([*COLUMNS, *NUMBERS])]).astype(dict.fromkeys(NUMBERS, float))
+    frame = (
+        pd.concat(parts, ignore_index=True)
+        .reindex(columns=[*dict.fromkeys([*COLUMNS, *NUMBERS])])
+        .astype(dict.fromkeys(NUMBERS, float))
+    )
     frame["papers"] = frame["papers"].fillna("")
     names = (frame["where"].str[:2] + frame["name"]).tolist()
     frame["holm"] = [*holm(*(dict(zip(names, frame[part], strict=True)) for part in ("p", "papers"))).values()]
