@@ -208,6 +208,6 @@ source = f"{data} in the folder {Path(root).name}" if root else f"{Path(data).na
 conclude(
     question=f"What can {vit.name} not see?",
     answer=f"{found}.",
-    would_change="its trained weights, which may ignore more than their shape does; a reader of the stream without LayerNorm.",
+    would_change="other weights, which may ignore more than their shape does; a reader of the stream without LayerNorm.",
     limits=f"images of {source} at {height} x {width} pixels; random weights say nothing of predictions.",
 )

@@ -157,5 +157,5 @@ def text(frame: pd.DataFrame) -> str:
     for name in frame:
         if f"{name}_low" in frame:
             low, high = (shown.pop(f"{name}{end}") for end in BOUNDS)
-            shown[name] += " [" + low + ", " + high + "]"
+            shown[name] += (" [" + low + ", " + high + "]").where(low != "nan", " [no interval]")
     return shown.to_string(index=False)

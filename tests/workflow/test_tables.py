@@ -110,6 +110,7 @@ def test_means_over_seeds_are_those_of_statistics(tmp_path: Path) -> None:
     assert f"{first['match']:.3g} [{first['match_low']:.3g}, {first['match_high']:.3g}]" in text(averaged)
     single = mean_over(frame[frame["seed"] == 0], "seed")
     assert single["match_low"].isna().all() and single["n"].tolist() == [1] * 6, "one run has no interval"
+    assert f"{single['match'][0]:.3g} [no interval]" in text(single)
 
 
 @pytest.mark.parametrize(
