@@ -208,7 +208,7 @@ print(
 def unlearned() -> list[dict[str, object]]:
     """The papers' test applied to a noise that learned nothing: random, on the token that is missed least."""
     seen, rows = fresh(held_out // 2), []
-    fit = pool("dev").take(torch.arange(max(20, min(images, held_out) // 20)))
+    fit = pool("dev").take(torch.arange(min(images, max(20, held_out // 20))))
     directions = torch.randn(seen.noise_shape[1:], generator=torch.Generator().manual_seed(seed))
 
     def alone(token: int) -> torch.Tensor:
