@@ -469,7 +469,7 @@ auto_table.style.format(precision=3).hide(axis="index")
 # %% [markdown]
 # ## (d) Robustness against trainable parameters, and the gap to full adversarial training
 #
-# Above: every adapter at its number of trained parameters. Below: differences to `full` under the first attack, paired on the same images. The shaded band is a loss of less than 2 points, which is called comparable here: the claim is that the
+# Above: every adapter at its number of trained parameters; the dashed line is the start. Below: differences to `full` under the first attack, paired on the same images. Lines are intervals for new seeds and new images, of one run over images. The shaded band is a loss of less than 2 points, which is called comparable here: the claim is that the
 # gap of `lnlora` is small, and an interval that contains zero does not show that, while one inside the band does.
 
 # %%
@@ -483,14 +483,15 @@ for column, (label, method) in enumerate(panels):
         if name == "start":
             upper.axhline(row["value"], color="0.6", linewidth=0.8, linestyle="--", zorder=0)
             continue
-        ends = [row["images_low"], row["images_high"]]
-        upper.plot([row["trainable"]] * 2, ends, color=colors[name], linewidth=1)
+        upper.plot([row["trainable"]] * 2, contrasts.ends(row), color=colors[name], linewidth=1)
         upper.plot(row["trainable"], row["value"], "o", color=colors[name], label=name)
     upper.set_xscale("log")
     upper.xaxis.set_minor_locator(NullLocator())
+    upper.set_ylim(bottom=0)
     upper.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
     n, count = part.query("method == 'full'")[["n", "images"]].iloc[0]
-    upper.set_title(f"{label} start, {method}, {radius(eps_of[label])}\n{n} seeds x {count} images", fontsize=8)
+    size = f"{n} seed{'s' * (n > 1)} x {count:,} images"
+    upper.set_title(f"{label} start, {method}, {radius(eps_of[label])}\nfull: {size}", fontsize=8)
     upper.set_xlabel("trained parameters")
     gaps = paired[(paired["data"] == first_data) & (paired["start"] == label) & (paired["training"] == method)]
     gaps = gaps[(gaps["against"] == "full") & (gaps["measure"] == attacks[0])].set_index("method")
@@ -498,8 +499,9 @@ for column, (label, method) in enumerate(panels):
     shades = [colors[name] for name in names]
     figures.intervals(lower, gaps.loc[names].reset_index(), color=shades)
     lower.axvspan(-0.02, 0.02, color="0.9", zorder=0, linewidth=0)
-    reach = gaps[["images_low", "images_high"]].abs().to_numpy().max()
-    lower.set_xlim(-1.3 * reach - 0.01, 1.3 * reach + 0.01)
+    drawn = gaps[["low", "high"]] if n > 1 else gaps[["images_low", "images_high"]]
+    drawn = drawn.join(gaps["difference"]).assign(none=0, bound=-0.02)
+    lower.set_xlim(np.nanmin(drawn) - 0.01, np.nanmax(drawn) + 0.01)
     lower.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
     lower.set_yticks(range(len(names)), [f"{name}, n = {gaps.loc[name, 'n']}" for name in names], fontsize=7)
     lower.set_ylim(len(names) - 0.5, -0.5)

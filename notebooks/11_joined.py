@@ -80,7 +80,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
 from nullpaper import load_data, patch_nullspace, statistics
 from nullpaper.errors import InputError
@@ -520,11 +519,11 @@ def log_ratio(column: str, first: str, second: str) -> np.ndarray:
 )
 def robustness_makes_nullspace() -> tuple[str, str, Endpoint]:
     pair = f"pgd_at {STRONG}", "standard"
-    values = log_ratio("norm", *pair)
-    found, noisy = statistics.over_seeds(values), statistics.over_seeds(log_ratio("norm_random", *pair))
-    p = stats.ttest_1samp(values, 0).pvalue if len(values) > 1 else float("nan")
-    gain = Endpoint(found.value, found.low, found.high, float(p), found.n, boundary_images, float(np.log(FACTOR)))
-    longer, random = (statistics.Interval(*np.exp([one.value, one.low, one.high]), one.n) for one in (found, noisy))
+    gain = Endpoint.over_seeds(log_ratio("norm", *pair), float(np.log(FACTOR)), boundary_images)
+    noisy = Endpoint.over_seeds(log_ratio("norm_random", *pair), gain.least)
+    longer, random = (
+        statistics.Interval(*np.exp([one.value, one.low, one.high]), int(one.n_seeds)) for one in (gain, noisy)
+    )
     alone = sizes[(sizes["run"] == "standard") | sizes["run"].str.startswith("pgd_at ")]
     others = ", ".join(f"{name} x {growth:.2f}" for name, growth in zip(alone["run"], alone["growth"], strict=True))
     measured = f"x {number(longer, '.2f', 'seeds')}, Gaussian noise x {number(random, '.2f', None)}; over the start's: {others}"
