@@ -80,6 +80,7 @@ seed: int = 0  # the first of the seeds
 workers: int = 0  # processes side by side; 0: one a thread on a CPU, four on a GPU
 
 # %%
+import contextlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -99,6 +100,7 @@ from nullpaper.robustness import gradient_masking
 from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies import contrasts, settings
 from nullpaper.studies.trials import AdapterSpec, Protocol, Trial, TrialResult, model_of, run_trials, start_of
+from nullpaper.studies.verdicts import power
 from nullpaper.workflow import figures
 from nullpaper.workflow.provenance import device_name
 from nullpaper.workflow.store import stored
@@ -511,6 +513,14 @@ axes[0, 0].set_ylabel(f"under {attacks[0].upper()}")
 handles = {text: line for axis in axes[0] for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
 figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(kinds), fontsize=7)
 _ = figures.save_figure(figure, "09_parameters")
+claimed = {"lnlora": "full", "lora": "lnlora"}
+of_claim = {name: groups.get((data, "standard", "pgd_at", name), []) for name in ("full", *claimed)}
+for name, other in claimed.items():
+    common = min(len(of_claim[name]), len(of_claim[other]))
+    if common > 1:
+        same = {one: of_claim[one][:common] for one in (name, other)}
+        pilot = contrasts.differences(same, name, other, attacks[0], attack_eps)
+        print(f"{name} minus {other}, {attacks[0].upper()}: {power(pilot, 0.02)}")
 gaps_of = paired[(paired["against"] == "full") & (paired["data"] == first_data)]
 gaps_of[gaps_of["method"] == "lnlora"].style.format(precision=4).hide(axis="index")
 
@@ -606,8 +616,9 @@ axis.yaxis.set_major_locator(FixedLocator([0.5, 0.7, 1, 1.4, 2, 2.8, 4, 5.6, 8])
 axis.yaxis.set_minor_locator(NullLocator())
 axis.yaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}")
 axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-axis.set(xlabel="block", ylabel="change, adversarial over standard")
-axis.set_title(f"{radius(attack_eps)}, {steps} steps, {len(log_ratio)} seeds, one point a tensor", fontsize=8)
+axis.set(xlabel="block (-1: embedding, last: final norm)", ylabel="change, adversarial\nover standard")
+size = f"{len(log_ratio)} seed{'s' * (len(log_ratio) > 1)}"
+axis.set_title(f"{radius(attack_eps)}, {steps} steps, {size}, one point a tensor", fontsize=8)
 figure.legend(loc="outside lower center", ncols=4, fontsize=7)
 figures.save_figure(figure, "09_layernorm")
 layernorm.style.format(precision=3).hide(axis="index")
@@ -728,6 +739,19 @@ def late_of(name: str) -> str:
     return f"{name} {100 * rows(curves, method=name, **STANDARD)['late'].iloc[0]:+.1f}"
 
 
+def elsewhere() -> str:
+    """The same gap from the robust start and under AutoAttack, of which the claim says nothing or has one seed."""
+    texts = []
+    with contextlib.suppress(KeyError):
+        texts.append(f"; from the robust start {AT_ROBUST} {gap_to_full('lnlora', **ROBUST).in_points()}")
+    with contextlib.suppress(KeyError):
+        measure = "autoattack" if autoattack_steps == 100 else f"autoattack-{autoattack_steps}"
+        by_name = [rows(auto_table, method=name, measure=measure, **STANDARD).iloc[0] for name in ("lnlora", "full")]
+        shares = " and ".join(f"{100 * line['value']:.1f} %" for line in by_name)
+        texts.append(f"; {measure} {AT} leaves {shares} (first seed, {by_name[0]['images']} images)")
+    return "".join(texts)
+
+
 def in_long_runs() -> str:
     """The same gap in the two runs of 1,500 steps; it has one seed, so that it decides nothing."""
     if not len(long_paired):
@@ -748,7 +772,9 @@ def in_long_runs() -> str:
 def comparable() -> tuple[str, str, Endpoint]:
     share, gap = row(stored_sizes, adapter="lnlora")["share"], gap_to_full("lnlora", **STANDARD)
     late = ", ".join(late_of(name) for name in ("full", "lnlora"))
-    measured = f"{100 * share:.1f} % of the parameters; {gap.in_points()} after {steps} steps{in_long_runs()}"
+    measured = (
+        f"{100 * share:.1f} % of the parameters; {gap.in_points()} after {steps} steps{in_long_runs()}{elsewhere()}"
+    )
     measured += f"; the last quarter of the steps added on dev: {late} points"
     return measured, word(at_least(ends_of(gap), -LEAST)), gap
 

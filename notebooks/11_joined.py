@@ -88,6 +88,7 @@ from nullpaper.robustness.evaluation import Threat
 from nullpaper.studies import contrasts, settings
 from nullpaper.studies.boundary import confidence
 from nullpaper.studies.trials import AdapterSpec, Protocol, Trial, TrialResult, boundary_norms, model_of, run_trials
+from nullpaper.studies.verdicts import power
 from nullpaper.workflow import figures
 from nullpaper.workflow.store import stored
 
@@ -237,6 +238,12 @@ table = pd.concat([plain_table, robust_table], ignore_index=True)
 paired = pd.concat([plain_paired, robust_paired.assign(steps=adversarial_steps)], ignore_index=True)
 figures.save_table(table, "11_table", caption="Accuracy after finetuning through adapters.")
 figures.save_table(paired, "11_paired", caption="Paired differences.")
+asked = {"nullspace, lnlora": ("zero, lnlora", "average"), "nullspace, full": ("zero, full", "pgd")}
+asked["pgd_at_nullspace, lnlora"] = "pgd_at, lnlora", f"pgd {255 * strong_eps:.3g}/255"
+for name, (against, measure) in asked.items():
+    pilot = contrasts.differences(groups, name, against, measure, attack_eps)
+    if len(pilot) > 1:
+        print(f"{name} minus {against}, {measure}: {power(pilot, 0.02)}")
 wide(robust_table)
 
 # %% [markdown]
@@ -281,8 +288,7 @@ def draw(axis: Axes, measure: str, method: str, controls: Sequence[str]) -> None
     axis.tick_params(axis="y", length=0)
     axis.set_yticks(range(len(controls)), [f"{method}\nminus\n{control}" for control in controls], fontsize=6)
     axis.set_ylim(len(controls) - 0.5, -0.5)
-    count = row["images"]
-    axis.set_title(f"{measure}\n{row['n']} seeds x {count} images", fontsize=7)
+    axis.set_title(f"{measure}\n{row['n']} seed{'s' * (row['n'] > 1)} x {row['images']} images", fontsize=7)
 
 
 strong = f"{255 * strong_eps:.3g}/255"
@@ -294,7 +300,7 @@ for line, (method, against, measures) in zip(axes, drawn, strict=True):
         draw(axis, measure, method, against)
 figure.supxlabel("difference in accuracy (points)", fontsize=8)
 handles = [Line2D([], [], color=color, marker="o", label=name) for name, color in colors.items()]
-figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=7)
+figure.legend(handles=handles, loc="outside upper right", ncols=3, fontsize=7)
 figures.save_figure(figure, "11_differences")
 more[more["measure"].isin(["clean", "pgd", f"pgd {strong}", "corruptions"])].style.format(precision=4).hide(
     axis="index"
@@ -376,7 +382,7 @@ for name, line in along.groupby("run", sort=False):
     left.plot(by_step.index, by_step["norm"], "o-", markersize=3, color=shade, label=name)
     left.plot(by_step.index, by_step["norm_random"], "s--", markersize=3, color=shade, fillstyle="none")
 left.set(xlabel="step", ylabel=rf"norm at $\varepsilon$ = {eps:g}", ylim=(0, None))
-left.set_title(f"{seeds} seeds, {boundary_images} images each", fontsize=8)
+left.set_title(f"{seeds} seed{'s' * (seeds > 1)}, {boundary_images} images each", fontsize=8)
 left.xaxis.set_major_locator(MaxNLocator(4, integer=True))
 left.legend(fontsize=6)
 kinds = {"": ("largest found", "o", "full"), "_random": ("Gaussian", "s", "none")}

@@ -28,6 +28,7 @@ TABLES = {
     "curves": "09_curves",
     "stored_sizes": "09_storage",
     "cost_table": "09_costs",
+    "auto_table": "09_autoattack",
 }
 OF_RUN = True
 CERTAIN = ["storage", "training_memory"]  # bytes, which are counted
