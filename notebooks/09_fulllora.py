@@ -439,7 +439,10 @@ for axis, (label, method) in zip(axes[0], in_curves, strict=True):
     for name, line in part.groupby("method", sort=False):
         axis.plot(line["step"], line["dev_robust"], "o-", markersize=3, color=colors[name], label=name)
     axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
-    axis.set(xlabel="step", title=f"{label} start, {method}, {radius(eps_of[label])}")
+    axis.set(xlabel="step")
+    count = setting_of[label][0].dev_images
+    title = f"{label} start, {method}, {radius(eps_of[label])}\n{len(seeds_of(label, 'full'))} seeds of full x {count} images"
+    axis.set_title(title, fontsize=8)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
 axes[0, 0].set_ylabel("dev, under PGD")
 handles = {text: line for axis in axes[0] for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
