@@ -63,6 +63,7 @@ workers: int = 0  # processes side by side; 0: one a thread on a CPU, four on a 
 # %%
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -189,6 +190,7 @@ figures.save_table(table, "10_table", caption="Ablations of LNLoRA.")
 titles_of = {"clean": "clean", "pgd": f"PGD {255 * attack_eps:.3g}/255", "cw": f"CW {255 * attack_eps:.3g}/255"}
 titles_of[f"pgd {255 * other_eps:.3g}/255"] = f"PGD {255 * other_eps:.3g}/255"
 titles_of = {name: title for name, title in titles_of.items() if name in set(table["measure"])}
+size = f"{variant_seeds} seed{'s' * (variant_seeds > 1)} x {images} images"
 drawn = list(titles_of)[:3]  # at the second radius short runs keep nothing
 
 wide = table.assign(text=table.apply(contrasts.in_percent, axis=1), share=table["share"].map("{:.2%}".format))
@@ -199,7 +201,7 @@ wide.loc[[(section, name) for section, names in sections.items() for name in nam
 # %% [markdown]
 # ## Paired differences
 #
-# All comparisons of this notebook in one table, as in 07: Student's t over seeds, bootstrap over images, and resolved when both exclude zero. Nothing is corrected for their number.
+# All comparisons of this notebook in one table, as in 07: resolved where the interval for new seeds and new images excludes zero. Nothing is corrected for their number.
 
 # %%
 pairs = [(name, "lnlora") for name in planned if name != "lnlora"]
@@ -242,17 +244,19 @@ for axis, measure in zip(axes, drawn, strict=True):
         rows = looked_up.loc[[(name, measure) for name in named.values()]]
         axis.plot(rows["share"], rows["value"], label=label, **looks[label])
         for (_, row), rank in zip(rows.iterrows(), named, strict=True):
-            ends = max(0, contrasts.ends(row)[0]), min(1, contrasts.ends(row)[1])  # Student's t knows no bounds
+            ends = np.clip(contrasts.ends(row), 0, 1)  # Student's t knows no bounds
             axis.plot([row["share"]] * 2, ends, color=looks[label]["color"], linewidth=0.8, alpha=0.6)
             if label == "LNLoRA":
                 options = dict(xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=6.5)
-                axis.annotate(f"{rank}", (row["share"], ends[1]), color=looks[label]["color"], **options)
+                top = row["value"] if np.isnan(ends[1]) else ends[1]
+                axis.annotate(f"{rank}", (row["share"], top), color=looks[label]["color"], **options)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator([0.03, 0.1, 0.3, 1]))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
     axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
-    axis.set(title=titles_of[measure], xlim=(0.03, 1.3))
+    axis.set_title(f"{titles_of[measure]}\n{size}", fontsize=8)
+    axis.set_xlim(0.03, 1.3)
 axes[0].set_ylabel("accuracy")
 figure.supxlabel("trainable parameters", fontsize=8)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=7)
@@ -307,7 +311,7 @@ rows_of([(name, "lnlora") for name in apart]).style.format(precision=4).hide(axi
 # head. RoLI (Hua et al., CVPR 2024) first trains it alone, adversarially (linear probing), and reports gains of 3.88 points clean and 2.44 robust on average over five data sets. The probe
 # takes as many steps as the run after it, so that a new head with twice the steps is the fair comparison; `probe alone` is what the second half starts from.
 #
-# The figure shows all variants of (b) to (e) as paired differences to the base. Thick: Student's t over seeds; thin: bootstrap over images. New heads have a scale of their own.
+# The figure shows all variants of (b) to (e) as paired differences to the base. Lines are intervals for new seeds and new images; thin ones, of a single run, over images alone. New heads have a scale of their own.
 
 # %%
 short = {"lora": "none, equal rank", matched: f"none, r = {matched_rank}"}
@@ -327,10 +331,11 @@ def draw_blocks(row_of_axes: Iterable[Axes], titles: list[str]) -> None:
                 ticks[place] = short.get(name, name.removeprefix("lnlora, "))
                 row = paired.query("method == @name and against == 'lnlora' and measure == @measure")
                 figures.intervals(axis, row, places=[place], color=color_of[title])
-                reach += [row["images_low"].item(), row["images_high"].item()]
+                ends = ["low", "high"] if row["n"].item() > 1 else ["images_low", "images_high"]
+                reach += [end for end in (*row[ends].iloc[0], row["difference"].item()) if not np.isnan(end)]
             place += 1
         axis.set_yticks(list(ticks), ticks.values(), fontsize=7)
-        spare = 0.3 * (max(reach) - min(reach)) or 0.05  # of Student's t with few seeds only a part may fit
+        spare = 0.05 * (max(reach) - min(reach)) or 0.05
         axis.set(ylim=(place - 0.4, -0.6), xlim=(min(reach) - spare, max(reach) + spare))
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}")
@@ -346,7 +351,7 @@ figure, axes = figures.subplots(2, len(drawn), height=0.9 + 0.17 * sum(heights),
 draw_blocks(axes[0], upper)
 draw_blocks(axes[1], lower)
 for axis, measure in zip(axes[0], drawn, strict=True):
-    axis.set_title(titles_of[measure], fontsize=8)
+    axis.set_title(f"{titles_of[measure]}\n{size}", fontsize=8)
 figure.supxlabel("accuracy minus that of the base, LNLoRA (points)", fontsize=8)
 figures.save_figure(figure, "10_variants")
 

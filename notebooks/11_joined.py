@@ -288,7 +288,7 @@ def draw(axis: Axes, measure: str, method: str, controls: Sequence[str]) -> None
     axis.tick_params(axis="y", length=0)
     axis.set_yticks(range(len(controls)), [f"{method}\nminus\n{control}" for control in controls], fontsize=6)
     axis.set_ylim(len(controls) - 0.5, -0.5)
-    axis.set_title(f"{measure}\n{row['n']} seed{'s' * (row['n'] > 1)} x {row['images']} images", fontsize=7)
+    axis.set_title(f"{measure}\n{row['n']} seed{'s' * bool(row['n'] > 1)} x {row['images']} images", fontsize=7)
 
 
 strong = f"{255 * strong_eps:.3g}/255"
@@ -391,12 +391,6 @@ for lift, (suffix, (_, marker, fill)) in zip((-0.15, 0.15), kinds.items(), stric
     look = dict(marker=marker, fillstyle=fill, color=sns.color_palette()[0 if not suffix else 1], markersize=4)
     places = [place + lift for place in range(len(listed))]
     figures.intervals(right, listed, places=places, value=f"growth{suffix}", thin=None, zero=None, **look)
-seen = listed[["growth", "growth_random"]].to_numpy()
-spans = listed[["growth_low", "growth_random_low", "growth_high", "growth_random_high"]].to_numpy()
-right.set_xlim(
-    max(0, np.nanmin([seen.min(), np.nanmin(spans, initial=9)]) - 0.1),
-    max(seen.max(), np.nanmax(spans, initial=0)) + 0.1,
-)
 right.axvline(1, color="0.6", linewidth=0.8, zorder=0)
 right.set_yticks(range(len(listed)), listed["run"], fontsize=7)
 right.set_xlabel("norm over that of its start")
