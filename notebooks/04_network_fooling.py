@@ -734,9 +734,8 @@ def conclusion() -> str:
     least = rows(curve, method="descent from t").sort_values("eps").iloc[0]
     close = interval(least, "relative distance")
     return (
-        f"exactly invisible noise cannot, {percent(left, None)} of the distance is left (n = {left.n:,} pairs); noise of "
-        f"influence {least['eps']:g} leaves {percent(close, None)} (n = {close.n:,}), but it is found by descent as an attack "
-        "is, and other networks see it."
+        f"exactly invisible noise leaves {percent(left, None)} of the distance to it (n = {left.n:,} pairs); noise of influence "
+        f"{least['eps']:g}, found by descent as an attack is, leaves {percent(close, None)} (n = {close.n:,})."
     )
 
 

@@ -735,8 +735,8 @@ def conclusion() -> str:
     kept, free = least(intervals(marked, "unchanged")), least(intervals(marked, "free"))
     best = read.loc[read["bits"].idxmax()]
     return (
-        f"yes for the model: with any logo the prediction stays for at least {percent(kept, 'images')} in 8 bits; but of a logo "
-        f"as little as {percent(free, None)} is invisible to it, and a message comes through JPEG 75 with "
+        f"with any logo the prediction stays for at least {percent(kept, 'images')} in 8 bits; of a logo as little as "
+        f"{percent(free, None)} is invisible to the model, and a message comes through JPEG 75 with "
         f"{percent(interval(best, 'bits'), None)} of its bits where it is written best, whole in {best['messages']:.0%} of images."
     )
 
