@@ -1062,6 +1062,7 @@ answer.show(
     would_change="a net that reads few tokens, so that none can be given up; equal tokens in the published loop and a larger norm "
     "than ours at the same eps.",
     limits=f"one model ({model}{f', weights {Path(weights).name}' if weights else ''}) on {source}, {bounded_seeds} to {seeds} "
-    f"noises, learned from {images:,} and verified on {held_out:,} images; batches of the published loop are of 32"
+    f"noises, learned from {images:,} and verified on {held_out:,} images; batches of the published loop are of 32, and longer "
+    "runs in (b) give norms that are larger still at the largest lambdas"
     f"{'; too small to decide most of it: see the reference' if min(seeds, bounded_seeds) < 3 else ''}.",
 )
