@@ -357,10 +357,13 @@ _ = figures.save_figure(figure, "09_costs")
 
 # %%
 found: Rates = {}
+by_rate = pd.DataFrame()
 if rates:
     by_rate = settings.best_under_attack(grid, workers=workers)
     figures.save_table(by_rate, "09_rates", caption="Learning rates on dev.")
     found = settings.rates_of(by_rate)
+    if ends := [name for name, rate in found.items() if rate in (min(rates), max(rates))]:
+        print(f"{'; '.join(ends)}: the best rate is at an end of the grid, so that a better one may lie beyond it.")
 planned, control = planned_at(found)
 finished: dict[Trial, TrialResult] = {}
 for label in starts:
@@ -737,6 +740,15 @@ def gap_to_full(name: str, **where: str) -> Endpoint:
     return endpoint(paired, name, "full", PGD, least=LEAST, null=-LEAST, **where)
 
 
+def rate_in_words(name: str) -> str:
+    """The rate that dev chose from the standard start, and whether it is at an end of the grid."""
+    if not len(by_rate):
+        return ""
+    grid = rows(by_rate, arm=f"standard, {name}")
+    rate = rows(grid, chosen=True)["rate"].item()
+    return f", at rate {rate:g}" + " (an end of the grid)" * (rate in (grid["rate"].min(), grid["rate"].max()))
+
+
 def late_of(name: str) -> str:
     """What the last quarter of the steps adds on dev, in points."""
     return f"{name} {100 * rows(curves, method=name, **STANDARD)['late'].iloc[0]:+.1f}"
@@ -774,11 +786,11 @@ def in_long_runs() -> str:
 )
 def comparable() -> tuple[str, str, Endpoint]:
     share, gap = row(stored_sizes, adapter="lnlora")["share"], gap_to_full("lnlora", **STANDARD)
-    late = ", ".join(late_of(name) for name in ("full", "lnlora"))
+    late = ", ".join(late_of(name) + rate_in_words(name) for name in ("full", "lnlora"))
     measured = (
         f"{100 * share:.1f} % of the parameters; {gap.in_points()} after {steps} steps{in_long_runs()}{elsewhere()}"
     )
-    measured += f"; the last quarter of the steps added on dev: {late} points"
+    measured += f"; points that the last quarter of the steps added on dev: {late}"
     return measured, word(at_least(ends_of(gap), -LEAST)), gap
 
 

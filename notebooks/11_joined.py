@@ -164,7 +164,10 @@ def plain_trial(method: str, adapter: str, s: int, rate: float | None = None) ->
 def chosen(table: pd.DataFrame, title: str) -> dict[str, float]:
     """The rates that dev chose, whose table is kept."""
     figures.save_table(table, title, caption="Learning rates on dev.")
-    return settings.rates_of(table)
+    rates = settings.rates_of(table)
+    if ends := [name for name, rate in rates.items() if rate in (table["rate"].min(), table["rate"].max())]:
+        print(f"{'; '.join(ends)}: the best rate is at an end of the grid, so that a better one may lie beyond it.")
+    return rates
 
 
 arms = {f"{m}, {a}": (m, a) for a in reversed(adapters) for m in noises}  # last those of 07, which may be at them

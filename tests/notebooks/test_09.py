@@ -26,6 +26,7 @@ TABLES = {
     "layernorm": "09_layernorm",
     "excess": "09_excess",
     "curves": "09_curves",
+    "by_rate": "09_rates",
     "stored_sizes": "09_storage",
     "cost_table": "09_costs",
     "auto_table": "09_autoattack",
