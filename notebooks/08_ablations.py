@@ -24,7 +24,7 @@
 # Everything else is as in 07, whose runs are taken from the store; each noise keeps the learning rate that dev chose for its method there. Runs are compared with those of the same seeds, on the
 # same images.
 #
-# **Declared before the runs of the reference** (profile `reference`), one endpoint a question and the least effect that would matter; all other numbers are exploratory.
+# **Declared before the runs that can decide** (profile `gpu`), one endpoint a question and the least effect that would matter; all other numbers are exploratory.
 #
 # | question | endpoint | least effect |
 # |---|---|---|
@@ -32,7 +32,7 @@
 # | is it better without the early stop? | the published noise without minus with it, FGSM | 1 point |
 # | is a gain behind a wrong scale the finetuning's? | finetuning with noise 0 minus its start, both behind the wrong scale, average | 1 point |
 #
-# Takes about 5 min at `cpu` on 2 cores after 07, which is too little to decide anything: see the reference. That has 3 seeds, 21 runs of 800 steps beyond those of 07: 47 s on an H100 by the
+# Takes about 5 min at `cpu` on 2 cores after 07, which is too little to decide anything; the profile `gpu` is for that. It has 3 seeds, 21 runs of 800 steps beyond those of 07: 47 s on an H100 by the
 # costs of a step measured there (2.8 ms with two branches), 10 s for 9,000 steps of the published synthesis in three of them, and 10 s for the judgement. It needs CIFAR-10, which is fetched once.
 # `model`, `weights`, `data` and `root` put another ViT and other photographs in their place, as in 07.
 
@@ -471,7 +471,7 @@ figures.save_table(verdicts, "08_verdicts", caption="What paper A says of its re
 said = {
     line["name"]: f"{line['measured'].partition('; expl')[0]}: {line['holds']}" for line in verdicts.to_dict("records")
 }
-small = "These runs are too small to decide; see the reference. " if steps < 800 or seeds < 3 else ""
+small = "Too small to decide: the profile gpu is for that. " if steps < 800 or seeds < 3 else ""
 answer.show(
     f"one small ViT ({model}) on {Path(data).name}, {steps} steps of {batch_size} images, {images} test images and {seeds} "
     f"seeds; {official_noises} published noise{'s' * (official_noises > 1)} a run, where published 20.",

@@ -912,7 +912,7 @@ small = min(seeds, other_seeds) < statistics.FEWEST_SEEDS
 answer.show(
     f"our instantiation of paper B, {steps} steps of {batch_size} images, {images} test images, {seeds} seeds of full and "
     f"LNLoRA and {other_seeds} of the rest, {model} on {Path(data).name}; (f) is one run each."
-    + " Too small to decide: see the reference in results/."
+    + " Too small to decide: the profile gpu is for that."
     * small,
     question="Is adversarial finetuning of 5 % of the parameters as good as of all of them?",
     answer=f"Under {PGD.upper()} {AT}, LNLoRA minus full: {first['measured']} ({first['holds']}).",

@@ -403,7 +403,7 @@ conclude(
     "What of FullLoRA's adapter matters?",
     f"Under PGD at {255 * attack_eps:.3g}/255, against the base: {', '.join(resolved) or 'nothing is resolved'}"
     + " points; all other changes are not resolved." * bool(resolved)
-    + " Too small to decide: see the reference in results/." * small,
+    + " Too small to decide: the profile gpu is for that." * small,
     "longer runs, at which the ranking may turn, and a larger ViT.",
     f"{steps} steps of {batch_size} images, {images} test images, {variant_seeds} seeds, one ViT on CIFAR-10; no paper's claim.",
 )
