@@ -559,8 +559,9 @@ def is_same_space(line: pd.Series, first: pd.Series) -> bool:
     where="11 (d)",
     criterion="holds if dimension and subspace stay with branches in all layers, plain and with a norm; in part if "
     "with branches in the blocks alone",
+    endpoint="share of the ways to place an adapter that keep it (a count), to be 1",
 )
-def exact_nullspace_kept() -> tuple[str, str]:
+def exact_nullspace_kept() -> tuple[str, str, Endpoint]:
     titles = {"pgd_at, lora": "LoRA in all layers", "pgd_at, lnlora": "LNLoRA in all layers"}
     titles |= {"pgd_at, lnlora in blocks": "LNLoRA in the blocks alone"}
     lines, first = {name: row(exact_space, model=name) for name in titles}, row(exact_space, model="robust start")
@@ -570,7 +571,7 @@ def exact_nullspace_kept() -> tuple[str, str]:
         + (f" (overlap {line['overlap']:.3f})" if line["dimension"] else ", the embedding is not linear")
         for name, line in lines.items()
     )
-    return f"of {first['dimension']}: {'; '.join(texts)}", word(all(kept), any(kept))
+    return f"of {first['dimension']}: {'; '.join(texts)}", word(all(kept), any(kept)), Endpoint(sum(kept) / len(kept))
 
 
 figures.save_table(answer.table(), "11_verdicts", caption="Nullspace noise and adapters together.")
