@@ -104,7 +104,8 @@ autoattack_steps: int = 5  # of each attack in AutoAttack, 100 being standard
 autoattack_images: int = 16  # test images under AutoAttack
 autoattack_seeds: int = 1  # runs a method under AutoAttack
 strong: list = ["cw", "patch"]  # attacks on the same images beside it
-checked_images: int = 24  # test images of the checks in (f)
+checked_methods: list = ["start", "nullspace", "pgd_at"]  # models of the checks in (f), of the first seed
+checked_images: int = 24  # test images of the checks
 seeds: int = 3  # runs a method
 seed: int = 0  # the first of the seeds; it also draws the test images
 least: float = 0.01  # the least effect on an accuracy that matters
@@ -510,7 +511,7 @@ if model == SHIPPED and not weights:
 worth.style.format(precision=3).hide(axis="index")
 
 # %%
-firsts = [run for run in finished if run.trial.method in ("start", "nullspace", "pgd_at") and run.trial.seed == seed]
+firsts = [run for name in groups if name in checked_methods for run in groups[name][:1]]
 checked = {run.trial.method if run.trial.start == model else run.trial.start: run for run in [*firsts, *robust]}
 
 
