@@ -661,7 +661,8 @@ _ = figures.save_figure(figure, "02_size")
 # multiple that each accepts is beyond $\epsilon$ on all of them.
 #
 # **Endpoint, named before the run.** The certified norm over the norm that the bootstrap accepts, on all images, noise by noise; the
-# certificate is worth having if that is at least 0.8.
+# certificate is worth having if that is at least 0.8. (Multiples are 5 % apart, so that all noises may agree to the last digit, and
+# then there is no interval.)
 
 # %%
 scales = [0.05 * k for k in range(8, 26)]
@@ -1018,8 +1019,8 @@ def size() -> tuple[str, str, Endpoint]:
     "",
     "that a noise is within eps can be proved for the distribution of the images, at little cost",
     where="02 (e)",
-    criterion="holds if the certified norm is at least 0.8 of the norm that a bootstrap accepts on the same images, does not "
-    "hold if it is less",
+    criterion="holds if the certified norm is at least 0.8 of the norm that a bootstrap accepts on the same images, for every "
+    "noise; in part if for some",
     endpoint="certified norm over that of the bootstrap on all images, minus 0.8",
 )
 def certificate() -> tuple[str, str, Endpoint]:
@@ -1036,7 +1037,8 @@ def certificate() -> tuple[str, str, Endpoint]:
         f"beyond eps in {smallest.loc['certified', 'beyond eps']:.0f} and {smallest.loc['bootstrap', 'beyond eps']:.0f} of "
         f"{smallest.loc['certified', 'samples']:.0f} samples"
     )
-    return measured, cost.word, cost
+    worth = (norms["certified"] >= 0.8 * norms["bootstrap"]).tolist()
+    return measured, word(all(worth), any(worth)), cost
 
 
 figures.save_table(answer.table(), "02_verdicts", caption="What the papers say of learned noise, and what holds.")
