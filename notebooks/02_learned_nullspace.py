@@ -476,9 +476,9 @@ plain_ticks(left.xaxis, verified["norm"])
 for method in (f"ours, {free}", ours, STOPLESS + free, STOPLESS + equal):
     look = {"color": "C0" if method.startswith("ours") else "C1", "linestyle": "-" if method.endswith(equal) else "--"}
     figures.curve(right, by_length[by_length["method"] == method], "images seen", "norm", label=method, **look)
-right.set(xlabel="images seen", xscale="log", ylabel=f"norm at eps = {eps:g}", ylim=(0, None))
-plain_ticks(right.xaxis, by_length.loc[by_length["images seen"] > 0, "images seen"])
-right.legend(fontsize=6)
+right.set(xlabel="images seen", ylabel=f"norm at eps = {eps:g}", xscale="log", yscale="log")
+plain_ticks(right.yaxis, by_length.loc[by_length["images seen"] > 0, ["norm_low", "norm_high"]].stack())
+figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=6)
 _ = figures.save_figure(figure, "02_eps")
 
 
