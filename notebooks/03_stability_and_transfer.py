@@ -211,7 +211,7 @@ for axis, name in zip(axes, titles, strict=True):
 axes[0].set_ylabel("match")
 axes[0].yaxis.set_major_formatter(PercentFormatter(1))
 axes[0].legend(fontsize=6, loc="lower left")
-axes[-1].text(1, 0.97, f"n = {seeds} x {held_out:,}", transform=axes[-1].transAxes, fontsize=6, ha="right", va="top")
+axes[-1].text(0.05, 0.03, f"n = {seeds} x {held_out:,}", transform=axes[-1].transAxes, fontsize=6)
 _ = figures.save_figure(figure, "03_stability")
 
 # %% [markdown]
@@ -292,10 +292,11 @@ for title, part in (("own noise", cells[own]), ("noise of another", cells[~own])
 
 # %% [markdown]
 # **What this says of transformers.** Nothing in particular: noise to ignore is found for convolutional networks as well as for ViTs, and at
-# this norm the diagonal is much alike for all. Nor is the noise the model's own: other architectures match more often under it than under
-# controls of the papers' kind. The local permutation tells two reasons apart. Part of the gain is *place*: images carry little at their
-# borders and corners, every network looks there less, and noise that sits there is ignored by all. The rest is a *pattern* that networks
-# trained on the same images share; the two ViTs share no more of it than the others.
+# this norm the diagonal is much alike for all. The noise is the model's own in part: it gains most on the model that it was learned
+# for, but other architectures, too, match more often under it than under controls of the papers' kind. The local permutation tells two
+# reasons apart. Part of that is *place*: images carry little at their borders and corners, every network looks there less, and noise
+# that sits there is ignored by all. The rest is a *pattern* that networks trained on the same images share a little; the two ViTs share
+# no more of it than the others.
 #
 # ## (e) What does the noise look like?
 
@@ -389,9 +390,9 @@ figures.save_table(answer.table(), "03_verdicts", caption="What paper C says of 
 own_line, share = own_gain.iloc[0], shares.groupby("model")["share learned"].mean().max()
 answer.show(
     question="whose noise is it that is learned at the pixels: the model's, the architecture's, or the data's?",
-    answer=f"mostly the data's: other networks trained on the same images keep their predictions under it as well, with "
-    f"{100 * own_line['gain']:+.1f} points between its own model and others, and at most {share:.0%} of it lies in a ViT's exact "
-    "nullspace.",
+    answer=f"in part the model's: over itself permuted within a neighbourhood it gains {points(interval(own_line, 'gain'), None)} more "
+    f"on its own model than on others, which gain as well in some pairs; no architecture stands out, and at most {share:.0%} of it lies "
+    "in a ViT's exact nullspace.",
     would_change="a gain over the local permutation that is found on the own model and on no other; models trained on other images.",
     limits=f"four small classifiers of one data set, one training run each; {seeds} noise{'s' * (seeds > 1)} a model and "
     f"{held_out:,} images{', too small to decide: see the reference' if seeds < 3 else ''}; one norm, {norm:g}.",
