@@ -495,11 +495,11 @@ for column, (label, method) in enumerate(panels):
         upper.plot(row["trainable"], row["value"], "o", color=colors[name], label=name)
     upper.set_xscale("log")
     upper.xaxis.set_minor_locator(NullLocator())
-    upper.set_ylim(bottom=0)
+    upper.set_ylim(0, 1.1 * np.nanmax([part.loc[part["measure"] == attacks[0], c].max() for c in ("value", "high")]))
     upper.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
     n, count = part.query("method == 'full'")[["n", "images"]].iloc[0]
     size = f"{n} seed{'s' * (n > 1)} x {count:,} images"
-    upper.set_title(f"{label} start, {method}, {radius(eps_of[label])}\nfull: {size}", fontsize=8)
+    upper.set_title(f"{label} start, {method}, {radius(eps_of[label])}\nfull: {size}", fontsize=7)
     upper.set_xlabel("trained parameters")
     gaps = paired[(paired["data"] == first_data) & (paired["start"] == label) & (paired["training"] == method)]
     gaps = gaps[(gaps["against"] == "full") & (gaps["measure"] == attacks[0])].set_index("method")
@@ -514,7 +514,7 @@ for column, (label, method) in enumerate(panels):
     lower.set_yticks(range(len(names)), [f"{name}, n = {gaps.loc[name, 'n']}" for name in names], fontsize=7)
     lower.set_ylim(len(names) - 0.5, -0.5)
     lower.tick_params(axis="y", length=0)
-    lower.set_xlabel(f"{attacks[0].upper()} accuracy minus full's (points)")
+    lower.set_xlabel("minus full's (points)", fontsize=8)
 axes[0, 0].set_ylabel(f"under {attacks[0].upper()}")
 handles = {text: line for axis in axes[0] for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
 figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(kinds), fontsize=7)
