@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from nullpaper.adapters.inject import inject
 from nullpaper.models.checkpoints import load_classifier
-from nullpaper.models.gradients import CHUNK, _products, at_once, chunks, fast_gradients, frozen, rounds
+from nullpaper.models.gradients import CHUNK, MEMORY, _products, at_once, chunks, fast_gradients, frozen, rounds
 from nullpaper.models.predict import answers
 from nullpaper.models.vit import SHIPPED, load_vit
 
@@ -110,5 +110,5 @@ def test_a_pass_takes_as_many_images_as_the_memory_holds() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(48, width), nn.Sigmoid(), nn.Linear(width, 2)).requires_grad_(False)
     assert at_once(net, images) == CHUNK
     kept = 4 * width  # bytes: of the sigmoid's answer; the weights, kept too, are the same for any number of images
-    assert [at_once(net, images, free=2 * kept * count) for count in (1, 30)] == [1, 30]
+    assert [at_once(net, images, free=int((count + 0.5) * kept / MEMORY)) for count in (1, 30)] == [1, 30]
     assert at_once(net, images, free=0) == 1
