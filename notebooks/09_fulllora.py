@@ -568,7 +568,8 @@ def parameter_shift(before: ViT, after: ViT) -> pd.DataFrame:
                 old, new = (tensor.detach().double().flatten().cpu() for tensor in (value, moved[name]))
                 change = (new - old).square().mean().sqrt().item()
                 row = {"name": name, "kind": kind, "depth": depth, "change": change}
-                rows.append(row | {"in_std": change / old.std().item()})
+                spread = old.std().item()  # 0: an untrained LayerNorm
+                rows.append(row | {"in_std": change / spread if spread else float("nan")})
     return pd.DataFrame(rows)
 
 
@@ -585,13 +586,16 @@ def all_shifts() -> list[dict[str, object]]:
 ended = {model: [run.weights.fingerprint for run in runs] for model, runs in moved.items()}
 shifts = pd.DataFrame(stored("shifts", ended | {"from": fingerprint(vit), "seed": seed}, all_shifts).metrics)
 both = shifts[shifts["model"] != "vit_robust"].pivot(index=["seed", "name"], columns="model", values="change")
-both = both.dropna()  # seeds that both have
-log_ratio = np.log(both["pgd_at"] / both["standard"]).unstack("name")  # seeds x tensors
+both = both[(both > 0).all(axis=1)]  # seeds that both have, and what moved in both
+log_ratio = np.log(both["pgd_at"] / both["standard"]).unstack("name").dropna(axis=1)  # seeds x tensors
 by_layer = shifts.groupby(["model", "kind", "depth", "name"], sort=False)[["change", "in_std"]].mean().reset_index()
 by_layer["ratio"] = by_layer["name"].map(np.exp(log_ratio.mean())).where(by_layer["model"] == "pgd_at")
 rows = []
 for kind in KINDS:
     tensors = by_layer.loc[(by_layer["model"] == "pgd_at") & (by_layer["kind"] == kind), "name"]
+    tensors = [name for name in tensors if name in log_ratio]
+    if not tensors:
+        continue
     whole = statistics.two_way(log_ratio[tensors].to_numpy())
     row = {"kind": kind, "ratio": np.exp(whole.value), "ratio_low": np.exp(whole.low), "ratio_high": np.exp(whole.high)}
     of_kind = by_layer[by_layer["kind"] == kind].groupby("model")["in_std"].mean()
@@ -606,6 +610,7 @@ excess = pd.DataFrame(  # seeds x LayerNorms
     {
         norm: (log_ratio[[f"{norm}.weight", f"{norm}.bias"]].mean(axis=1) - log_ratio[weight]).to_numpy()
         for norm, weight in read_by.items()
+        if {f"{norm}.weight", f"{norm}.bias", weight} <= {*log_ratio}
     }
 )
 figures.save_table(by_layer, "09_shift", caption="Change of every tensor.")
@@ -819,6 +824,8 @@ def norm_matters() -> tuple[str, str, Endpoint]:
     endpoint="logarithm of LayerNorm's ratio, adversarial over standard, over that of its reader",
 )
 def layernorm_shift() -> tuple[str, str, Endpoint]:
+    if excess.empty:
+        raise KeyError("LayerNorms that moved in both runs")
     found = statistics.crossed(excess.to_numpy())
     ends, factors = found.interval, {line["kind"]: line["ratio"] for _, line in layernorm.iterrows()}
     number_of = Endpoint(ends.value, ends.low, ends.high, found.p(), ends.n, least=float(np.log(FACTOR)))

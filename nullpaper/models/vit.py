@@ -120,9 +120,16 @@ class ViT(Classifier):
             InputError: no sequence of at least two different classes of this model.
         """
         chosen = torch.tensor(check_classes(classes, self.num_classes), device=self.mean.device)
+        return self._view(chosen if self.classes is None else self.classes[chosen])
+
+    def unrestricted(self) -> ViT:
+        """The same model, its weights shared, with all classes of its head."""
+        return self._view(None)
+
+    def _view(self, classes: Tensor | None) -> ViT:
         view = copy(self)
         vars(view).update({key: copy(value) for key, value in vars(self).items() if isinstance(value, dict)})
-        view.classes = chosen if self.classes is None else self.classes[chosen]
+        view.classes = classes
         return view
 
     def _answered(self, logits: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import pickle
 import shutil
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from typing import Any
@@ -182,8 +181,7 @@ def _finetuned(trial: Trial) -> Result:
 
 def _whole(vit: ViT) -> Weights:
     """A model with all classes of its head."""
-    whole = copy(vit)
-    whole.classes = None
+    whole = vit.unrestricted()
     return Weights(fingerprint(whole), vit.transform, lambda: whole)
 
 

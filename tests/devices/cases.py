@@ -111,6 +111,7 @@ def drawn_bits(w: World) -> Tensor:
 ANYWHERE: dict[str, Case] = {  # model and data may live on different devices
     "datasets.Split.batches": lambda w: [*few().dev.subset(8).batches(4, image_size=48, device=w.model)],
     "vit.ViT.restricted": lambda w: answered(w, w.vit.restricted([7, 0, 3])),
+    "vit.ViT.unrestricted": lambda w: answered(w, w.vit.restricted([7, 0, 3]).unrestricted()),
     "checkpoints.load_classifier": lambda w: [
         predict.answers(checkpoints.load_classifier(name, device=w.model), on(w, w.x))
         for name in checkpoints.ARCHITECTURES

@@ -75,10 +75,13 @@ def test_adapters(begun: dict[str, str], tmp_path: Path) -> None:
     options = {"starts": ["standard"], "robust_methods": [], "autoattack_methods": [], "autoattack_starts": []}
     options |= {"cost_models": ["test_vit"], "rates": [1e-4, 1e-3], "rate_steps": 1, "wide_rank": 4, "images": 4}
     run = run_at_smoke(tmp_path, "09_fulllora", label="photographs", **begun, **options)
-    assert set(run.table("09_rates")["arm"]) == {f"standard, {name}" for name in ("full", "lnlora", "linear")}
+    assert set(run.table("09_rates")["arm"]) == {f"standard, {name}" for name in ("full", "lnlora", "lora")}
     assert set(run.table("09_table")["data"]) == {"imagenette"} and "09_long" not in names(run)
     assert run.table("09_storage")["logits_changed_by"].eq(0).all()
-    assert set(run.table("09_layernorm")["model"]) == {"standard", "pgd_at"}
+    assert (run.table("09_layernorm")["ratio"] > 0).all() and set(run.table("09_shift")["model"]) == {
+        "standard",
+        "pgd_at",
+    }
     words = run.table("09_verdicts").set_index("name")["holds"]
     assert words["comparable"] == "not resolved" and words["robust_start"] == "not measured"
 
