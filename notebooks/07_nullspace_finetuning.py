@@ -122,7 +122,6 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
 
 from nullpaper import load_data, load_vit, statistics
 from nullpaper.models.vit import SHIPPED
@@ -652,9 +651,7 @@ def growth() -> tuple[str, str, Endpoint]:
     by_method = {name: rows(growth_table, method=name).set_index("seed") for name in ("nullspace", "zero")}
     own, control = (table["norm_growth"] for table in by_method.values())
     grown, over_zero = statistics.over_seeds(own), statistics.over_seeds(own - control)
-    p = float(stats.ttest_1samp(own, 0).pvalue) if grown.high > grown.low else float("nan")
-    number_of = len(own), int(by_method["nullspace"]["images"].iloc[0])
-    part = Endpoint(grown.value, grown.low, grown.high, p, *number_of, 0.05)
+    part = Endpoint.over_seeds(own, 0.05, int(by_method["nullspace"]["images"].iloc[0]))
     more = above(over_zero, statistics.Interval(0, 0, 0, 1))
     norms = statistics.over_seeds(by_method["nullspace"]["norm"])
     measured = (

@@ -87,7 +87,9 @@ def by_rows(function: Callable[..., Outputs], model: nn.Module, *tensors: Tensor
     places = tuple(value.data_ptr() for value in (*model.parameters(), *model.buffers()))
     rounding = torch.backends.cuda.matmul.fp32_precision, torch.is_grad_enabled(), torch.is_autocast_enabled("cuda")
     shapes = tuple((value.shape[1:], value.dtype) for value in tensors)
-    what = (function.func, *function.args) if isinstance(function, partial) else function
+    what = function
+    if isinstance(function, partial):  # equal ones are not the same object
+        what = function.func, function.args, tuple(sorted(function.keywords.items()))
     key = what, length, shapes, model.training, rounding, places
     if model not in _replays:
         _replays[model] = torch.cuda.graph_pool_handle(), {}

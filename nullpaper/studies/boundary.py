@@ -77,7 +77,7 @@ def boundary_norm(weights: Weights, data: Data, boundary: Boundary) -> dict[str,
 
 
 def _boundary_norm(weights: Weights, data: Data, boundary: Boundary) -> dict[str, float]:
-    vit, seed, temperature = restricted(weights.vit, data), boundary.seed, {}
+    vit, seed, temperature = restricted(weights.make(), data), boundary.seed, {}
     if boundary.confidence is not None:
         vit, temperature["temperature"] = at_confidence(vit, data, boundary.confidence, boundary.images)
     pool, held_out = (

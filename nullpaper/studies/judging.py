@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,14 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Weights:
-    """A model, of all its classes, by its fingerprint: it is made only where something has to be computed."""
+    """A model, of all its classes, by its fingerprint: it is made only where something has to be computed.
+
+    It is not kept, since results with such a description travel between processes, hundreds at a time.
+    """
 
     fingerprint: str
     transform: Transform  # how it wants photographs
     make: Callable[[], ViT]
-
-    @cached_property
-    def vit(self) -> ViT:
-        """The model itself."""
-        return self.make()
 
 
 class _Busy(Exception):
@@ -110,7 +108,7 @@ def judge(weights: Weights, data: str, root: str, protocol: Protocol) -> Evaluat
             split, levels = judged_images(protocol, *place, weights.transform)
             corrupted = {level: one.take(cut) for level, one in levels.items()}
             options = {"seed": protocol.seed, "batch_size": min(BATCH, protocol.shard), "first": first}
-            answering = restricted(weights.vit, loaded)
+            answering = restricted(weights.make(), loaded)
             return packed(
                 evaluate(answering, split.take(cut), attacks=protocol.threats, corruptions=corrupted, **options)
             )
