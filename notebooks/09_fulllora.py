@@ -266,7 +266,7 @@ def storage_of(name: str) -> dict[str, object]:
 
 
 stored_sizes = pd.DataFrame([storage_of(name) for name in kinds])
-figures.save_table(stored_sizes, "09_storage", caption="Trained parameters and stored bytes.")
+figures.save_table(stored_sizes, "09_storage", caption="Trained parameters and stored bytes, by adapter.")
 stored_sizes.style.format(precision=4).hide(axis="index")
 
 # %% [markdown]
@@ -313,13 +313,13 @@ def all_costs() -> list[dict[str, object]]:
 
 measured_costs = stored("costs", {"recipe": asdict(recipe), "device": device_name()}, all_costs, data=photos.identity)
 cost_table = pd.DataFrame(measured_costs.metrics)
-figures.save_table(cost_table, "09_costs", caption="Memory and time of a step.")
+figures.save_table(cost_table, "09_costs", caption="Memory and time of a training step, by adapter.")
 cost_table.style.format(precision=3).hide(axis="index")
 
 # %%
-parts = {"parameters": "weights", "optimizer": "moments", "step_peak": "step, at its peak"}
+parts = {"parameters": "weights", "optimizer": "moments of AdamW", "step_peak": "peak of a step"}
 shades = "0.75", sns.color_palette()[1], sns.color_palette()[0]
-attacks_timed = {"": "gradients to pixels", "careless_": "and to weights"}
+attacks_timed = {"": "pixel gradients", "careless_": "pixel and weight gradients"}
 figure, axes = figures.subplots(len(cost_models), 2, height=0.4 + 1.8 * len(cost_models), squeeze=False)
 for (left_axis, right_axis), (name, rows) in zip(axes, cost_table.groupby("model", sort=False), strict=True):
     reached = pd.Series(0.0, index=rows.index)
@@ -334,7 +334,7 @@ for (left_axis, right_axis), (name, rows) in zip(axes, cost_table.groupby("model
         right_axis.hlines(places, low, high, color=color)
         right_axis.plot(value, places, "o", color=color, label=label)
     right_axis.axvline(1, color="0.6", linewidth=0.8, zorder=0)
-    right_axis.set(xlabel="time of a step, of full's", yticks=range(len(rows)), yticklabels=[])
+    right_axis.set(xlabel="time of a step relative to full", yticks=range(len(rows)), yticklabels=[])
     right_axis.set_ylim(left_axis.get_ylim())
     for axis in (left_axis, right_axis):
         axis.invert_yaxis()
@@ -360,10 +360,10 @@ found: Rates = {}
 by_rate = pd.DataFrame()
 if rates:
     by_rate = settings.best_under_attack(grid, workers=workers)
-    figures.save_table(by_rate, "09_rates", caption="Learning rates on dev.")
+    figures.save_table(by_rate, "09_rates", caption="Accuracy on dev images under attack, by learning rate.")
     found = settings.rates_of(by_rate)
     if ends := [name for name, rate in found.items() if rate in (min(rates), max(rates))]:
-        print(f"{'; '.join(ends)}: the best rate is at an end of the grid, so that a better one may lie beyond it.")
+        print(f"{'; '.join(ends)}: the best rate is the smallest or largest tried; a better one may lie beyond.")
 planned, control = planned_at(found)
 finished: dict[Trial, TrialResult] = {}
 for label in starts:
@@ -404,7 +404,7 @@ for dataset, label in begun:
 table = arranged(tables).join(trained, on="method")
 paired = arranged(differences)
 figures.save_table(table, "09_table", caption="Accuracy after adversarial finetuning.")
-figures.save_table(paired, "09_paired", caption="Paired differences.")
+figures.save_table(paired, "09_paired", caption="Paired differences in accuracy.")
 
 reported = list(dict.fromkeys(table["measure"]))
 wide = table.assign(text=table.apply(contrasts.in_percent, axis=1))
@@ -434,7 +434,7 @@ def curve_of(key: Key) -> pd.DataFrame:
 
 curves = pd.concat([curve_of(key) for key in planned if key[2]], ignore_index=True)
 curves = curves[fixed + [name for name in curves if name not in fixed]]
-figures.save_table(curves, "09_curves", caption="Accuracy on dev under the attack of training.")
+figures.save_table(curves, "09_curves", caption="Accuracy on dev images under the attack of training.")
 in_curves = [(label, method) for label in starts for method in losses(label)]
 figure, axes = figures.subplots(1, len(in_curves), height=2.4, squeeze=False)
 for axis, (label, method) in zip(axes[0], in_curves, strict=True):
@@ -444,10 +444,12 @@ for axis, (label, method) in zip(axes[0], in_curves, strict=True):
     axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.3g}%")
     axis.set(xlabel="step")
     count = setting_of[label][0].dev_images
-    title = f"{label} start, {method}, {radius(eps_of[label])}\n{len(seeds_of(label, 'full'))} seeds of full x {count} images"
+    title = (
+        f"{label} start, {method}, {radius(eps_of[label])}\nfull: {len(seeds_of(label, 'full'))} seeds x {count} images"
+    )
     axis.set_title(title, fontsize=8)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-axes[0, 0].set_ylabel("dev, under PGD")
+axes[0, 0].set_ylabel("dev accuracy under PGD")
 handles = {text: line for axis in axes[0] for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
 figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(kinds), fontsize=7)
 figures.save_figure(figure, "09_curves")
@@ -471,7 +473,7 @@ for label in starts:
 auto_table = pd.DataFrame(rows)
 if rows:
     auto_table = auto_table.drop(columns=["value_low", "value_high"]).assign(steps=autoattack_steps)
-    figures.save_table(auto_table, "09_autoattack", caption="AutoAttack.")
+    figures.save_table(auto_table, "09_autoattack", caption="Accuracy under AutoAttack.")
 auto_table.style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
@@ -514,8 +516,8 @@ for column, (label, method) in enumerate(panels):
     lower.set_yticks(range(len(names)), [f"{name}, n = {gaps.loc[name, 'n']}" for name in names], fontsize=7)
     lower.set_ylim(len(names) - 0.5, -0.5)
     lower.tick_params(axis="y", length=0)
-    lower.set_xlabel("minus full's (points)", fontsize=8)
-axes[0, 0].set_ylabel(f"under {attacks[0].upper()}")
+    lower.set_xlabel("accuracy minus full (points)", fontsize=8)
+axes[0, 0].set_ylabel(f"accuracy under {attacks[0].upper()}")
 handles = {text: line for axis in axes[0] for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
 figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(kinds), fontsize=7)
 _ = figures.save_figure(figure, "09_parameters")
@@ -613,9 +615,9 @@ excess = pd.DataFrame(  # seeds x LayerNorms
         if {f"{norm}.weight", f"{norm}.bias", weight} <= {*log_ratio}
     }
 )
-figures.save_table(by_layer, "09_shift", caption="Change of every tensor.")
-figures.save_table(layernorm, "09_layernorm", caption="Change in adversarial over standard finetuning.")
-figures.save_table(excess, "09_excess", caption="LayerNorm over its reader, log.")
+figures.save_table(by_layer, "09_shift", caption="Change of every parameter tensor in finetuning.")
+figures.save_table(layernorm, "09_layernorm", caption="Adversarial over standard change, by kind of parameter.")
+figures.save_table(excess, "09_excess", caption="Logarithm of LayerNorm's ratio over that of the weights that read it.")
 figure, axis = figures.subplots(height=2.6)
 for number, kind in enumerate(KINDS):
     line = by_layer[(by_layer["model"] == "pgd_at") & (by_layer["kind"] == kind)]
@@ -659,8 +661,8 @@ for judged_on, kept in (
         long_table = pd.concat([long_table, contrasts.tabulate(compared, long_eps).query(kept)], ignore_index=True)
         long_paired = pd.concat([long_paired, long_gaps], ignore_index=True)
 if robust_models:
-    figures.save_table(long_table, "09_long", caption="After 1,500 steps at 8/255.")
-    figures.save_table(long_paired, "09_long_paired", caption="Paired differences.")
+    figures.save_table(long_table, "09_long", caption="Accuracy after 1,500 steps of adversarial training at 8/255.")
+    figures.save_table(long_paired, "09_long_paired", caption="Paired differences after 1,500 steps at 8/255.")
 long_table.style.format(precision=3).hide(axis="index")
 
 # %%
@@ -688,7 +690,7 @@ warnings = pd.DataFrame()
 if robust_vits:
     judged = [fingerprint(robust) for robust in robust_vits.values()]
     warnings = pd.DataFrame(stored("diagnosis", {"weights": judged}, checks, data=photos.identity).metrics)
-    figures.save_table(warnings, "09_warnings", caption="What could fake robustness.")
+    figures.save_table(warnings, "09_warnings", caption="Warnings of what could fake robustness.")
 warnings.style.hide(axis="index")
 
 # %% [markdown]
@@ -751,7 +753,7 @@ def rate_in_words(name: str) -> str:
         return ""
     grid = rows(by_rate, arm=f"standard, {name}")
     rate = rows(grid, chosen=True)["rate"].item()
-    return f", at rate {rate:g}" + " (an end of the grid)" * (rate in (grid["rate"].min(), grid["rate"].max()))
+    return f" at rate {rate:g}" + " (an end of the grid)" * (rate in (grid["rate"].min(), grid["rate"].max()))
 
 
 def late_of(name: str) -> str:
@@ -785,9 +787,9 @@ def in_long_runs() -> str:
     "abstract",
     "adversarial training of about 5 % of the parameters (LNLoRA) is as robust as of all of them",
     where="09 (c), (d)",
-    criterion=f"holds if accuracy under PGD {AT} from the standard start is beyond doubt not worse than full's by 2 points, "
-    "does not hold if it is beyond doubt worse by that",
-    endpoint=f"PGD accuracy {AT}, LNLoRA minus full, tested against -2 points",
+    criterion="holds if the 95 % interval of the endpoint, for new seeds and new images, lies above -2 points, does not hold "
+    "if it lies below",
+    endpoint=f"PGD accuracy {AT} from the standard start, LNLoRA minus full, tested against -2 points",
 )
 def comparable() -> tuple[str, str, Endpoint]:
     share, gap = row(stored_sizes, adapter="lnlora")["share"], gap_to_full("lnlora", **STANDARD)
@@ -795,7 +797,7 @@ def comparable() -> tuple[str, str, Endpoint]:
     measured = (
         f"{100 * share:.1f} % of the parameters; {gap.in_points()} after {steps} steps{in_long_runs()}{elsewhere()}"
     )
-    measured += f"; points that the last quarter of the steps added on dev: {late}"
+    measured += f"; accuracy on dev images gained in the last quarter of the steps, in points: {late}"
     return measured, word(at_least(ends_of(gap), -LEAST)), gap
 
 
@@ -804,9 +806,9 @@ def comparable() -> tuple[str, str, Endpoint]:
     "abstract",
     "the LayerNorm in front of the branch makes the difference to LoRA",
     where="09 (c)",
-    criterion=f"holds if LNLoRA is beyond doubt better than LoRA of its rank under PGD {AT} from the standard start, does "
-    "not hold if it is beyond doubt worse, or better by less than 2 points",
-    endpoint=f"PGD accuracy {AT}, LNLoRA minus LoRA",
+    criterion="holds if the 95 % interval of the endpoint, for new seeds and new images, is above 0 and reaches 2 points, does "
+    "not hold if all of it is below 2 points",
+    endpoint=f"PGD accuracy {AT} from the standard start, LNLoRA minus LoRA of its rank",
 )
 def norm_matters() -> tuple[str, str, Endpoint]:
     gain = endpoint(paired, "lnlora", "lora", PGD, least=LEAST, **STANDARD)
@@ -818,10 +820,10 @@ def norm_matters() -> tuple[str, str, Endpoint]:
     "motivation",
     "scale and bias of LayerNorm differ strongly between standardly and adversarially trained ViTs",
     where="09 (e)",
-    criterion="holds if adversarial finetuning beyond doubt moves LayerNorm's scale and bias more, in units of what "
-    f"standard finetuning of equal length moves them, than the weights that read them; a factor below {FACTOR:g} does not "
-    "matter",
-    endpoint="logarithm of LayerNorm's ratio, adversarial over standard, over that of its reader",
+    criterion="holds if the 95 % interval of the endpoint, for new seeds and other LayerNorms, is above 0 and reaches the "
+    f"logarithm of {FACTOR:g}, does not hold if all of it is below that",
+    endpoint="logarithm of r(scale and bias of LayerNorm) / r(weights that read it), where r is the change in adversarial over "
+    "that in standard finetuning",
 )
 def layernorm_shift() -> tuple[str, str, Endpoint]:
     if excess.empty:
@@ -831,17 +833,17 @@ def layernorm_shift() -> tuple[str, str, Endpoint]:
     number_of = Endpoint(ends.value, ends.low, ends.high, found.p(), ends.n, least=float(np.log(FACTOR)))
     each = ", ".join(f"{kind} x {ratio:.2f}" for kind, ratio in factors.items())
     times = statistics.Interval(*np.exp([ends.value, ends.low, ends.high]), ends.n)
-    measured = f"over its reader's x {number(times, '.2f', 'seeds')}; change, adversarial over standard: {each}"
+    measured = f"LayerNorm over its reader x {number(times, '.2f', 'seeds')}; adversarial over standard change: {each}"
     return measured, number_of.word, number_of
 
 
 @answer.claim(
     "B",
     "abstract",
-    "it saves storage",
+    "LNLoRA saves storage",
     where="09 (a)",
     criterion="holds if the files of the adapter take less than a tenth of the checkpoint's bytes",
-    endpoint="bytes of the adapter's files over the checkpoint's (exact), to be below 0.1",
+    endpoint="bytes of the adapter's files over those of the checkpoint (exact), to be below 0.1",
 )
 def storage() -> tuple[str, str, Endpoint]:
     lines = {name: row(stored_sizes, adapter=name) for name in ("full", "lnlora")}
@@ -858,39 +860,38 @@ def model_named(line: pd.Series) -> str:
 @answer.claim(
     "B",
     "abstract",
-    "it saves training time",
+    "LNLoRA saves training time",
     where="09 (b)",
-    criterion="holds if on every model measured a step takes beyond doubt less than 0.9 of the time with an attack "
-    "that differentiates with respect to the pixels alone; in part if on some, or with one that computes gradients of "
-    "the weights too",
-    endpoint="largest time of a step over full's with the careful attack, over rounds, to be below 0.9",
+    criterion="holds if on every model measured the 95 % interval of the time of a step, relative to full, is below 0.9 if the "
+    "attack computes pixel gradients alone; in part if it is on some models, or if the attack computes weight gradients too",
+    endpoint="largest time of a step over that of full, with pixel gradients alone, to be below 0.9",
 )
 def training_time() -> tuple[str, str, Endpoint]:
-    answers: dict[str, list[Answer]] = {"careful": [], "careless": []}
+    answers: dict[str, list[Answer]] = {"pixel": [], "pixel and weight": []}
     texts, careful = [], []
     for _, line in rows(cost_table, adapter="lnlora").iterrows():
         told = []
-        for kind, prefix in (("careful", ""), ("careless", "careless_")):
+        for kind, prefix in (("pixel", ""), ("pixel and weight", "careless_")):
             bounds = (float(line[f"{prefix}ratio{end}"]) for end in ("", "_low", "_high"))
             ratio = statistics.Interval(*bounds, int(line[f"{prefix}n"]))
-            told.append(f"{kind} attack {number(ratio, '.2f', None)}")
+            told.append(f"with {kind} gradients {number(ratio, '.2f', None)}")
             answers[kind].append(above(statistics.Interval(0.9, 0.9, 0.9, 1), ratio))
-            careful += [ratio] * (kind == "careful")
+            careful += [ratio] * (kind == "pixel")
         texts.append(f"{model_named(line)} {', '.join(told)}")
-    part = some([*answers["careful"], *answers["careless"]])
+    part = some([*answers["pixel"], *answers["pixel and weight"]])
     slowest = max(careful, key=lambda ratio: ratio.value)
     number_of = Endpoint(slowest.value, slowest.low, slowest.high)
-    return f"time of a step, of full's: {'; '.join(texts)}", word(every(answers["careful"]), part), number_of
+    return f"time of a step over full: {'; '.join(texts)}", word(every(answers["pixel"]), part), number_of
 
 
 @answer.claim(
     "",
     "",
-    "it saves memory in training",
+    "LNLoRA saves memory in training",
     where="09 (b)",
-    criterion="holds if on every model measured weights, moments and the highest point of a step take less than 0.9 of "
-    "full's in all; in part if on some",
-    endpoint="largest memory over full's, in all (exact), to be below 0.9",
+    criterion="holds if on every model measured the sum of weights, moments and the peak of a step is less than 0.9 of that "
+    "of full; in part if on some models",
+    endpoint="largest sum of memory over that of full (exact), to be below 0.9",
 )
 def training_memory() -> tuple[str, str, Endpoint]:
     texts, answers, totals = [], [], []
@@ -901,22 +902,22 @@ def training_memory() -> tuple[str, str, Endpoint]:
         texts.append(f"{model_named(line)} {told}")
         totals.append(ratios["total"])
         answers.append(bool(ratios["total"] < 0.9))
-    return f"of full's: {'; '.join(texts)}", word(every(answers), some(answers)), Endpoint(max(totals))
+    return f"memory over full: {'; '.join(texts)}", word(every(answers), some(answers)), Endpoint(max(totals))
 
 
 @answer.claim(
     "",
     "RoLI, CVPR 2024, on other adapters",
-    "from a standard start it stays behind full adversarial training, from a robust one a linear probe is enough",
+    "from a standard start LNLoRA stays behind full adversarial training, from a robust start a linear probe is enough",
     where="09 (c), (d)",
-    criterion=f"holds if LNLoRA is beyond doubt worse than full under PGD {AT} from the standard start, and the linear probe "
-    f"beyond doubt not worse than full by 2 points from the robust start, {AT_ROBUST}, its radius; in part if one of the two",
+    criterion=f"holds if the 95 % interval of LNLoRA minus full under PGD {AT} from the standard start is below 0, and that of "
+    f"the linear probe minus full {AT_ROBUST} from the robust start is above -2 points; in part if one of the two",
     endpoint=f"PGD accuracy {AT_ROBUST} from the robust start, linear probe minus full, tested against -2 points",
 )
 def robust_start() -> tuple[str, str, Endpoint]:
     behind, probe = gap_to_full("lnlora", **STANDARD), gap_to_full("linear", **ROBUST)
     answers = above(statistics.Interval(0, 0, 0, 1), ends_of(behind)), at_least(ends_of(probe), -LEAST)
-    measured = f"LNLoRA from standard {behind.in_points()}; linear probe from robust {probe.in_points()}"
+    measured = f"minus full: LNLoRA, standard {behind.in_points()}; linear probe, robust {probe.in_points()}"
     return measured, word(every(answers), some(answers)), probe
 
 
@@ -924,11 +925,11 @@ figures.save_table(answer.table(), "09_verdicts", caption="What paper B says of 
 first = row(answer.table(), name="comparable")
 small = min(seeds, other_seeds) < statistics.FEWEST_SEEDS
 answer.show(
-    f"our instantiation of paper B, {steps} steps of {batch_size} images, {images} test images, {seeds} seeds of full and "
-    f"LNLoRA and {other_seeds} of the rest, {model} on {Path(data).name}; (f) is one run each."
+    f"our reading of paper B, {steps} steps of {batch_size} images, {images} test images, {seeds} seeds of full and "
+    f"LNLoRA and {other_seeds} of other adapters, {model} on {Path(data).name}; (f) is one run each."
     + " Too small to decide: the profile gpu is for that."
     * small,
     question="Is adversarial finetuning of 5 % of the parameters as good as of all of them?",
-    answer=f"Under {PGD.upper()} {AT}, LNLoRA minus full: {first['measured']} ({first['holds']}).",
-    would_change="runs of many epochs, a larger ViT, or the rank and recipe of paper B's code, which are unknown.",
+    answer=f"LNLoRA against full finetuning under {PGD.upper()} {AT}: {first['measured']} ({first['holds']}).",
+    would_change="runs of many epochs, a larger ViT, or paper B's rank and recipe, which are unknown.",
 )

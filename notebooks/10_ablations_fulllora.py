@@ -134,7 +134,7 @@ by_rate = pd.DataFrame()
 if rates:
     grid = {kind: [run_of(kind, seed, rate=rate) for rate in rates] for kind in rate_kinds}
     by_rate = settings.best_under_attack(grid, workers=workers)
-    figures.save_table(by_rate, "10_rates", caption="Learning rates on dev.")
+    figures.save_table(by_rate, "10_rates", caption="Accuracy on dev images, by learning rate.")
     rate_of = settings.rates_of(by_rate)
 
 
@@ -185,7 +185,7 @@ values.insert(2, "share", values["trainable"] / total)
 rows = [(section, values[values["method"] == name]) for section, names in sections.items() for name in names]
 table = pd.concat([part.assign(section=section) for section, part in rows], ignore_index=True)
 table.insert(0, "section", table.pop("section"))
-figures.save_table(table, "10_table", caption="Ablations of LNLoRA.")
+figures.save_table(table, "10_table", caption="Accuracy by variant of LNLoRA.")
 
 titles_of = {"clean": "clean", "pgd": f"PGD {255 * attack_eps:.3g}/255", "cw": f"CW {255 * attack_eps:.3g}/255"}
 titles_of[f"pgd {255 * other_eps:.3g}/255"] = f"PGD {255 * other_eps:.3g}/255"
@@ -213,7 +213,7 @@ pairs += [("lnlora, probed head", "probe alone")]
 pairs = list(dict.fromkeys(pairs))
 paired = contrasts.contrast(groups, pairs, attack_eps)
 paired["steps"] = paired["method"].map(taken)
-figures.save_table(paired, "10_paired", caption="Paired differences.")
+figures.save_table(paired, "10_paired", caption="Paired differences in accuracy.")
 
 
 def rows_of(listed: list[tuple[str, str]]) -> pd.DataFrame:
@@ -368,7 +368,7 @@ rows_of([pair for pair in of_heads if pair in pairs]).style.format(precision=4).
 # %%
 if rates:
     figure, axes = figures.subplots(1, 2, height=2.4, sharex=True)
-    titles = {"dev_robust": f"dev, training attack, {255 * attack_eps:.3g}/255", "dev_accuracy": "dev, clean"}
+    titles = {"dev_robust": f"dev images, PGD {255 * attack_eps:.3g}/255", "dev_accuracy": "dev images, clean"}
     for axis, (column, title) in zip(axes, titles.items(), strict=True):
         for number, (kind, line) in enumerate(by_rate.groupby("arm", sort=False)):
             look = dict(color=palette[number], markersize=4)
@@ -396,14 +396,14 @@ under_attack = paired[(paired["against"] == "lnlora") & (paired["measure"] == "p
 for row in under_attack.itertuples():
     both = "no interval" if pd.isna(row.low) else f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
     size = f"{row.n} seed{'s' * (row.n > 1)} x {row.images} images"
-    print(f"{row.method} minus the base: {100 * row.difference:+.1f} {both} points ({size})")
+    print(f"{row.method} minus the base LNLoRA: {100 * row.difference:+.1f} {both} points ({size})")
 resolved = [f"{row.method} {100 * row.difference:+.1f}" for row in under_attack.itertuples() if row.resolved]
 small = variant_seeds < statistics.FEWEST_SEEDS
 conclude(
     "What of FullLoRA's adapter matters?",
-    f"Under PGD at {255 * attack_eps:.3g}/255, against the base: {', '.join(resolved) or 'nothing is resolved'}"
-    + " points; all other changes are not resolved." * bool(resolved)
+    f"Accuracy under PGD at {255 * attack_eps:.3g}/255 minus the base LNLoRA: {', '.join(resolved) or 'no interval excludes 0.'}"
+    + " points; no other interval excludes 0." * bool(resolved)
     + " Too small to decide: the profile gpu is for that." * small,
-    "longer runs, at which the ranking may turn, and a larger ViT.",
-    f"{steps} steps of {batch_size} images, {images} test images, {variant_seeds} seeds, one ViT on CIFAR-10; no paper's claim.",
+    "longer runs, after which the order may be another, and a larger ViT.",
+    f"{steps} steps of {batch_size} images, {images} test images, {variant_seeds} seeds, one ViT on CIFAR-10; no claim of a paper.",
 )

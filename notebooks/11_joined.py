@@ -163,10 +163,10 @@ def plain_trial(method: str, adapter: str, s: int, rate: float | None = None) ->
 
 def chosen(table: pd.DataFrame, title: str) -> dict[str, float]:
     """The rates that dev chose, whose table is kept."""
-    figures.save_table(table, title, caption="Learning rates on dev.")
+    figures.save_table(table, title, caption="Accuracy on dev images, by learning rate.")
     rates = settings.rates_of(table)
     if ends := [name for name, rate in rates.items() if rate in (table["rate"].min(), table["rate"].max())]:
-        print(f"{'; '.join(ends)}: the best rate is at an end of the grid, so that a better one may lie beyond it.")
+        print(f"{'; '.join(ends)}: the best rate is the smallest or largest tried; a better one may lie beyond.")
     return rates
 
 
@@ -240,7 +240,7 @@ groups = plain | robust
 table = pd.concat([plain_table, robust_table], ignore_index=True)
 paired = pd.concat([plain_paired, robust_paired.assign(steps=adversarial_steps)], ignore_index=True)
 figures.save_table(table, "11_table", caption="Accuracy after finetuning through adapters.")
-figures.save_table(paired, "11_paired", caption="Paired differences.")
+figures.save_table(paired, "11_paired", caption="Paired differences in accuracy.")
 asked = {"nullspace, lnlora": ("zero, lnlora", "average"), "nullspace, full": ("zero, full", "pgd")}
 asked["pgd_at_nullspace, lnlora"] = "pgd_at, lnlora", f"pgd {255 * strong_eps:.3g}/255"
 for name, (against, measure) in asked.items():
@@ -355,7 +355,7 @@ for name in ("norm", "norm_random"):
     base = np.where(norms["run"].isin(robust) & (norms["run"] != "robust start"), "robust start", "start")
     norms[name.replace("norm", "growth")] = norms[name] / [first[key] for key in zip(base, norms["seed"], strict=True)]
 norms["ratio"] = norms["norm"] / norms["norm_random"]
-figures.save_table(norms, "11_norm_by_seed", caption="Norm at the verified boundary of eps, by seed.")
+figures.save_table(norms, "11_norm_by_seed", caption="Norm of the largest noise within eps, by seed.")
 
 rows = []
 for name in sized:
@@ -368,7 +368,7 @@ for name in sized:
         row | {"reached": by_seed["norm_reached"].mean(), "temperature": by_seed["temperature"].mean(), "pgd": right}
     )
 sizes = pd.DataFrame(rows).assign(images=boundary_images, confidence=level)
-figures.save_table(sizes, "11_norm", caption="Norm at the verified boundary of eps, at equal confidence.")
+figures.save_table(sizes, "11_norm", caption="Norm of the largest noise within eps, at equal confidence.")
 along = pd.DataFrame(
     {"run": name, "seed": run.trial.seed, **record}
     for name, runs in by_radius.items()
@@ -376,7 +376,7 @@ along = pd.DataFrame(
     for record in run.history
     if "norm" in record
 )[["run", "seed", "step", "norm", "norm_random", "temperature"]]
-figures.save_table(along, "11_along", caption="Norm along training, at equal confidence.")
+figures.save_table(along, "11_along", caption="Norm of the largest noise within eps along training.")
 
 figure, (left, right) = figures.subplots(1, 2, height=3.0, width_ratios=(1, 1.3))
 for name, line in along.groupby("run", sort=False):
@@ -396,7 +396,7 @@ for lift, (suffix, (_, marker, fill)) in zip((-0.15, 0.15), kinds.items(), stric
     figures.intervals(right, listed, places=places, value=f"growth{suffix}", thin=None, zero=None, **look)
 right.axvline(1, color="0.6", linewidth=0.8, zorder=0)
 right.set_yticks(range(len(listed)), listed["run"], fontsize=7)
-right.set_xlabel("norm over that of its start")
+right.set_xlabel("norm relative to its start")
 right.tick_params(axis="y", length=0)
 right.invert_yaxis()
 handles = [Line2D([], [], color="0.2", linestyle="", marker=m, fillstyle=f, label=t) for t, m, f in kinds.values()]
@@ -453,7 +453,7 @@ def exact_rows() -> list[dict[str, object]]:
 
 compared = {"weights": [groups[name][0].weights.fingerprint for name in ("start", *named)], "seed": seed}
 exact_space = pd.DataFrame(stored("exact_space", compared, exact_rows, data=cifar.identity).metrics)
-figures.save_table(exact_space, "11_exact", caption="The nullspace of the patch embedding after finetuning.")
+figures.save_table(exact_space, "11_exact", caption="Exact nullspace of the patch embedding after finetuning.")
 exact_space.style.format(precision=6, na_rep="").hide(axis="index")
 
 # %% [markdown]
@@ -478,9 +478,9 @@ def texts_of(method: str, against: str, measures: Sequence[str]) -> str:
     "",
     "nullspace noise helps where only LNLoRA is trained",
     where="11 (a)",
-    criterion="holds if beyond doubt better than the same finetuning with noise 0 on the average of paper A's measures that "
-    "are there, does not hold if beyond doubt worse, or better by less than 2 points",
-    endpoint="average of clean, attacks and corruptions through LNLoRA, nullspace minus zero",
+    criterion="holds if the 95 % interval of the endpoint, for new seeds and new images, is above 0 and reaches 2 points, does "
+    "not hold if all of it is below 2 points",
+    endpoint="average of accuracy when clean, attacked and corrupted, through LNLoRA, nullspace minus zero",
 )
 def nullspace_through_adapter() -> tuple[str, str, Endpoint]:
     pair = "nullspace, lnlora", "zero, lnlora"
@@ -493,8 +493,8 @@ def nullspace_through_adapter() -> tuple[str, str, Endpoint]:
     "",
     "nullspace noise adds to adversarial training",
     where="11 (b)",
-    criterion=f"holds if through LNLoRA adversarial training with the noise is beyond doubt better under PGD at {STRONG} than "
-    "without, does not hold if beyond doubt worse, or better by less than 2 points",
+    criterion="holds if the 95 % interval of the endpoint, for new seeds and new images, is above 0 and reaches 2 points, does "
+    "not hold if all of it is below 2 points",
     endpoint=f"PGD accuracy at {STRONG} through LNLoRA, pgd_at_nullspace minus pgd_at",
 )
 def joined() -> tuple[str, str, Endpoint]:
@@ -515,10 +515,10 @@ def log_ratio(column: str, first: str, second: str) -> np.ndarray:
     "",
     "robustness makes nullspace: adversarial training enlarges the approximate nullspace",
     where="11 (c)",
-    criterion=f"holds if at equal confidence the largest noise within eps is beyond doubt longer after adversarial training at "
-    f"{STRONG} than after standard finetuning of equal length, does not hold if beyond doubt shorter, or longer by less "
-    f"than a factor of {FACTOR:g}",
-    endpoint=f"logarithm of the norm at the boundary of eps, pgd_at at {STRONG} over standard",
+    criterion="holds if the 95 % interval of the endpoint over seeds, at equal confidence, is above 0 and reaches the logarithm of "
+    f"{FACTOR:g}, does not hold if all of it is below that",
+    endpoint=f"logarithm of the norm of the largest noise within eps, after adversarial training at {STRONG} over that after standard "
+    "finetuning of equal length",
 )
 def robustness_makes_nullspace() -> tuple[str, str, Endpoint]:
     pair = f"pgd_at {STRONG}", "standard"
@@ -529,7 +529,7 @@ def robustness_makes_nullspace() -> tuple[str, str, Endpoint]:
     )
     alone = sizes[(sizes["run"] == "standard") | sizes["run"].str.startswith("pgd_at ")]
     others = ", ".join(f"{name} x {growth:.2f}" for name, growth in zip(alone["run"], alone["growth"], strict=True))
-    measured = f"x {number(longer, '.2f', 'seeds')}, Gaussian noise x {number(random, '.2f', None)}; over the start's: {others}"
+    measured = f"x {number(longer, '.2f', 'seeds')}, Gaussian x {number(random, '.2f', None)}; over the start: {others}"
     return measured, gain.word, gain
 
 
@@ -538,14 +538,14 @@ def robustness_makes_nullspace() -> tuple[str, str, Endpoint]:
     "",
     "nullspace makes robustness: finetuning on nullspace noise makes robust where the same without noise does not",
     where="11 (c)",
-    criterion=f"holds if in all weights nullspace is beyond doubt better than zero under PGD at {MILD}, does not hold if beyond "
-    "doubt worse, or better by less than 2 points",
+    criterion="holds if the 95 % interval of the endpoint, for new seeds and new images, is above 0 and reaches 2 points, does "
+    "not hold if all of it is below 2 points",
     endpoint=f"PGD accuracy at {MILD} in all weights, nullspace minus zero",
 )
 def nullspace_makes_robustness() -> tuple[str, str, Endpoint]:
     gain = endpoint(paired, "nullspace, full", "zero, full", "pgd", least=LEAST)
     values = np.exp(log_ratio("norm", "nullspace, full", "zero, full"))
-    return f"{gain.in_points()}, while its nullspace is x {values.mean():.2f} that of zero", gain.word, gain
+    return f"{gain.in_points()}, while its norm at eps is x {values.mean():.2f} that of zero", gain.word, gain
 
 
 def is_same_space(line: pd.Series, first: pd.Series) -> bool:
@@ -557,9 +557,9 @@ def is_same_space(line: pd.Series, first: pd.Series) -> bool:
     "",
     "an adapter leaves the exact nullspace of the patch embedding as it was",
     where="11 (d)",
-    criterion="holds if dimension and subspace stay with branches in all layers, plain and with a norm; in part if "
-    "with branches in the blocks alone",
-    endpoint="share of the ways to place an adapter that keep it (a count), to be 1",
+    criterion="holds if dimension and subspace stay the same with LoRA and with LNLoRA in all layers and with LNLoRA in the "
+    "blocks alone; in part if with some of the three",
+    endpoint="share of three placements of an adapter that keep the nullspace (a count), to be 1",
 )
 def exact_nullspace_kept() -> tuple[str, str, Endpoint]:
     titles = {"pgd_at, lora": "LoRA in all layers", "pgd_at, lnlora": "LNLoRA in all layers"}
@@ -581,7 +581,7 @@ answer.show(
     f"{steps} steps in (a), {adversarial_steps} in (b), {radius_steps} in (c), of {batch_size} images; {images} test images and "
     f"{seeds} seeds, one ViT on CIFAR-10." + " Too small to decide: the profile gpu is for that." * (seeds < 3),
     question="Do nullspace noise and adapters help each other, and does robustness make nullspace or nullspace robustness?",
-    answer=f"Adversarial training changes the norm within eps by a factor of {np.exp(gain['value']):.2f} ({gain['holds']}); "
+    answer=f"Adversarial training changes the norm at eps by a factor of {np.exp(gain['value']):.2f} ({gain['holds']}); "
     f"nullspace finetuning changes PGD accuracy by {100 * back['value']:+.1f} points ({back['holds']}).",
-    would_change="longer runs and other architectures; a matching of the models by more than their mean confidence.",
+    would_change="longer runs, other architectures, or models made equal in more than their mean confidence.",
 )
