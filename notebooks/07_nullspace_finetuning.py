@@ -13,51 +13,68 @@
 # %% [markdown]
 # # 07 · Does nullspace noise make a ViT robust, or any noise, or just more finetuning?
 #
-# Paper A learns the largest noise $v$ behind the patch embedding that the encoder $f$ ignores up to $\varepsilon$, and finetunes on
-# clean and noisy tokens $u$, with a fresh noise every few steps against the current weights $\phi$:
+# Paper A (algorithm 1) finetunes a Vision Transformer on clean and on noisy patch tokens $u$, the vectors that the
+# patch embedding makes of an image. With encoder and head $f_\phi$, probabilities $p_\phi = \mathrm{softmax}\, f_\phi$,
+# labels $y$ and cross-entropy $\ell$, its noise $v^*$ is the largest that changes the probabilities by at most
+# $\varepsilon$ on average over images (eq. 7), learned anew every few steps against the current weights $\phi$:
 #
 # $$\min_{\phi} \ \mathbb E\ \ell(f_\phi(u), y) + \ell(f_\phi(u + v^*), y), \qquad
 # v^* = \arg\max_{v} \|v\| \ \text{ s.t. } \ \mathbb E\,\| p_\phi(u + v) - p_\phi(u) \|_2^2 \le \varepsilon .$$
 #
-# Its table 1 compares the result with the model *before* finetuning. That leaves three explanations: the nullspace noise, any noise, or
-# the finetuning itself. The methods here share the start, the batches, the seeds and the schedule, and each takes the learning rate that is best for it on dev, from one grid with one budget; each
-# control removes one ingredient.
+# Its table 1 claims that this makes the model robust, and compares it with the model *before* finetuning. That leaves
+# three explanations: the nullspace noise, any noise, or the finetuning itself. Here each control removes one
+# ingredient. All methods share the pretrained model (`start`), batches, seeds and the form of the schedule. Each takes
+# the learning rate that is best for it on validation images (dev), from one grid with one budget.
 #
-# | method | noise, fresh every round | what it controls for |
+# | method | noise, new in every round | what it controls for |
 # |---|---|---|
 # | `start` | | the paper's baseline: no finetuning |
 # | `zero` | $v = 0$ | more finetuning: the recipe without its ingredient |
-# | `nullspace` | the largest found within $\varepsilon$ (every token the same norm, see 02) | |
-# | `random` | Gaussian, scaled to the same $\varepsilon$ | any noise that is as harmless |
+# | `nullspace` | the largest found within $\varepsilon$ | |
+# | `random` | Gaussian, scaled to the same $\varepsilon$ | any noise that changes the output as little |
 # | `random_norm`, in (d) | Gaussian, of the learned noise's norm | any noise that is as large |
 # | `permuted`, in (d) | the learned noise's entries in another order | its values without its direction |
-# | `pgd_at`, `trades` | | adversarial training (Madry et al. 2018, Zhang et al. 2019) |
+# | `pgd_at`, `trades` | | adversarial training, on attacked images (Madry et al. 2018, Zhang et al. 2019) |
 #
-# With $v = 0$ both branches see the same tokens, so `zero` is plain finetuning: `standard` has its loss up to rounding and its accuracies, and is therefore not shown beside it.
+# With $v = 0$ both branches see the same tokens. So `zero` is plain finetuning, with the same loss up to rounding.
 #
-# **Declared before the runs of the reference**: one endpoint a question, and the least effect that would matter. An interval is for new seeds and new images at once, p values of one paper are
-# corrected by Holm, and all other numbers are exploratory.
+# We measure accuracy in percent: on clean images, under attacks (FGSM, one gradient step; PGD, many) and on corrupted
+# images. Differences are in percentage points. All tokens of the noise have the same norm, because otherwise there may
+# be no largest noise (notebook 02).
 #
-# | question | endpoint | least effect |
+# **Declared before the runs of the reference**: one primary endpoint a question, and the least effect that would
+# matter. Intervals are at 95 % and for new seeds and new images at once. The p values of one paper are corrected by
+# Holm's method. All other numbers are exploratory.
+#
+# | question | primary endpoint | least effect |
 # |---|---|---|
 # | (i) is it the nullspace noise? | `nullspace` minus `zero`, average of clean, FGSM, PGD and corruption accuracy | 1 point |
-# | (ii) does it improve its start? | `nullspace` minus `start`, the same average | 1 point |
-# | (iii) the effect that was found after the fact: on noise corruptions, is nullspace noise the worst of noises? | the least of `random`, `random_norm` and `permuted` minus `nullspace`, as it was found, on fresh seeds and images | 1 point |
-# | (iv) does finetuning enlarge the nullspace? | growth of the norm at the verified boundary of $\varepsilon$ from start to end of `nullspace` | 5 % |
+# | (ii) is the finetuned model better than its start? | `nullspace` minus `start`, the same average | 1 point |
+# | (iii) on noise corruptions, is nullspace noise worse than other noise, as an earlier run suggested? | the smallest of `random`, `random_norm` and `permuted` minus `nullspace`, with fresh seeds and images | 1 point |
+# | (iv) does finetuning enlarge the nullspace? | growth of the norm of the largest noise verified within $\varepsilon$, from start to end of `nullspace` | 5 % |
 # | is it better than random noise? | `nullspace` minus `random`, the average | 1 point |
-# | what does adversarial training trade? | the least of what `pgd_at` gains on PGD and loses on clean images and on corruptions, against `nullspace` | 1 point |
+# | what does adversarial training trade? | the smallest of what `pgd_at` gains on PGD and loses on clean images and on corruptions, against `nullspace` | 1 point |
 #
-# Noise is learned on dev images that select nothing; the best round is chosen on other dev images, by clean accuracy (adversarial training:
-# by accuracy under its own attack). Test images are read once, at the end.
+# The best round of a run is chosen on dev images by clean accuracy (adversarial training: by accuracy under its own
+# attack). Noise is learned on other dev images. Test images select nothing.
 #
-# Takes about 6 min at `cpu` on 2 cores, which is too little to decide anything: see the reference. That has 15 runs of 800 steps with two branches (34 s on an H100 by the costs of a step measured
-# there, 2.8 ms), 3 of 400 with PGD-7 (13 s), 16 of 160 that choose the rates (12 s), 20 of 320 steps of 64 images in (d) (12 s), 240 noises (10 s) and the judgement of 500 images in 50
-# conditions (20 s): about 100 s, and AutoAttack. It needs CIFAR-10, which is fetched once, and no weights but those that travel with the package. `model`, `weights`, `data` and `root` put another ViT
-# and other photographs in their place: a model of ImageNet's 1,000 classes is finetuned and judged among those that the data has, by the rows of its own head, so that nothing is relearned.
+# Sections: (a) runs, (b) accuracies, (c) differences, (d) noise against noise, (e) growth of the nullspace, (f) checks
+# of the attacks, (g) agreement with an earlier run.
 #
-# At the profile `photographs` that is timm's ViT-Ti/16 on Imagenette, judged there and under all 1,000 classes (`others`), in about 45 min on 2 cores: a twelfth of the paper's gradient steps, an eighth
-# of its batch, three of the methods, few images. What that cannot resolve is called so. The whole of it at paper A's size (800 steps of 128 images, 20 noises, 1,000 test images of each set, all
-# corruptions, all methods, 5 seeds) is about $2 \cdot 10^{17}$ operations without AutoAttack: an estimated two hours on an H100, and three weeks on 2 cores.
+# Takes about 6 min at `cpu` on 2 cores, which is too little to decide anything: see `reference`. That has 15 runs of
+# 800 steps with two branches (34 s on an H100 by the costs of a step measured there, 2.8 ms), 3 of 400 with PGD-7
+# (13 s), 16 of 160 that choose the rates (12 s), 12 of 320 steps of 64 images in (d) (7 s), about 190 learned noises
+# (8 s) and the evaluation of 500 images in 50 conditions (20 s): about 95 s, and AutoAttack. It needs CIFAR-10, which
+# is fetched once, and no weights but those that travel with the package.
+#
+# `model`, `weights`, `data` and `root` choose another ViT and other photographs. A model of ImageNet's 1,000 classes
+# keeps its head, and is finetuned and evaluated on the classes that the data has.
+#
+# The profile `photographs` is timm's ViT-Ti/16 on Imagenette, evaluated there and under all 1,000 classes (`others`),
+# in about 45 min on 2 cores: a twelfth of the paper's gradient steps, an eighth of its batch, three of the methods, few
+# images. What that cannot resolve is called not resolved. The whole at paper A's size (800 steps of 128 images, 20
+# noises, 1,000 test images of each set, all corruptions, all methods, 5 seeds) is about $2 \cdot 10^{17}$ operations
+# without AutoAttack: an estimated two hours on an H100, and three weeks on 2 cores.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # a ViT of this package or of timm
@@ -156,8 +173,8 @@ print(photos)
 # %% [markdown]
 # ## (a) The runs
 #
-# Clean and noisy branch go through one forward pass; AdamW, a cosine schedule, clipped gradients, averaged weights. A run that is killed
-# continues from its last round, and runs that are finished are found in the store.
+# Clean and noisy branch go through one forward pass. Training uses AdamW, a cosine schedule, clipped gradients and
+# averaged weights. A run that is killed continues from its last round, and finished runs are read from the store.
 
 # %%
 recipe, protocol, boundary = settings.nullspace_setting(
@@ -191,8 +208,9 @@ for line in missing:
     print(line)
 
 # %% [markdown]
-# Every method takes its own learning rate: of `rates`, the one whose run of `rate_steps` steps, of the first seed, has the highest average of clean, FGSM, PGD and corruption accuracy on dev; of
-# equal ones the smallest. All methods have the same grid and the same budget. Without `rates`, `learning_rate` is that of all.
+# Every method takes its own learning rate from `rates`: the one whose run of `rate_steps` steps, with the first seed,
+# has the highest average of clean, FGSM, PGD and corruption accuracy on dev; of equal ones the smallest. All methods
+# have the same grid and the same budget. Without `rates`, all use `learning_rate`.
 
 # %% tags=["plan"]
 grid, on_dev = settings.rate_trials(
@@ -272,11 +290,13 @@ last[
 ].style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
-# ## (b) The table
+# ## (b) Accuracies
 #
-# Rows are methods, columns what they are worth: clean; FGSM and PGD with `evaluation_steps` steps at $\|\delta\|_\infty \le$ `attack_eps` (1/255); PGD at `strong_eps` (8/255), the radius of
-# adversarial training; the families of corruptions (of CIFAR-10-C, for small images); and the average of clean, FGSM, PGD and corruptions (and of CW and the patch attack, where `attacks` has
-# them). Means over seeds, with their interval for new seeds and new images; `start` is one model, its intervals are over images.
+# Rows are methods. Columns are accuracies: clean; FGSM and PGD with `evaluation_steps` steps within
+# $\|\delta\|_\infty \le$ `attack_eps` (1/255), $\delta$ being the change of the pixels; PGD at `strong_eps` (8/255),
+# the radius of adversarial training; the families of corruptions (of CIFAR-10-C, for small images); and the average of
+# clean, FGSM, PGD and corruptions (and of CW and the patch attack, where `attacks` has them). Values are means over
+# seeds, with their interval for new seeds and new images; `start` is one model, with intervals over images.
 
 
 # %%
@@ -297,7 +317,9 @@ wide = table.assign(text=table.apply(contrasts.in_percent, axis=1)).pivot(
 wide.loc[list(groups), list(dict.fromkeys(table["measure"]))]
 
 # %% [markdown]
-# Mean corruption error (mCE), as published relative to a reference net: the start, which then has 100, or AlexNet (`mce_by`); less is better. (A reference without errors has no mCE.)
+# The mean corruption error (mCE) is the error under corruptions relative to that of a reference network, in percent;
+# less is better. The reference is the start, which then has 100, or AlexNet, as published (`mce_by`). A reference
+# without errors gives no mCE.
 
 # %%
 reference = groups["start"][0].frame
@@ -313,7 +335,8 @@ if rows:
 pd.DataFrame(rows).style.format(precision=1).hide(axis="index")
 
 # %% [markdown]
-# **The same weights on other test sets** (`others`): whatever images they were finetuned on, they still answer with all classes of their head. Differences are those of section (c).
+# **The same weights on other test sets** (`others`): whatever images they were finetuned on, the models still answer
+# with all classes of their head. Differences are taken as in section (c).
 
 # %%
 other_tables, other_pairs = [], []
@@ -332,9 +355,12 @@ if elsewhere:
 other_table
 
 # %% [markdown]
-# **Paper A's own columns** (`sets`), in percent: accuracy on ImageNet-A and -R among their 200 classes, on -V2, Sketch, Stylized-ImageNet and DAmageNet, and on ImageNet-C the mean corruption error by AlexNet's
-# errors. Its "Average" is the mean of the columns with 100 - mCE for ImageNet-C, over those that are there on both sides. Where the start is one of the paper's (`paper_start`), its printed numbers
-# stand beside ours; they are of single runs without an interval, so that of a difference is ours alone. The paper does not say how strong its FGSM and CW were: `attack_eps` is a guess for both.
+# **Paper A's own columns** (`sets`), in percent: accuracy on ImageNet-A and -R among their 200 classes, on -V2, Sketch,
+# Stylized-ImageNet and DAmageNet, and on ImageNet-C the mCE by AlexNet's errors. The paper's "Average" is the mean of
+# the columns, with 100 - mCE for ImageNet-C; here over the columns that both sides have. Where the start is one of the
+# paper's (`paper_start`), its printed numbers stand beside ours. They are of single runs without an interval, so the
+# interval of a difference is ours alone. The paper does not say how strong its FGSM and CW were: `attack_eps` is a
+# guess for both.
 
 # %%
 on_sets = {name: run_trials(trials, judged_on, workers=workers, progress=name) for name, judged_on in further.items()}
@@ -350,9 +376,11 @@ if sets or paper_start:
 paper.style.format(precision=2, na_rep="").hide(axis="index")
 
 # %% [markdown]
-# **AutoAttack** (Croce & Hein 2020: APGD-CE, targeted APGD, targeted FAB, Square) is the headline number of a robust model. Its standard budget is 100 steps and
-# 5,000 queries an image; fewer steps are called `autoattack-STEPS`. Beside it, on the same images, the columns of paper A that it covers: CW (PGD on the margin) and a patch attack in the manner of
-# Patch-Fool. Models of the first `autoattack_seeds` seeds; intervals are over images, and so nothing here is a verdict on a method.
+# **AutoAttack** (Croce & Hein 2020: APGD-CE, targeted APGD, targeted FAB, Square) is the standard test of a robust
+# model. Its standard budget is 100 steps and 5,000 queries an image; with fewer steps the column is called
+# `autoattack-STEPS`. Beside it, on the same images, are two attacks of paper A that it covers: CW (PGD on the margin)
+# and a patch attack in the manner of Patch-Fool. The models are those of the first `autoattack_seeds` seeds. Intervals
+# are over images, so nothing here decides a claim about a method.
 
 # %%
 attacked = run_trials(attacked_of(trials), auto, workers=workers, progress="AutoAttack")
@@ -369,8 +397,10 @@ auto_table.style.format(precision=3).hide(axis="index")
 # %% [markdown]
 # ## (c) Is it the nullspace?
 #
-# Differences to `zero`, the same finetuning without noise, each at its own rate, paired on the same images; drawn with the interval for new seeds and new images. Adversarial training, whose
-# differences are ten times as large, is in the table `07_paired`. Below: how many seeds and images would resolve the least effect that matters, from the variances of these runs.
+# Differences to `zero`, the same finetuning without noise, each method at its own learning rate, paired on the same
+# images. Lines are intervals for new seeds and new images. Adversarial training, whose differences are ten times as
+# large, is in the table `07_paired`. The printed lines say how many seeds and images would resolve the least effect
+# that matters, given the variances of these runs.
 
 
 # %%
@@ -426,9 +456,12 @@ of_nullspace.style.format(precision=4).hide(axis="index")
 # %% [markdown]
 # ## (d) Noise against noise
 #
-# In an earlier run of this notebook (320 steps of 64 images, rate 5e-4, three seeds from 0, 200 test images) one difference stood out among 132: on *noise* corruptions, nullspace noise was worse than
-# random noise of equal $\varepsilon$ (-2.5 points), of equal norm (-5.0) and than its own permutation (-3.5). Found after the fact, it proves nothing. So the same runs are made again, at the
-# same rate and length, on seeds and test images that took no part in finding it (`seed` is 100 in the reference, and draws both), and one endpoint is judged: the least of the three deficits.
+# In an earlier run of this notebook (320 steps of 64 images, rate 5e-4, three seeds from 0, 200 test images) one
+# difference stood out among 132: on *noise* corruptions, nullspace noise was worse than random noise of equal
+# $\varepsilon$ (-2.5 points), than random noise of equal norm (-5.0) and than its own permutation (-3.5). Found after
+# the fact, that proves nothing. So the same runs are made again, at the same rate and length, on seeds and test images
+# that took no part in finding it (`seed` is 100 in the reference, and draws both). One endpoint decides: the smallest
+# of the three differences.
 
 # %%
 found = run_trials(found_trials, found_protocol, workers=workers, progress="noise on noise")
@@ -453,10 +486,14 @@ found_paired.style.format(precision=4).hide(axis="index")
 # %% [markdown]
 # ## (e) Does finetuning enlarge the nullspace?
 #
-# The paper reads a growing norm off the noises that training itself made: other starts, other stops, unverified. Here the largest noise within $\varepsilon$ is measured by one
-# protocol at the start, halfway and at the end of a run, on the averaged weights: the images and draws of the run's seed, every token the same norm, verified on test images. For
-# `nullspace` and for `zero`; beside it, the eps-matched random noise of the same weights: a model that grows deaf to everything gains on both. `reached` is the share of noises that were
-# verified to stay within $\varepsilon$; those that were not are in the means all the same.
+# Paper A's figure of learned noise shows a growing norm of the noises that training itself used. They had different
+# starting points and stopping times, and were not verified. Here the largest noise within $\varepsilon$ is measured by
+# one protocol at the start, halfway and at the end of a run, on the averaged weights: the images and draws of the run's
+# seed, every token of one norm, verified on test images.
+#
+# It is measured for `nullspace` and for `zero`. Beside it stands random noise scaled to $\varepsilon$ for the same
+# weights: a model that reacts less to everything gains on both. `reached` is the share of noises that were verified to
+# stay within $\varepsilon$; the means include the others too.
 
 # %%
 watched = [name for name in settings.WATCHED if name in methods]
@@ -493,9 +530,13 @@ dynamics.style.format(precision=3).hide(axis="index")
 # %% [markdown]
 # ## (f) Can the numbers be trusted?
 #
-# Adversarial training must be robust where it was trained: beside the shipped model the repository carries one from a longer run of `pgd_at` (`vit_robust`), which a short run
-# does not reach (`make checkpoint ARGS=vit_robust` makes it again, an hour on one core). And an attack must not be fooled by masked gradients or a random model: checks in the spirit
-# of AutoAttack's own (zero gradients, random answers, stronger attacks that are not stronger, queries that beat gradients), on models of the first seed.
+# Two checks. First, adversarial training must give robustness at its own radius, which a short run does not reach. So
+# the model of a longer run of `pgd_at`, which the repository carries (`vit_robust`), stands beside the shipped one
+# (`make checkpoint ARGS=vit_robust` makes it again, an hour on one core).
+#
+# Second, a robust accuracy can be false if the model hides its gradients or answers at random. The checks follow
+# AutoAttack's own (zero gradients, random answers, stronger attacks that are not stronger, queries that beat
+# gradients), on models of the first seed.
 
 # %%
 robust, robust_paired, worth = [], pd.DataFrame(), pd.DataFrame()
@@ -699,8 +740,9 @@ answer.show(
 # %% [markdown]
 # ## (g) Do fresh seeds agree?
 #
-# With `earlier`, the verdicts of a run on other seeds and test images, each endpoint of that run stands beside this one's. Two runs of one truth differ by less than the root of the sum of their
-# squared half widths in about 95 of 100 cases.
+# With `earlier`, the verdicts of a run on other seeds and test images, each endpoint of that run stands beside that of
+# this run. If both estimate the same true value, they differ by less than the root of the sum of their squared half
+# widths in about 95 of 100 cases.
 
 # %%
 again = pd.DataFrame()

@@ -13,28 +13,36 @@
 # %% [markdown]
 # # 08 · What in the recipe matters, and what a wrong input scale can fake
 #
-# Notebook 07 compares nullspace finetuning with its controls under one recipe. Here one thing of that recipe changes at a time:
+# Paper A finetunes a Vision Transformer on clean patch tokens $u$ and on noisy ones $u + v$. With encoder and head $f$
+# and probabilities $p = \mathrm{softmax}\, f$, its nullspace noise $v$ is the largest of influence
+# $\mathbb E\,\|p(u + v) - p(u)\|^2 \le \varepsilon$, a mean over images. Here one thing of this recipe changes at a
+# time:
 #
 # | section | what changes | the paper |
 # |---|---|---|
-# | (a) | $\varepsilon$ | clean 77.4, 77.5, 77.1 % at 0.01, 0.03, 0.1: hardly matters |
+# | (a) | $\varepsilon$ | clean 77.4, 77.5, 77.1 % at 0.01, 0.03, 0.1: hardly matters (ablation) |
 # | (b) | how the noise is made: by our solver, or by the published procedure with and without its early stop | without early stop FGSM rises by 2.9 points and clean falls by 0.5 (authors' reply) |
-# | (c) | the input scale, wrong on purpose | ImageNet's mean and deviation before weights that expect 0.5 and 0.5 |
+# | (c) | the input scale, wrong on purpose | ImageNet's mean and deviation before weights that expect 0.5 and 0.5 (code) |
 #
-# Everything else is as in 07, whose runs are taken from the store; each noise keeps the learning rate that dev chose for its method there. Runs are compared with those of the same seeds, on the
-# same images.
+# The controls are `zero`, the same finetuning with $v = 0$, `random`, Gaussian noise scaled to the same $\varepsilon$,
+# and `start`, the model before finetuning. We measure accuracy on clean images, under attacks (FGSM, one gradient step;
+# PGD, many) and on corrupted images; differences are in percentage points. Everything else is as in notebook 07, whose
+# runs are read from the store. Each noise keeps the learning rate that validation images (dev) chose for its method
+# there. Runs are compared with those of the same seeds, on the same images.
 #
-# **Declared before the runs that can decide** (profile `gpu`), one endpoint a question and the least effect that would matter; all other numbers are exploratory.
+# **Declared before the runs that can decide** (profile `gpu`): one primary endpoint a question, and the least effect
+# that would matter. All other numbers are exploratory.
 #
-# | question | endpoint | least effect |
+# | question | primary endpoint | least effect |
 # |---|---|---|
 # | does $\varepsilon$ matter? | nullspace noise at the largest of `eps_values` minus that at the smallest, average of clean, FGSM, PGD and corruptions | 1 point |
-# | is it better without the early stop? | the published noise without minus with it, FGSM | 1 point |
-# | is a gain behind a wrong scale the finetuning's? | finetuning with noise 0 minus its start, both behind the wrong scale, average | 1 point |
+# | is it better without the early stop? | the published noise without early stop minus that with it, FGSM | 1 point |
+# | is a gain behind a wrong scale due to finetuning alone? | `zero` minus its start, both behind the wrong scale, average | 1 point |
 #
-# Takes about 5 min at `cpu` on 2 cores after 07, which is too little to decide anything; the profile `gpu` is for that. It has 3 seeds, 21 runs of 800 steps beyond those of 07: 47 s on an H100 by the
-# costs of a step measured there (2.8 ms with two branches), 10 s for 9,000 steps of the published synthesis in three of them, and 10 s for the judgement. It needs CIFAR-10, which is fetched once.
-# `model`, `weights`, `data` and `root` put another ViT and other photographs in their place, as in 07.
+# Takes about 5 min at `cpu` on 2 cores after 07, which is too little to decide anything; the profile `gpu` is for that.
+# It has 3 seeds, 21 runs of 800 steps beyond those of 07: 47 s on an H100 by the costs of a step measured there (2.8 ms
+# with two branches), 10 s for 9,000 steps of the published procedure in three of them, and 10 s for the evaluation. It
+# needs CIFAR-10, which is fetched once. `model`, `weights`, `data` and `root` choose another ViT and other photographs.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # a ViT of this package or of timm
@@ -110,7 +118,8 @@ print(photos)
 # %% [markdown]
 # ## The runs
 #
-# Those of 07 are described exactly as there, so that the store knows them; each variant has its own change of the recipe.
+# Those of 07 are described exactly as there, so that the store knows them. Each variant has its own change of the
+# recipe.
 
 # %% tags=["plan"]
 recipe, protocol, boundary = settings.nullspace_setting(
@@ -199,8 +208,10 @@ pd.DataFrame({"run": groups.keys(), "seeds": map(len, groups.values())}).style.h
 # %% [markdown]
 # ## Paired differences
 #
-# All comparisons of this notebook in one table, as in 07. With `sets` and `paper_start`, paper A's ablation of eps and the authors' reply on early stopping stand beside ours in a second table, as
-# table 1 does in 07; and what is behind the wrong scale stands beside table 1 too, whose start may have been there.
+# All comparisons of this notebook in one table. With `sets` (paper A's further test sets) and `paper_start` (the row of
+# its table 1 that the start is), a second table shows its ablation of $\varepsilon$ and the authors' reply on early
+# stopping beside our numbers. The models behind the wrong scale stand beside table 1 too, whose start may have been
+# there.
 
 # %%
 lowest, highest = (by_eps["nullspace", e] for e in (min(eps_values), max(eps_values)))
@@ -250,8 +261,10 @@ def in_points(axis: Axes) -> None:
 # %% [markdown]
 # ## (a) The bound $\varepsilon$
 #
-# A larger $\varepsilon$ admits a larger noise. The paper found that it hardly matters and that random noise at the same $\varepsilon$ is worse; its random rows leave out the clean column
-# and probably come from another recipe. Accuracies are in `08_eps`; drawn are paired differences to `zero`, which is therefore the horizontal line.
+# A larger $\varepsilon$ admits a larger noise. Paper A found that $\varepsilon$ hardly matters and that random noise at
+# the same $\varepsilon$ is worse. Its rows of random noise leave out the clean column and probably come from another
+# recipe. Accuracies are in `08_eps`. The figure shows paired differences to `zero`, which is therefore the horizontal
+# line.
 
 # %%
 rows = [
@@ -285,11 +298,17 @@ rows_of([(by_eps[method, e], "zero") for method in eps_noises for e in eps_value
 # %% [markdown]
 # ## (b) How the noise is made
 #
-# Our solver puts its noise on the boundary of $\varepsilon$, every token of one norm. The published one draws it uniformly in $(-\mathrm{lim}, \mathrm{lim})$ and descends on $\|z' - z\|^2$ until one
-# batch falls below $\varepsilon$, for at most 3 passes over 1,000 batches (`official_steps`); nothing pushes its norm up, so its size is that of the start, less what weight decay takes. Without early
-# stop it takes all of them. That is too long for twenty noises a run: here a run has `official_noises` of them, and `nullspace, fewer noises` has as many of ours, so that (07's) `nullspace`
-# shows what more noises are worth. Norm and influence are those of all noises that training used, on images that made none of them; `within` is the share of the noises whose measured influence is at
-# most $\varepsilon$. `steps` are those that the published procedure took for a first noise against the model as it comes, by seed.
+# Our solver puts its noise on the boundary of $\varepsilon$, every token of one norm. The published procedure draws its
+# noise uniformly in $(-\mathrm{lim}, \mathrm{lim})$ and descends on $\|f(u + v) - f(u)\|^2$, of the logits, until the
+# influence on one batch falls below $\varepsilon$, for at most 3 passes over 1,000 batches (`official_steps`). Nothing
+# pushes the norm up: it stays that of the first draw, less what weight decay takes. Without early stop the procedure
+# takes all its steps.
+#
+# That is too long for twenty noises a run. Here a run has `official_noises` published noises. `nullspace, fewer noises`
+# has as many of ours, so its difference to `nullspace` is the effect of more noises. Norm and influence are those of
+# all noises that training used, on images that made none of them. `within` is the share of noises whose measured
+# influence is at most $\varepsilon$. `steps` are those that the published procedure took for a first noise against the
+# model before finetuning, by seed.
 
 # %%
 made = ["zero", "nullspace", ONE, OFFICIAL, ENDLESS]
@@ -349,13 +368,17 @@ rows_of([*listed.values()], drawn).style.format(precision=4).hide(axis="index")
 # %% [markdown]
 # ## (c) A wrong input scale, on purpose
 #
-# The published pipeline puts ImageNet's mean and deviation before all models, also before weights of timm that expect 0.5 and 0.5: what the embedding sees is stretched by about 2.2 and
-# shifted. Whoever finetunes such a model and compares with its start also measures how finetuning repairs the scale. Here the same map goes before a model whose own statistics
-# are known (`load_vit` says from where), and the comparison of the paper's table 1 is repeated: start, `zero` and `nullspace`, all three behind the wrong scale, at the rates of the right one.
+# The published code puts ImageNet's mean and deviation before all models, also before weights of timm that expect 0.5
+# and 0.5. What the embedding sees is then stretched by about 2.2 and shifted. Whoever finetunes such a model and
+# compares it with its start also measures how finetuning repairs the scale. Here the same map goes before a model whose
+# own mean and deviation are known, and the comparison of paper A's table 1 is repeated: start, `zero` and `nullspace`,
+# all three behind the wrong scale, at the learning rates of the right one.
 #
 # - `reported`: nullspace minus its start, as in table 1;
-# - `of zero`: the part of it that finetuning without noise has too, and `share` of the reported gain where that gain's interval excludes zero;
-# - `honest`: nullspace minus the start at its own scale; reported minus honest is what the handicap of the baseline adds, whatever the method does.
+# - `of zero`: the part of it that finetuning without noise has too, and `share` of the reported gain where the interval
+#   of that gain excludes zero;
+# - `honest`: nullspace minus the start at its own scale. Reported minus honest is what the handicap of the start adds,
+#   whatever the method does.
 
 # %%
 lookup = paired.set_index(["method", "against", "measure"])
@@ -390,8 +413,9 @@ figures.save_figure(figure, "08_normalisation")
 scaled[scaled["measure"].isin(drawn)].style.format(precision=3, na_rep="").hide(axis="index")
 
 # %% [markdown]
-# The pairs behind it. If `zero, mismatched` against `start, mismatched` is resolved and `nullspace, mismatched` against `zero, mismatched` is not, then what table 1 would report
-# is a gain of finetuning on a handicapped start, and none of it is shown to be the noise's.
+# The pairs behind that table. If the interval of `zero, mismatched` minus `start, mismatched` excludes zero and that of
+# `nullspace, mismatched` minus `zero, mismatched` does not, then table 1 would report a gain of finetuning on a
+# handicapped start, and no part of it is shown to come from the noise.
 
 # %%
 listed = [

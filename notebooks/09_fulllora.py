@@ -13,13 +13,17 @@
 # %% [markdown]
 # # 09 · Is adversarial finetuning of 5 % of the parameters as good as of all of them?
 #
-# Paper B (FullLoRA-AT) freezes a pretrained ViT and trains low-rank branches in *all* of its linear layers adversarially, with a learnable LayerNorm in front of each:
+# Adversarial training is training on attacked images. Paper B (FullLoRA-AT) freezes a pretrained Vision Transformer and
+# trains in this way low-rank branches (LoRA) in *all* of its linear layers, with a learnable LayerNorm (LN) in front of
+# each branch. For a layer with frozen weights $W_0$, bias $b$ and input $x$, and branches $A$, $B$ of rank $r$ and
+# scale $\alpha$:
 #
 # $$y = W_0 x + b + \tfrac{\alpha}{r}\, B A\, \mathrm{LN}_{\gamma, \beta}(x), \qquad B = 0 \ \text{at the start}.$$
 #
-# It claims a robustness comparable to adversarial training of all weights with about 5 % of the parameters, and less storage and training time. Only its abstract and the openings of both versions
-# could be read. Rank, $\alpha$, learning rate, schedule, attack, targets inside the blocks and all numbers of its tables are unknown to us: what follows is *our* instantiation, and no number here is a
-# reproduction of one of theirs.
+# Its abstract claims a robustness comparable to adversarial training of all weights with about 5 % of the parameters,
+# and less storage and training time. Only the abstract and the openings of both versions could be read. Rank, $\alpha$,
+# learning rate, schedule, attack, targets inside the blocks and all numbers of its tables are unknown to us. What
+# follows is *our* instantiation, and no number here reproduces one of theirs.
 #
 # | adapter | what trains, besides the head |
 # |---|---|
@@ -29,13 +33,32 @@
 # | `bitfit`, `layernorm` | all biases; the LayerNorms that are there already |
 # | `linear` | nothing but the head |
 #
-# All share start, batches, seeds, steps, schedule and attack; with `rates`, each has its own learning rate, chosen on dev under attack (c). There are two starts, since with a *standardly* trained start
-# parameter-efficient adversarial training is reported to stay behind, and with a *robust* one even a linear probe can win (RoLI, Hua et al., CVPR 2024): the shipped checkpoint, and `vit_robust`, which
-# was adversarially trained at 8/255 in all weights for 1,500 steps.
+# All share start, batches, seeds, steps, schedule and attack. With `rates`, each has its own learning rate, chosen on
+# validation images (dev) under attack. We measure accuracy in percent on clean and on attacked test images; differences
+# are in percentage points. The attack is PGD: gradient steps on the pixels, within an $L_\infty$ radius.
 #
-# Takes about 5 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package. `model`, `weights`, `data` and `root` put another ViT
-# and other photographs in their place, such as Imagenette, the third data set of paper B: a model of ImageNet's 1,000 classes keeps its head, of which the rows of the data's classes answer. A
-# robust start and runs of 1,500 steps there are for the shipped model alone, and with others (f) is left out.
+# There are two starts. From a *standardly* trained start, parameter-efficient adversarial training is reported to stay
+# behind; from a *robust* start even a linear probe can win (RoLI, Hua et al., CVPR 2024). The starts are the shipped
+# checkpoint, and `vit_robust`, which was adversarially trained at 8/255 in all weights for 1,500 steps.
+#
+# **Primary endpoints**, declared before the runs. Intervals are at 95 %, and draw seeds and images anew, both. All
+# other numbers are exploratory.
+#
+# | question | primary endpoint | bound |
+# |---|---|---|
+# | is LNLoRA as robust as all weights? | accuracy under PGD at `attack_eps`, standard start, LNLoRA minus full | not worse by 2 points: comparable |
+# | does the LayerNorm help? | the same, LNLoRA minus LoRA of its rank | 2 points would matter |
+# | is a linear probe enough on a robust start? | accuracy under PGD at the radius of that start, linear probe minus full | not worse by 2 points: enough |
+# | does LayerNorm move more than other parameters? | ratio of ratios in (e) | a factor of 1.25 would matter |
+#
+# Sections: (a) parameters and storage, (b) memory and time, (c) runs, (d) robustness against parameters, (e) LayerNorm,
+# (f) long runs.
+#
+# Takes about 5 min at `cpu` on 2 cores. It needs CIFAR-10, which is fetched once, and no weights but those that travel
+# with the package. `model`, `weights`, `data` and `root` choose another ViT and other photographs, such as Imagenette,
+# the third data set of paper B. A model of ImageNet's 1,000 classes keeps its head, of which the rows of the data's
+# classes answer. A robust start and runs of 1,500 steps are there for the shipped model alone; with others (f) is left
+# out.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # a ViT of this package or of timm
@@ -250,7 +273,9 @@ for label in starts:
 # %% [markdown]
 # ## (a) What trains, and what has to be stored
 #
-# Counts and sizes of the ViT at hand, whose share is of its own parameters (head included), and of its file. Injection must change nothing: the largest difference of any logit before training is exactly 0.
+# Numbers of trained parameters and bytes of files, with their shares of all parameters (head included) and of the
+# checkpoint's file. To insert an adapter must change nothing: the largest difference of any logit before training is
+# exactly 0.
 
 # %%
 pictures, _ = next(iter(photos.train.batches(cost_batch, image_size=vit.image_size, device=device)))
@@ -272,10 +297,14 @@ stored_sizes.style.format(precision=4).hide(axis="index")
 # %% [markdown]
 # ## (b) Memory and time of a training step
 #
-# Gradients and moments shrink with the trained parameters; activations shrink only in part, since LayerNorm, GELU and softmax keep theirs whoever trains. `step_peak` is what one step of adversarial
-# training takes at its highest point beyond weights and moments: CUDA counts it, and on a CPU it is what is kept for the backward pass and the gradients. The time saved is small by construction: with forward pass, gradient to the input and gradient to the weights at one unit each, an attack of
-# $k$ steps and the update cost $2k + 3$ units in full and $2k + 2$ with a frozen backbone, unless the attack carelessly differentiates with respect to the weights too ($3k + 3$ against $2k + 2$). Both are
-# measured, interleaved in one process, as ratios to `full`.
+# Gradients and the moments of AdamW shrink with the trained parameters. Activations shrink only in part, since
+# LayerNorm, GELU and softmax keep theirs whoever trains. `step_peak` is the most that one step of adversarial training
+# takes beyond weights and moments. CUDA counts it; on a CPU it is what is kept for the backward pass and the gradients.
+#
+# The time saved is small by construction. Let forward pass, gradient to the input and gradient to the weights cost one
+# unit each. An attack of $k$ steps and the update then cost $2k + 3$ units in full and $2k + 2$ with frozen weights.
+# More is saved only if the attack needlessly computes gradients of the weights too (`careless`: $3k + 3$ against
+# $2k + 2$). Both are measured, interleaved in one process, as ratios to `full`.
 
 
 # %%
@@ -346,14 +375,16 @@ _ = figures.save_figure(figure, "09_costs")
 # %% [markdown]
 # ## (c) The runs
 #
-# `pgd_at` is Madry's loss, `trades` Zhang et al.'s ($\beta = 6$). Dev chooses learning rates and no round: all are compared at equal length. The averaged weights of the end are judged on test images that nothing else reads.
-# From the standard start all is at `attack_eps`, from the robust one at `robust_eps`, 8/255, the radius that it was trained at.
+# `pgd_at` has the loss of Madry et al. (2018), on attacked images alone. `trades` has that of Zhang et al. (2019,
+# $\beta = 6$), on clean images and on the distance between both answers. Dev chooses learning rates and no round: all
+# runs are compared at equal length. The averaged weights of the end are evaluated on test images that nothing else
+# reads. From the standard start all is at `attack_eps`, from the robust one at `robust_eps`, 8/255, the radius that it
+# was trained at.
 #
-# **Learning rates.** Where `rates` are given, every adapter takes its own of them at every start: the one whose run of `rate_steps` (`robust_rate_steps`) steps, of the first seed, has the highest accuracy on dev under
-# the attack of training; of equal ones the smallest. All have the same grid and the same budget. Without `rates` they are `studies.settings.RATES`, a guess for short runs that nothing here has chosen.
-#
-# **Primary endpoints**, declared before the runs: (1) accuracy under PGD at `attack_eps` from the standard start, LNLoRA minus full: not worse by 2 points is called comparable; (2) the same, LNLoRA minus LoRA
-# of its rank: 2 points would matter; (3) from the robust start, at its radius, a linear probe minus full: not worse by 2 points is called enough. Intervals draw seeds and images anew, both. All else is exploratory.
+# **Learning rates.** Where `rates` are given, every adapter takes its own of them at every start: the one whose run of
+# `rate_steps` (`robust_rate_steps`) steps, of the first seed, has the highest accuracy on dev under the attack of
+# training; of equal ones the smallest. All have the same grid and the same budget. Without `rates` they are
+# `studies.settings.RATES`, a guess for short runs that nothing here has chosen.
 
 # %%
 found: Rates = {}
@@ -412,11 +443,14 @@ wide = wide.pivot(index=fixed, columns="measure", values="text")[reported].filln
 wide.loc[list(dict.fromkeys(table[fixed].itertuples(index=False, name=None)))]
 
 # %% [markdown]
-# `pgd` and `cw` (PGD on the margin) are at the radius of training, another radius is named. Means over seeds; the rows of `start` are one model, with intervals over images.
-# Accuracies near chance (one in the number of classes) say nothing.
+# `pgd` and `cw` (PGD on the margin between logits) are at the radius of training; another radius is named. Values are
+# means over seeds. The rows of `start` are one model, with intervals over images. Accuracies near chance (one in the
+# number of classes) say nothing.
 #
-# **Have the runs flattened?** Accuracy on dev under the attack of training, by step. `late` is what the last quarter of the steps or more adds, on average over seeds: as long as that is large for one arm and small for another, a longer
-# run would change what is between them. The learning rate falls along a cosine, so that every curve ends flat in part for that reason.
+# **Are the runs long enough?** Accuracy on dev under the attack of training, by step. `late` is what the last quarter
+# of the steps or more adds, on average over seeds. While that is large for one adapter and small for another, a longer
+# run would change the difference between them. The learning rate falls along a cosine, which by itself makes the end of
+# every curve flatter.
 
 
 # %%
@@ -456,8 +490,9 @@ figures.save_figure(figure, "09_curves")
 curves.groupby(fixed, sort=False)["late"].first().reset_index().style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
-# **AutoAttack** (Croce & Hein 2020), of the first seed; its standard budget is 100 steps, and only at that it goes by its bare name. Prompt and adapter defences have been found to
-# mask gradients, so that PGD alone would not do.
+# **AutoAttack** (Croce & Hein 2020), a set of four attacks, on the runs of the first seed. Its standard budget is
+# 100 steps; with fewer, the column names them. Prompt and adapter defences have been found to mask gradients, so PGD
+# alone would not be enough.
 
 # %%
 rows = []
@@ -477,10 +512,13 @@ if rows:
 auto_table.style.format(precision=3).hide(axis="index")
 
 # %% [markdown]
-# ## (d) Robustness against trainable parameters, and the gap to full adversarial training
+# ## (d) Robustness against trained parameters, and the gap to full adversarial training
 #
-# Above: every adapter at its number of trained parameters; the dashed line is the start. Below: differences to `full` under the first attack, paired on the same images. Lines are intervals for new seeds and new images, of one run over images. The shaded band is a loss of less than 2 points, which is called comparable here: the claim is that the
-# gap of `lnlora` is small, and an interval that contains zero does not show that, while one inside the band does.
+# Above: accuracy of every adapter against its number of trained parameters; the dashed line is the start. Below:
+# differences to `full` under the first attack, paired on the same images. Lines are intervals for new seeds and new
+# images, of one run over images. The shaded band is a difference of less than 2 points, which is called comparable
+# here. The claim is that the gap of `lnlora` is small. An interval that contains zero does not show that; one inside
+# the band does.
 
 # %%
 first_data = named[data]
@@ -535,12 +573,15 @@ gaps_of[gaps_of["method"] == "lnlora"].style.format(precision=4).hide(axis="inde
 # %% [markdown]
 # ## (e) How far does LayerNorm move?
 #
-# Paper B's motivation: scale and bias of LayerNorm differ strongly between standardly and adversarially trained ViTs, hence the learnable LayerNorm on the branch. Scales near 1 and weights near 0.05 have no common unit, so
-# that a change relative to a tensor's own norm compares nothing. Two measures without unit: a tensor's change in adversarial finetuning over its change in *standard* finetuning of as many steps at the same rate on the same batches from the same start
-# (root mean square; `ratio`), and its change in standard deviations of its entries before (`in_std`).
+# Paper B's motivation: scale and bias of LayerNorm differ strongly between standardly and adversarially trained ViTs,
+# hence the learnable LayerNorm on the branch. Scales near 1 and weights near 0.05 have no common unit, so a change
+# relative to a tensor's own norm compares nothing. Two measures have no unit. `ratio` is the root mean square change of
+# a tensor in adversarial finetuning, divided by its change in *standard* finetuning of as many steps at the same rate
+# on the same batches from the same start. `in_std` is its change in standard deviations of its entries before.
 #
-# **Primary endpoint**, declared before the runs: for every LayerNorm that a linear layer reads, the ratio of its scale and bias (geometric mean) over the ratio of the weights that read it. It is 1 if LayerNorm answers an attack as all
-# parameters do; a factor of 1.25 would matter. The interval draws seeds and layers anew.
+# **Primary endpoint**: for every LayerNorm that a linear layer reads, the ratio of its scale and bias (geometric mean)
+# divided by the ratio of the weights that read it. It is 1 if LayerNorm answers an attack as these weights do; a factor
+# of 1.25 would matter. The interval draws seeds and layers anew.
 
 # %%
 KINDS = ("LayerNorm scale", "LayerNorm bias", "weight", "bias")  # the last two: of linear layers and the embedding
@@ -639,8 +680,10 @@ layernorm.style.format(precision=3).hide(axis="index")
 # %% [markdown]
 # ## (f) At 8/255, for 1,500 steps
 #
-# `vit_robust` was trained in all weights; the repository also carries an LNLoRA adapter of rank 3, trained from the same start on the same batches with the same attack and schedule, at its own learning
-# rate. This is the setting in which a model of this size has learned something at 8/255; one run each, so that intervals are over images. `make checkpoint ARGS=vit_robust` makes it again, about an hour on one core, and `vit_robust_lnlora` the other.
+# `vit_robust` was trained in all weights. The repository also carries an LNLoRA adapter of rank 3, trained from the
+# same start on the same batches with the same attack and schedule, at its own learning rate. In this setting a model of
+# this size has learned something at 8/255. There is one run each, so intervals are over images.
+# `make checkpoint ARGS=vit_robust` makes the first again, about an hour on one core, and `vit_robust_lnlora` the other.
 
 # %%
 long_eps = 8 / 255
@@ -669,7 +712,8 @@ long_table.style.format(precision=3).hide(axis="index")
 long_paired.style.format(precision=4).hide(axis="index")
 
 # %% [markdown]
-# What could fake robustness, by the checks of AutoAttack and of Carlini et al. 2019 (see `gradient_masking`), on the robust models of this section.
+# What could make these two models look robust when they are not, by the checks of AutoAttack and of Carlini et al. 2019
+# (see `gradient_masking`).
 
 # %%
 robust_vits = {name: start_of(long_runs[name]) for name in robust_models}
@@ -702,7 +746,7 @@ warnings.style.hide(axis="index")
 # | start of LN, A, B | 1 and 0; Kaiming-uniform; 0 | not known (LoRA's convention) |
 # | targets | patch embedding, fused qkv, proj, fc1, fc2 | "all key components" |
 # | head | trained, counted | not known |
-# | optimiser | AdamW, cosine, own rate an adapter | not known |
+# | optimiser | AdamW, cosine, own rate for each adapter | not known |
 # | loss, attack | PGD-AT and TRADES; few steps | adversarial finetuning; not known |
 # | models, data | a ViT of 0.7 M parameters, CIFAR-10; CIFAR-100 by `more_data`, a ViT-Ti/16 on Imagenette by `model` and `data` | ViTs on CIFAR-10, CIFAR-100, Imagenette |
 

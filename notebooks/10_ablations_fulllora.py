@@ -13,11 +13,14 @@
 # %% [markdown]
 # # 10 · What of FullLoRA's adapter matters?
 #
-# Paper B freezes a standardly pretrained ViT and trains low-rank branches in all of its layers, adversarially, with a learnable LayerNorm in front of each branch (LNLoRA):
+# Paper B freezes a standardly pretrained Vision Transformer and trains low-rank branches (LoRA) in all of its layers on
+# attacked images, with a learnable LayerNorm (LN) in front of each branch (LNLoRA). For a layer with frozen weights
+# $W_0$, bias $b$ and input $x$, and branches $A$, $B$ of rank $r$:
 #
 # $$y = W_0 x + b + \tfrac{\alpha}{r}\, B\, A\, \mathrm{LN}_{\gamma,\beta}(x), \qquad \alpha = r .$$
 #
-# Notebook 09 compares this adapter with others and with full finetuning. Here one thing of it changes at a time, under PGD adversarial finetuning (Madry et al. 2018):
+# Here one thing of this adapter changes at a time, under adversarial finetuning with PGD (Madry et al. 2018: gradient
+# steps on the pixels, within an $L_\infty$ radius):
 #
 # | section | what changes | against |
 # |---|---|---|
@@ -26,17 +29,20 @@
 # | (c) | which layers have a branch | all of them |
 # | (d) | one branch on the fused qkv, or one on each of q, k and v | about as many parameters, and the same rank |
 # | (e) | the head: the checkpoint's, drawn anew, or drawn anew and first trained alone | as many steps in all |
-# | (f) | the learning rate, which every kind of adapter takes from dev | all others of the grid |
+# | (f) | the learning rate, which every kind of adapter takes from validation images (dev) | all others of the grid |
 #
-# Of paper B only the abstract could be read: it states the LayerNorm in front of LoRA, in all key components, and about 5 % of the parameters. Rank, layers, head, learning rate and the
-# paper's own ablation are unknown, so nothing here repeats a table of it.
+# Of paper B only the abstract could be read: it states the LayerNorm in front of LoRA, in all key components, and about
+# 5 % of the parameters. Rank, layers, head, learning rate and the paper's own ablation are unknown, so nothing here
+# repeats a table of it, and no claim of it is decided.
 #
-# All start from the standardly trained checkpoint, as in paper B; `start = "robust"` repeats everything from an adversarially trained one.
+# The base is LNLoRA of rank 3 in all layers. We measure accuracy on clean and on attacked test images, in percent. The
+# endpoint of every question is the difference to the base under the attack of training, in percentage points; all of
+# them are exploratory. Every variant has `variant_seeds` runs, compared with runs of the same seeds on the same images.
+# With one seed there is no interval over seeds: what is drawn then is the interval over images of these very weights,
+# and no difference counts as resolved.
 #
-# Every variant has `variant_seeds` runs, compared with runs of the same seeds on the same images. With one seed there is
-# no interval over seeds: what is drawn then is the interval over images of these very weights, and no difference is called resolved.
-#
-# Takes about 3 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once.
+# All start from the standardly trained checkpoint, as in paper B; `start = "robust"` repeats everything from an
+# adversarially trained one. Takes about 3 min at `cpu` on 2 cores; needs CIFAR-10, which is fetched once.
 
 # %% tags=["parameters"]
 images: int = 48  # test images
@@ -91,8 +97,9 @@ run_seeds = range(seed, seed + variant_seeds)
 # %% [markdown]
 # ## The runs
 #
-# Each kind of adapter first takes its learning rate from dev, by one grid (f); its variants share it. `trainable` counts what a run trains, head included, by the closed formula that `inject` is tested against;
-# `share` is relative to the model without branches. `steps` are gradient steps in all.
+# Each kind of adapter first takes its learning rate from dev, by one grid (f); its variants share it. `trainable`
+# counts what a run trains, head included, by the closed formula that `inject` is tested against. `share` is relative to
+# the model without branches. `steps` are gradient steps in all.
 
 # %%
 recipe, protocol = settings.adversarial_setting(
@@ -201,7 +208,8 @@ wide.loc[[(section, name) for section, names in sections.items() for name in nam
 # %% [markdown]
 # ## Paired differences
 #
-# All comparisons of this notebook in one table, as in 07: resolved where the interval for new seeds and new images excludes zero. Nothing is corrected for their number.
+# All comparisons of this notebook in one table. A difference is `resolved` where its interval for new seeds and new
+# images excludes zero. Nothing is corrected for their number.
 
 # %%
 pairs = [(name, "lnlora") for name in planned if name != "lnlora"]
@@ -225,12 +233,14 @@ def rows_of(listed: list[tuple[str, str]]) -> pd.DataFrame:
 # %% [markdown]
 # ## (a) Is more rank more robust?
 #
-# Paper B's rank is unknown; about 5 % of the parameters is what its abstract says, and rank 3 is that here. At the width of the shipped ViT, 96, rank 64 is close to all weights, and is
-# here to show whether the low rank is what limits the adapter. Plain LoRA stands beside it at the base rank and at the rank whose number of parameters is nearest, since LayerNorms add
-# two parameters an input.
+# Paper B's rank is unknown. Its abstract says about 5 % of the parameters, and that is rank 3 here. At the width of the
+# shipped ViT, 96, rank 64 is close to all weights: it shows whether the low rank is what limits the adapter. Plain LoRA
+# stands beside it at the base rank and at the rank whose number of parameters is nearest, since LayerNorms add two
+# parameters an input.
 #
-# Numbers are ranks; the square is full finetuning. A line that is flat from the base rank on says that rank is not what limits the adapter, one that still rises says that it is. All ranks
-# share the learning rate of the base, and a branch of higher rank moves further at the same rate, so a fall at high ranks may be the rate's.
+# Numbers are ranks; the square is full finetuning. A line that is flat from the base rank on says that rank is not what
+# limits the adapter; one that still rises says that it is. All ranks share the learning rate of the base. A branch of
+# higher rank moves further at the same rate, so the learning rate may cause a fall at high ranks.
 
 # %%
 palette = sns.color_palette()
@@ -265,11 +275,14 @@ figures.save_figure(figure, "10_rank")
 # %% [markdown]
 # ## (b) Is it the LayerNorm?
 #
-# Paper B motivates it by LayerNorm's scales and biases, which differ strongly between standardly and adversarially trained ViTs: a learnable one is to ease that gap. If so, LayerNorm without
-# weights should not help, at the same number of parameters as plain LoRA. Another reading is that a normalised branch cannot be inflated by attacked activations; then all norms should
-# help alike, with weights or without. In front of qkv and fc1 the inputs are outputs of a LayerNorm already; what changes most is at proj, fc2 and the patch embedding.
+# Paper B motivates it by LayerNorm's scales and biases, which differ strongly between standardly and adversarially
+# trained ViTs: a learnable one is to ease that gap. If so, LayerNorm without weights should not help, at the same
+# number of parameters as plain LoRA. Another reading is that attacked activations cannot inflate a normalised branch.
+# Then all norms should help alike, with weights or without. In front of qkv and fc1 the inputs are outputs of a
+# LayerNorm already; what changes most is at proj, fc2 and the patch embedding.
 #
-# The base has more parameters than plain LoRA of its rank, so it is also compared with LoRA of the nearest number of parameters.
+# The base has more parameters than plain LoRA of its rank, so it is also compared with LoRA of the nearest number of
+# parameters.
 
 # %%
 of_norms = [("lnlora", "lora"), ("lnlora", matched), *((f"lnlora, {norm} norm", "lora") for norm in norms)]
@@ -278,11 +291,13 @@ rows_of(of_norms).style.format(precision=4).hide(axis="index")
 # %% [markdown]
 # ## (c) Which layers?
 #
-# Paper B: all key components. A branch less is also fewer parameters, so a part that equals the whole is the stronger result, and a part that falls behind may only be too small (see (a)).
+# Paper B has branches in all key components. A branch less is also fewer parameters. So a part that equals the whole is
+# the stronger result, and a part that falls behind may only be too small (see (a)).
 #
-# On the patch embedding the LayerNorm sees raw patches and divides by their standard deviation $\sigma$, so that an attack of radius $\epsilon$ changes its output by up to about
-# $\epsilon / \sigma$: on flat patches the branch amplifies the attack. Below, the share of patches of dev images whose deviation is below each of the two radii; what it costs is the
-# difference between all layers and all but patch_embed.
+# On the patch embedding the LayerNorm sees raw patches and divides by their standard deviation $s$. An attack of radius
+# $\varepsilon_\infty$ thus changes its output by up to about $\varepsilon_\infty / s$: on flat patches the branch
+# amplifies the attack. The table has the share of patches of dev images whose deviation is below each of the two radii.
+# The effect on accuracy is the difference between all layers and `all but patch_embed`.
 
 # %%
 dev = load_data("cifar10").dev.subset(200, seed)
@@ -298,8 +313,9 @@ rows_of([(name, "lnlora") for name in sections["layers"][1:]]).style.format(prec
 # %% [markdown]
 # ## (d) One branch on qkv, or three?
 #
-# timm fuses q, k and v into one layer; the branch on it shares one $A$ and one LayerNorm among the three. Whether paper B's code did is unknown. Separate branches of the same rank have more
-# parameters and those of one rank less have fewer, so that the base lies between the two.
+# timm fuses q, k and v into one layer; the branch on it shares one $A$ and one LayerNorm among the three. Whether paper
+# B's code did so is unknown. Separate branches of the same rank have more parameters and those of one rank less have
+# fewer, so the base lies between the two.
 
 # %%
 rows_of([(name, "lnlora") for name in apart]).style.format(precision=4).hide(axis="index")
@@ -307,11 +323,14 @@ rows_of([(name, "lnlora") for name in apart]).style.format(precision=4).hide(axi
 # %% [markdown]
 # ## (e) The head
 #
-# The shipped checkpoint was trained on CIFAR-10, so its head fits; a checkpoint from other data needs a new one, as presumably in paper B, and the first gradients that reach the branches through it are those of a random
-# head. RoLI (Hua et al., CVPR 2024) first trains it alone, adversarially (linear probing), and reports gains of 3.88 points clean and 2.44 robust on average over five data sets. The probe
-# takes as many steps as the run after it, so that a new head with twice the steps is the fair comparison; `probe alone` is what the second half starts from.
+# The shipped checkpoint was trained on CIFAR-10, so its head fits. A checkpoint from other data needs a new head, as
+# presumably in paper B, and then the first gradients that reach the branches come through random weights. RoLI (Hua et
+# al., CVPR 2024) first trains the head alone, adversarially (linear probing), and reports gains of 3.88 points clean
+# and 2.44 robust on average over five data sets. This probe takes as many steps as the run after it, so a new head with
+# twice the steps is the fair comparison. `probe alone` is the model before the second half.
 #
-# The figure shows all variants of (b) to (e) as paired differences to the base. Lines are intervals for new seeds and new images; thin ones, of a single run, over images alone. New heads have a scale of their own.
+# The figure shows all variants of (b) to (e) as paired differences to the base. Lines are intervals for new seeds and
+# new images; thin ones, of a single run, over images alone. New heads have an axis of their own.
 
 # %%
 short = {"lora": "none, equal rank", matched: f"none, r = {matched_rank}"}
@@ -362,8 +381,10 @@ rows_of([pair for pair in of_heads if pair in pairs]).style.format(precision=4).
 # %% [markdown]
 # ## (f) The learning rate
 #
-# An adapter that trains fewer parameters wants another rate than all weights, and a comparison at one rate for all compares the rate. Every kind was trained at each, and takes the rate with the highest accuracy
-# on dev under the attack of training; of equals the smallest. Test images are no part of it. Filled: what it took. A best rate at the end of its line says that the best is there or beyond.
+# An adapter that trains fewer parameters needs another learning rate than all weights, and a comparison at one rate for
+# all compares the rate. Every kind was trained at each, and takes the rate with the highest accuracy on dev under the
+# attack of training; of equals the smallest. Test images are no part of it. Filled points: the rate taken. A best rate
+# at the end of its line says that the best is there or beyond.
 
 # %%
 if rates:
@@ -386,8 +407,8 @@ if rates:
 # %% [markdown]
 # ## The answer
 #
-# Nothing of this is a claim of paper B, whose ablations are unknown, so there is no verdict: what each change of the adapter is worth under the attack of training, against the base. All of it is exploratory, and
-# nothing is corrected for the number of comparisons.
+# Paper B's ablations are unknown, so no claim is decided. The lines below say how each change of the adapter changes
+# accuracy under the attack of training. All are exploratory and not corrected for their number.
 
 # %%
 from nullpaper.studies.verdicts import conclude

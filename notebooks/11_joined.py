@@ -13,27 +13,33 @@
 # %% [markdown]
 # # 11 · Nullspace noise and LoRA together: what neither paper has
 #
-# Paper A finetunes all weights on nullspace noise; paper B (FullLoRA) finetunes adversarially through low-rank branches with a LayerNorm in front (LNLoRA), all else but the head frozen. Here they meet.
+# Paper A finetunes all weights of a Vision Transformer on nullspace noise: the largest noise $v$ on the patch tokens
+# $u$ that changes the predicted probabilities $p$ by at most $\varepsilon$,
+# $\mathbb E\,\|p(u + v) - p(u)\|^2 \le \varepsilon$. Paper B (FullLoRA) finetunes adversarially, on attacked images,
+# through low-rank branches with a LayerNorm in front (LNLoRA); all else but the head is frozen. Here they meet.
 #
-# | section | question | control |
-# |---|---|---|
-# | (a) | does nullspace finetuning through LNLoRA do what it does in all weights? | `zero`: the same two branches without noise, through the same adapter |
-# | (b) | does nullspace noise add to adversarial training? | `pgd_at` alone |
-# | (c) | does robustness make nullspace, or nullspace robustness? | standard finetuning of equal length; random noise at the same $\varepsilon$; equal confidence |
-# | (d) | what is left of the exact nullspace of the patch embedding? | noise in all directions; subspaces drawn at random |
+# | section | question | control | primary endpoint | least effect |
+# |---|---|---|---|---|
+# | (a) | does nullspace finetuning through LNLoRA do what it does in all weights? | `zero`: the same two branches without noise, through the same adapter | average of accuracy when clean, attacked and corrupted, through LNLoRA, `nullspace` minus `zero` | 2 points |
+# | (b) | does nullspace noise add to adversarial training? | `pgd_at` alone | accuracy under PGD at `strong_eps` through LNLoRA, `pgd_at_nullspace` minus `pgd_at` | 2 points |
+# | (c) | does robustness make nullspace? | standard finetuning of equal length; random noise at the same $\varepsilon$; equal confidence | logarithm of the norm of the largest noise after adversarial training at `strong_eps` over that after standard finetuning | a factor of 1.25 |
+# | (c) | does nullspace make robustness? | `zero` | accuracy under PGD at `attack_eps`, `nullspace` minus `zero` in all weights | 2 points |
+# | (d) | what is left of the exact nullspace of the patch embedding? | noise in all directions; subspaces drawn at random | share of three placements of the adapter that keep it | has to be 1 |
 #
-# `random` in (a) and `pgd_at_random` in (b) are the same with Gaussian noise at the same $\varepsilon$.
+# The endpoints were declared before the runs. Accuracies are in percent, differences in percentage points (points).
+# Intervals are at 95 % and draw seeds and images anew. All other numbers are exploratory. PGD attacks take gradient
+# steps on the pixels within an $L_\infty$ radius. `random` in (a) and `pgd_at_random` in (b) are the same with Gaussian
+# noise at the same $\varepsilon$.
 #
-# Runs that differ in adapter also differ in learning rate, because low-rank branches that start at zero move less at the same rate. Where `rates` are given, every method takes its own of them through every adapter, by dev: in (a) the
-# one with the highest average of clean, PGD and corruption accuracy, in (b) the one with the highest accuracy under the attack of training; of equal ones the smallest. Without them the rates are `learning_rate` and
-# `adapter_learning_rate` in (a) and `studies.settings.RATES` in (b), which nothing here has chosen.
-# Differences are taken within an adapter first, and then between adapters.
+# Runs that differ in adapter also differ in learning rate, because low-rank branches that start at zero move less at
+# the same rate. Where `rates` are given, every method takes its own of them through every adapter, by validation images
+# (dev): in (a) the one with the highest average of clean, PGD and corruption accuracy, in (b) the one with the highest
+# accuracy under the attack of training; of equal ones the smallest. Without them the rates are `learning_rate` and
+# `adapter_learning_rate` in (a) and `studies.settings.RATES` in (b), which nothing here has chosen. Differences are
+# taken within an adapter first, and then between adapters.
 #
-# **Primary endpoints**, declared before the runs, each with the interval that draws seeds and images anew: (a) the average of paper A's measures through LNLoRA, nullspace minus zero, 2 points would matter; (b) accuracy under PGD at
-# `strong_eps` through LNLoRA, `pgd_at_nullspace` minus `pgd_at`, 2 points; (c) in one direction the logarithm of the largest noise's norm after adversarial training at `strong_eps` over that after standard finetuning of
-# equal length, at equal confidence, a factor of 1.25; in the other accuracy under PGD at `attack_eps`, nullspace minus zero in all weights, 2 points. All else is exploratory.
-#
-# Takes about 3 min at `cpu` on 2 cores after 07; needs CIFAR-10, which is fetched once, and no weights but those that travel with the package.
+# Takes about 3 min at `cpu` on 2 cores after 07; needs CIFAR-10, which is fetched once, and no weights but those that
+# travel with the package.
 
 # %% tags=["parameters"]
 images: int = 64  # test images
@@ -145,8 +151,9 @@ def described(table: pd.DataFrame, groups: dict[str, list[TrialResult]]) -> pd.D
 # %% [markdown]
 # ## (a) Nullspace finetuning through LNLoRA
 #
-# Paper A's loss through LNLoRA. The question is put as differences: nullspace minus zero through each
-# adapter; and the difference of these differences, LNLoRA's minus that in all weights (`11_kept`). The bare difference `nullspace, lnlora` minus `nullspace, full` is in the table of pairs
+# Paper A's loss through LNLoRA: cross-entropy on clean and on noisy tokens. The question is put as differences:
+# `nullspace` minus `zero` through each adapter, and the difference of these differences, that through LNLoRA minus that
+# in all weights (`11_kept`). The bare difference `nullspace, lnlora` minus `nullspace, full` is in the table of pairs
 # beside `zero, lnlora` minus `zero, full`, which has no noise in it.
 
 # %%
@@ -199,9 +206,14 @@ wide(plain_table)
 # %% [markdown]
 # ## (b) Adversarial training and nullspace noise
 #
-# `pgd_at_nullspace` applies paper A's two branches to Madry's attacked images: $\ell(f(u'), y) + \ell(f(u' + v^*), y)$, where $u'$ are their tokens. Without noise the two branches are equal, and their
-# mean is the loss of `pgd_at`, which is therefore the control without noise. All start from an adversarially trained checkpoint, so that robustness at
-# 8/255 can rise and fall; the start is a row too, since a few more steps may do nothing or harm. Two more runs of `pgd_at`, through plain LoRA and through LNLoRA in the blocks alone, are for section (d).
+# `pgd_at` is adversarial training by Madry et al. `pgd_at_nullspace` applies paper A's two branches to its attacked
+# images: $\ell(f(u'), y) + \ell(f(u' + v^*), y)$, where $\ell$ is the cross-entropy, $f$ the encoder and head, $y$ the
+# label, $u'$ the tokens of the attacked image and $v^*$ the nullspace noise. Without noise the two branches are equal,
+# and their mean is the loss of `pgd_at`, which is therefore the control.
+#
+# All start from an adversarially trained checkpoint, so that robustness at 8/255 can rise and fall. The start is a row
+# too, since a few more steps may do nothing or harm. Two more runs of `pgd_at`, through plain LoRA and through LNLoRA
+# in the blocks alone, are for section (d).
 
 # %%
 in_blocks = AdapterSpec("lnlora", settings.RANK, targets=("qkv", "proj", "fc1", "fc2"))
@@ -250,8 +262,10 @@ for name, (against, measure) in asked.items():
 wide(robust_table)
 
 # %% [markdown]
-# **Differences.** Each row of the figure is what nullspace noise adds to the control on the left, through each adapter, on the same images, with the interval for new seeds and new images. Black is LNLoRA's
-# difference minus that in all weights: to the left of zero, less is added through LNLoRA. Nothing but the primary endpoints is corrected for the number of comparisons. The left panels are (a), at `attack_eps`; the right ones (b), at the radius named.
+# **Differences.** Each row of the figure is what nullspace noise adds to the control on the left, through each adapter,
+# on the same images, with the interval for new seeds and new images. Black is LNLoRA's difference minus that in all
+# weights: to the left of zero, less is added through LNLoRA. Nothing but the primary endpoints is corrected for the
+# number of comparisons. The upper panels are (a), with PGD at `attack_eps`; the lower ones (b), at the radius named.
 
 
 # %%
@@ -312,16 +326,22 @@ more[more["measure"].isin(["clean", "pgd", f"pgd {strong}", "corruptions"])].sty
 # %% [markdown]
 # ## (c) The arrow reversed: does robustness make nullspace, or nullspace robustness?
 #
-# Paper A goes from a large approximate nullspace to robustness. A robust model may as well *have* a large one because it is robust. Both directions, from one start: adversarial training in all weights at growing radii, beside
+# Paper A goes from a large approximate nullspace to robustness. A robust model may as well *have* a large one because
+# it is robust. Both directions are tested from one start: adversarial training in all weights at growing radii, beside
 # standard finetuning of equal length (radius 0), and nullspace finetuning beside noise 0.
 #
-# The norm is that of the largest noise behind the patch embedding within $\varepsilon$, every token of one norm, found and verified by one protocol for all weights. $\varepsilon$ bounds a distance between
-# softmax vectors, and an adversarially trained model is less sure of everything, so that it takes larger noise for that alone: first the logits of every model are divided by the temperature that makes its mean confidence on dev that of the start, which
-# changes no prediction. Beside it the largest Gaussian noise: a model that grows deaf to everything, or that scales its tokens up, gains on both. Only a learned norm that grows by more than the random
-# one says that directions to ignore were gained.
+# The norm is that of the largest noise on the tokens within $\varepsilon$, every token of one norm, found and verified
+# by one protocol for all weights. As $\varepsilon$ bounds a distance between probabilities, and an adversarially
+# trained model is less sure of everything, that model takes larger noise for this reason alone. So first the logits of
+# every model are divided by the temperature that makes its mean confidence on dev that of the start, which changes no
+# prediction. Beside it stands the largest Gaussian noise: a model that reacts less to everything, or that scales its
+# tokens up, gains on both. Only a learned norm that grows by more than the random one says that directions to ignore
+# were gained.
 #
-# Every seed has its own images and draws, so that an interval over seeds (Student's t) has both sources of chance. `growth` is the norm over that of the start, by seed; `ratio` the largest found over the Gaussian one; `reached` the share
-# whose bound was verified on test images; one that missed it stays in. The two starts are one model each.
+# Every seed has its own images and draws, so an interval over seeds (Student's t) has both sources of chance. `growth`
+# is the norm over that of the start, by seed; `ratio` the largest found over the Gaussian one; `reached` the share of
+# noises that test images verified to be within $\varepsilon$. The others stay in the means. The two starts are one
+# model each.
 
 # %%
 cifar = load_data("cifar10")
@@ -407,12 +427,16 @@ sizes.style.format(precision=2).hide(axis="index")
 # %% [markdown]
 # ## (d) What is left of the exact nullspace?
 #
-# Pixels that the patch embedding maps to zero no later layer can see (01). Finetuning in all weights keeps the dimension and may turn the subspace. Plain LoRA of rank $r$ on the embedding keeps at least what both
-# $W_0$ and $A$ ignore, so that at least $k - r$ of the start's $k$ dimensions stay. LNLoRA on it normalises the patch first, so that the embedding is not linear and no subspace is invisible in all images.
-# LNLoRA in the blocks alone leaves the embedding, and with it the nullspace, as it was: noise made for the base then passes all models that share it.
+# No later layer can see pixels that the patch embedding maps to zero. Finetuning in all weights keeps the dimension of
+# this nullspace and may turn it. Plain LoRA of rank $r$ on the embedding keeps at least what both $W_0$ (the frozen
+# weights) and $A$ (the branch's first matrix) ignore, so at least $k - r$ of the start's $k$ dimensions stay. LNLoRA on
+# it normalises the patch first, so the embedding is not linear and no subspace is invisible in all images. LNLoRA in
+# the blocks alone leaves the embedding, and with it the nullspace, as it was: noise made for the base then passes all
+# models that share it.
 #
-# `overlap` is the mean squared cosine of the principal angles to the start's nullspace (`chance` for subspaces at random); `seen` is how much noise drawn in the start's nullspace moves the tokens, over
-# what noise of its norm in all directions moves them, on test images: it needs no linear map. First seed.
+# `overlap` is the mean squared cosine of the principal angles to the start's nullspace (`chance` for subspaces at
+# random). `seen` is how much noise drawn in the start's nullspace moves the tokens, divided by how much noise of its
+# norm in all directions moves them, on test images: it needs no linear map. All are of the first seed.
 
 # %%
 base, probe = model_of(groups["start"][0]), torch.Generator().manual_seed(seed)

@@ -13,9 +13,11 @@
 # %% [markdown]
 # # 12 · What can *your* Vision Transformer not see?
 #
-# Notebook 01 proves what a plain ViT ignores and counts it over the models of timm by their shapes. This one takes a single
-# model, with its weights, and measures it: how many dimensions of a patch its embedding ignores, and its whole encoder; how far
-# images can move along them; and what that does to the output, beside noise of the same norm that is not chosen.
+# Papers A and C: a plain Vision Transformer ignores changes of the image in the nullspace of its patch embedding, the
+# linear layer that turns every patch into a token. Notebook 01 proves it and counts that nullspace over the models of
+# timm by their shapes. This one takes a single model, with its weights, and measures three things: how many dimensions
+# of a patch its embedding ignores, and its whole encoder; how far images can move along them (the norm of the noise, in
+# pixel units); and how much that changes the output, beside the controls, noise of the same norm in other directions.
 #
 # ```sh
 # nullpaper run 12_any_model -p model vit_base_patch32_224 -p weights vit_b32.safetensors --label b32
@@ -23,12 +25,12 @@
 # nullpaper sweep sweeps/model_zoo.yaml
 # ```
 #
-# Without weights of its own a timm model is measured at its **random initial weights**: dimensions that follow from shapes and
-# LayerNorm are there before any training, while predictions then mean nothing. The table says which weights it speaks of. A model
-# without a head answers with its features, and its changes are those of the features.
+# Without weights of its own a timm model is measured at its **random initial weights**. Dimensions that follow from
+# shapes and LayerNorm are there before any training, while predictions then mean nothing. The table says which weights
+# were measured. A model without a head answers with its features, and its changes are those of the features.
 #
-# Takes half a minute at `cpu` on 2 cores with the shipped model and CIFAR-10, which is fetched once; at 224 px less than a second
-# an image on one.
+# Takes half a minute at `cpu` on 2 cores with the shipped model and CIFAR-10, which is fetched once; at 224 px less
+# than a second an image on one.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
@@ -67,9 +69,9 @@ identity = photos.identity | {"weights": fingerprint(vit)}
 # %% [markdown]
 # ## (a) How many dimensions
 #
-# With $W$ the matrix of the patch embedding in pixel units and $P$ the projection that LayerNorm's mean subtraction amounts to
-# (notebook 01), the embedding ignores the nullspace of $W$ and the encoder that of $PW$, provided that every reader of the residual
-# stream is a LayerNorm.
+# Let $W$ be the matrix of the patch embedding in pixel units. LayerNorm subtracts the mean of a token, which is a
+# projection $P$. The embedding ignores the nullspace of $W$. The encoder ignores that of $PW$, provided that every
+# layer that reads the tokens does so through a LayerNorm.
 
 # %%
 shift = shift_invariance(vit)
@@ -96,11 +98,12 @@ if not shift.holds:
 counted.style.hide(axis="index").format({"share": "{:.1%}", "condition": "{:.0f}"})
 
 # %% [markdown]
-# ## (b) What moving along them does
+# ## (b) What noise in these directions does
 #
-# The largest legal noise that `PatchNullspace.largest` finds for each image, and two controls of the same norm image by image,
-# legal as well, as far as the box allows (the table gives the norms): Gaussian noise, and the same noise with the pixels of each
-# patch permuted. The output's change is $\lVert f(x + v) - f(x) \rVert / \lVert f(x) \rVert$ over the logits, or the features.
+# For each image $x$, the largest legal noise $v$ (with $x + v$ in $[0, 1]$) that `PatchNullspace.largest` finds. The
+# two controls have the same norm image by image and are legal as well, as far as the box $[0, 1]$ allows (the table
+# gives the norms): Gaussian noise, and the same noise with the pixels of each patch permuted. The output's change is
+# $\lVert f(x + v) - f(x) \rVert / \lVert f(x) \rVert$ over the logits $f$, or the features.
 
 
 # %%
@@ -165,16 +168,18 @@ if len(effect):
     _ = figures.save_figure(figure, "12_effect")
 
 # %% [markdown]
-# Exact means exact: what is left is rounding, and goes with the number of digits. The same noise by dtype, on the first images:
+# Exact means exact: what is left is rounding, and becomes smaller with more digits. The table has the same noise in 32
+# and in 64 bits, on the first images:
 
 # %%
 figures.save_table(precision, "12_precision", caption=f"Exact noise on {vit.name}, by dtype.", float_format="%.1e")
 precision.style.hide(axis="index").format("{:.1e}", precision.select_dtypes("float").columns)
 
 # %% [markdown]
-# **Reading it.** Exact noise changes the output by rounding alone, float32's $10^{-7}$ times what the depth makes of it, at a norm
-# at which unchosen noise changes them by a sizeable share. A model whose embedding is square or wide on the token side ($d \ge C
-# p^2$) has no row "exact, embedding"; the one dimension that LayerNorm removes may still be there.
+# **How to read it.** Exact noise changes the output by rounding alone, float32's $10^{-7}$ times a factor that depends
+# on the depth. Other noise of that norm changes the output by a sizeable share. With width $d$, patches of $p \times p$
+# pixels and $C$ channels, a model with $d \ge C p^2$ may have no row "exact, embedding"; the one dimension that
+# LayerNorm removes may still be there.
 
 # %% [markdown]
 # ## The answer

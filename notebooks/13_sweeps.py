@@ -13,16 +13,21 @@
 # %% [markdown]
 # # 13 · Does it depend on the seed, or on the model?
 #
-# Any notebook becomes a sweep by a grid file of a few lines. What its jobs measured is then one tidy table, and pivots, filters and
-# plots are pandas and seaborn. This notebook shows it on a question: is what notebook 12 says of one model, at one seed, also true at
-# other seeds and of other models?
+# Notebook 12 says of one model, at one seed, that exact nullspace noise changes its output by rounding alone, and other
+# noise of the same norm by a sizeable share. Is that also true at other seeds and of other models? Model and seed are
+# varied. The control is the other noise. We measure the change of the logits relative to their norm. The smallest
+# change under other noise, divided by the largest under exact noise, decides the question.
+#
+# The notebook also shows how any notebook becomes a sweep by a grid file of a few lines. The measurements of all jobs
+# are one tidy table, and pivots, filters and plots are pandas and seaborn.
 #
 # ```sh
 # nullpaper sweep sweeps/model_zoo.yaml --workers 2
 # nullpaper report model_zoo --table 12_effect --over seed
 # ```
 #
-# Takes one to two minutes at `cpu` on 2 cores; needs CIFAR-10, which is fetched once. A job that is finished is not run again.
+# Takes one to two minutes at `cpu` on 2 cores; needs CIFAR-10, which is fetched once. A job that is finished is not run
+# again.
 
 # %% tags=["parameters"]
 notebook: str = "notebooks/12_any_model.py"  # what each job runs
@@ -45,8 +50,9 @@ figures.use_style()
 # %% [markdown]
 # ## A grid file, and its jobs
 #
-# `grid` crosses its lists, `zip` goes through them side by side, `fixed` holds in every job. The parameters of all jobs are checked
-# before the first starts. On the command line the same is `nullpaper sweep GRID.yaml`, with `--dry-run` to list the jobs.
+# `grid` crosses its lists, `zip` goes through them side by side, `fixed` holds in every job. The parameters of all jobs
+# are checked before the first starts. On the command line the same is `nullpaper sweep GRID.yaml`, with `--dry-run` to
+# list the jobs.
 
 # %%
 grid = {
@@ -71,8 +77,8 @@ else:
 # %% [markdown]
 # ## One tidy table
 #
-# The jobs' parameters are columns beside what was measured, and each row names its job. `nullpaper report` writes the same table as
-# Parquet and CSV.
+# The parameters of the jobs are columns beside the measurements, and each row names its job. `nullpaper report` writes
+# the same table as Parquet and CSV.
 
 # %%
 effect = tables.collect(folder, "12_effect")
@@ -85,7 +91,7 @@ effect[["model", "seed", "noise", "norm", "change", "unchanged"]].head(8).style.
 effect.pivot_table(index="model", columns="noise", values="change", aggfunc="mean").style.format("{:.1e}")
 
 # %% [markdown]
-# **Filter**: the noises that are nothing to the network, and how far they move the images.
+# **Filter**: the exact noises that change the logits by less than a thousandth, and how far they move the images.
 
 # %%
 exact = effect[effect["noise"].str.startswith("exact") & (effect["change"] < 1e-3)]
@@ -100,7 +106,7 @@ figures.save_table(over_seeds, "13_over_seeds", caption="Noise of one norm on se
 over_seeds[["model", "noise", "change", "change_low", "change_high", "n"]].style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
-# **Plot**: every run a point.
+# **Plot**: one point for every run.
 
 # %%
 figure, axis = figures.subplots(height=2.2)

@@ -13,26 +13,37 @@
 # %% [markdown]
 # # 14 · From nullspace to adversarial in one family of noise
 #
-# Paper A finetunes with noise that the network *ignores*; adversarial training with perturbations that it is *most sensitive* to. Between the two lies one family. With $J$ the Jacobian of the
-# logits with respect to the patch tokens and $M = \mathbb E\,[J^\top J]$ its mean over images, draw
+# Paper A finetunes with noise that the network *ignores*; adversarial training with perturbations that it is *most
+# sensitive* to. One family of noise lies between the two. Let $J$ be the Jacobian of the logits $f$ with respect to the
+# patch tokens $u$, $M = \mathbb E\,[J^\top J]$ its mean over images, and $p = \mathrm{softmax}\, f$. Draw
 #
-# $$ v \sim \mathcal N\!\left(0,\ (M + \rho I)^{\gamma}\right), \qquad \text{scaled until}\quad \mathbb E\,\| \mathrm{softmax}(z(v)) - \mathrm{softmax}(z) \|^2 = \varepsilon . $$
+# $$ v \sim \mathcal N\!\left(0,\ (M + \rho I)^{\gamma}\right), \qquad
+# \text{scaled until}\quad \mathbb E\,\| p(u + v) - p(u) \|^2 = \varepsilon . $$
 #
-# At $\gamma = -1$ the noise lies where the network looks least, at $\gamma = 0$ it is Gaussian, at $\gamma = 1$ it lies along what moves the logits most. All members disturb the
-# network equally ($\varepsilon$, by the scale), cost the same, and are drawn anew every round against the weights of that moment. So one number, $\gamma$, orders all noise between papers A's and
-# an attack's, and the question has a slope for an answer.
+# At $\gamma = -1$ the noise lies in the directions that change the logits least, at $\gamma = 0$ it is Gaussian, at
+# $\gamma = 1$ it lies along those that change them most. All members change the output equally ($\varepsilon$, by the
+# scale), cost the same, and are drawn anew every round against the current weights. So one number, $\gamma$, orders all
+# noise between paper A's and an attack's.
 #
-# **Question.** Does robustness rise or fall with $\gamma$?
+# **Question.** Does robustness rise or fall with $\gamma$? Paper A's premise predicts that it falls.
 #
-# **Primary endpoint**, declared before the runs: the least squares slope of robustness against $\gamma$, robustness being the mean of the accuracy under PGD and of that on noise corruptions,
-# with the two-way interval over seeds and test images. The least slope that matters is `least_slope`, one point from end to end. Paper A's logic predicts a negative slope. Two more
-# comparisons are declared: the largest $\gamma$ against $\gamma = 0$, which costs the same, and against PGD training at the radius of the test, whose `attack_steps` of 1 costs the same too: an
-# image is twice in a forward and a backward pass. The least difference that matters is `least_gain`. All else is exploratory, also the slope at a second bound, `other_eps`, ten times as large.
+# **Primary endpoint**, declared before the runs: the least squares slope of robustness against $\gamma$. Robustness is
+# the mean of the accuracy under PGD (gradient steps on the pixels, within an $L_\infty$ radius) and of that on noise
+# corruptions. Intervals are at 95 %, for new seeds and new test images at once. The least slope that matters is
+# `least_slope`, one point from end to end.
 #
-# $M$ is that of the logits and not of the probabilities, since the probabilities of confident images hardly move and a few uncertain ones would be all of $M$. The mean of $J^\top s s^\top J$ over
-# images with random signs $s$ estimates it without bias (`synthesis.linearised`); directions that no image has sampled get the ridge $\rho$, a hundredth of the mean eigenvalue.
+# Two more comparisons are declared. The largest $\gamma$ is compared with $\gamma = 0$, which costs the same, and with
+# PGD training at the radius of the test, whose `attack_steps` of 1 costs the same too: an image is twice in a forward
+# and a backward pass. The least difference that matters is `least_gain`. The control without noise is `zero`. All else
+# is exploratory, also the slope at a second bound, `other_eps`, ten times as large.
 #
-# Takes about 4 min at `cpu` on 2 cores, which is too small to decide; `reference` decides. Needs CIFAR-10, which is fetched once.
+# $M$ is that of the logits and not of the probabilities: those of confident images hardly move, and a few uncertain
+# images would be all of $M$. The mean of $J^\top s s^\top J$ over images with random signs $s$ estimates it without
+# bias (`synthesis.linearised`). Directions that no image has sampled get the ridge $\rho$, a hundredth of the mean
+# eigenvalue.
+#
+# Takes about 4 min at `cpu` on 2 cores, which is too small to decide; `reference` decides. Needs CIFAR-10, which is
+# fetched once.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # a ViT of this package or of timm
@@ -106,9 +117,11 @@ print(photos)
 # %% [markdown]
 # ## The runs
 #
-# `zero` is the same training without noise, `pgd_at` is PGD training at the radius of the test. Every method takes of `rates` the one whose run of the first seed is the most robust on dev images, by the
-# same measure as at the end; all have the same grid and the same budget, and of equal rates the smallest is taken. Every run
-# ends with its last weights, so that all are of one length: were the best round chosen by clean accuracy on dev, as in 07, noise that costs some of it would be stopped early.
+# `zero` is the same training without noise, `pgd_at` is PGD training at the radius of the test. Every method takes from
+# `rates` the learning rate whose run of the first seed is the most robust on validation images (dev), by the same
+# measure as at the end. All have the same grid and the same budget; of equal rates the smallest is taken. Every run
+# ends with its last weights, so all are of one length. If instead the best round were chosen by clean accuracy on dev,
+# as in 07, noise that costs some of that accuracy would be stopped early.
 
 # %% tags=["plan"]
 noise_corruptions = [name for name, corruption in CORRUPTIONS.items() if corruption.family == "noise"]
@@ -160,9 +173,13 @@ plan = {"rates": (tries, on_dev), "table": ([one for several in expected.values(
 # %% [markdown]
 # ## (a) The family, before any training
 #
-# `draws` noises of each $\gamma$ against the model as it comes, made as training makes them. `norm` is that at equal $\varepsilon$, `relative` in units of that at $\gamma = 0$ of the same images, `influence` what images that took no part in making the noise
-# measure. The directions are those of an $M$ of other images: `energy` is the share of the noise's squared norm in the `top` share of all directions, those that move the logits most, and
-# `carried` the share of its influence that goes when these are taken out of it.
+# `draws` noises of each $\gamma$ against the model before finetuning, made as training makes them. `norm` is that at
+# equal $\varepsilon$, `relative` the same in units of that at $\gamma = 0$ of the same images. `influence` is
+# $\mathbb E\,\| p(u + v) - p(u) \|^2$ on images that took no part in making the noise.
+#
+# The directions are those of an $M$ of other images. `energy` is the share of the noise's squared norm in the `top`
+# share of all directions, those that move the logits most. `carried` is the share of its influence that is lost when
+# these are taken out of it.
 
 
 # %%
@@ -285,8 +302,9 @@ figures.save_table(effects, "14_effects", caption="The slope against gamma, and 
 effects.query("measure == 'robustness'").style.format(precision=4, na_rep="").hide(axis="index")
 
 # %% [markdown]
-# `slope` is accuracy for each unit of $\gamma$; the other rows are paired differences in accuracy, on the same images and of the same seeds. `passes` in `14_arms` is how often an image is in a forward and
-# a backward pass of a step, the price of a method. Drawn are differences to `zero`, the same training without noise, with their two-way intervals.
+# `slope` is accuracy for each unit of $\gamma$. The other rows are paired differences in accuracy, on the same images
+# and of the same seeds. `passes` in `14_arms` is how often an image is in a forward and a backward pass of a step, the
+# price of a method. The figure shows differences to `zero`, with their intervals for new seeds and new images.
 
 # %%
 of = effects.set_index(["name", "measure"])
@@ -331,7 +349,7 @@ figures.save_figure(figure, "14_robustness")
 table.pivot(index="name", columns="measure", values="value").loc[[*groups], measures].style.format("{:.1%}")
 
 # %% [markdown]
-# How large a study would have to be, by the variance components of these runs:
+# How large a study would have to be to resolve the least effects that matter, by the variance components of these runs:
 
 # %%
 if seeds > 1:
