@@ -14,12 +14,14 @@
 # # 07 · Does nullspace noise make a ViT robust, or any noise, or just more finetuning?
 #
 # Paper A (algorithm 1) finetunes a Vision Transformer on clean and on noisy patch tokens $u$, the vectors that the
-# patch embedding makes of an image. With encoder and head $f_\phi$, probabilities $p_\phi = \mathrm{softmax}\, f_\phi$,
-# labels $y$ and cross-entropy $\ell$, its noise $v^*$ is the largest that changes the probabilities by at most
-# $\varepsilon$ on average over images (eq. 7), learned anew every few steps against the current weights $\phi$:
+# patch embedding makes of an image. Its noise $v^*$, one for all images, is the largest whose *influence*, the squared
+# change of the predicted probabilities averaged over images, is at most $\varepsilon$ (eq. 7). It is learned anew every
+# few steps against the current weights $\phi$. With logits $F_\phi(u)$, labels $y$ and cross-entropy $\ell$:
 #
-# $$\min_{\phi} \ \mathbb E\ \ell(f_\phi(u), y) + \ell(f_\phi(u + v^*), y), \qquad
-# v^* = \arg\max_{v} \|v\| \ \text{ s.t. } \ \mathbb E\,\| p_\phi(u + v) - p_\phi(u) \|_2^2 \le \varepsilon .$$
+# $$\min_{\phi} \ \mathbb E\ \ell(F_\phi(u), y) + \ell(F_\phi(u + v^*), y),$$
+#
+# $$v^* = \arg\max_{v} \|v\| \ \text{ s.t. } \
+# \mathbb E\,\| \operatorname{softmax} F_\phi(u + v) - \operatorname{softmax} F_\phi(u) \|_2^2 \le \varepsilon .$$
 #
 # Its table 1 claims that this makes the model robust, and compares it with the model *before* finetuning. That leaves
 # three explanations: the nullspace noise, any noise, or the finetuning itself. Here each control removes one
@@ -293,8 +295,8 @@ last[
 # ## (b) Accuracies
 #
 # Rows are methods. Columns are accuracies: clean; FGSM and PGD with `evaluation_steps` steps within
-# $\|\delta\|_\infty \le$ `attack_eps` (1/255), $\delta$ being the change of the pixels; PGD at `strong_eps` (8/255),
-# the radius of adversarial training; the families of corruptions (of CIFAR-10-C, for small images); and the average of
+# $\|\delta\|_\infty \le$ `attack_eps` (1/255), $\delta$ being the change of the image; PGD at `strong_eps` (8/255), the
+# radius of adversarial training; the families of corruptions (of CIFAR-10-C, for small images); and the average of
 # clean, FGSM, PGD and corruptions (and of CW and the patch attack, where `attacks` has them). Values are means over
 # seeds, with their interval for new seeds and new images; `start` is one model, with intervals over images.
 

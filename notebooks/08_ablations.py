@@ -13,10 +13,10 @@
 # %% [markdown]
 # # 08 · What in the recipe matters, and what a wrong input scale can fake
 #
-# Paper A finetunes a Vision Transformer on clean patch tokens $u$ and on noisy ones $u + v$. With encoder and head $f$
-# and probabilities $p = \mathrm{softmax}\, f$, its nullspace noise $v$ is the largest of influence
-# $\mathbb E\,\|p(u + v) - p(u)\|^2 \le \varepsilon$, a mean over images. Here one thing of this recipe changes at a
-# time:
+# Paper A finetunes a Vision Transformer on clean patch tokens $u$ and on noisy ones $u + v$. With logits $F(u)$, its
+# nullspace noise $v$ is the largest of influence
+# $\mathbb E\,\|\operatorname{softmax} F(u + v) - \operatorname{softmax} F(u)\|_2^2 \le \varepsilon$, a mean over
+# images. Here one thing of this recipe changes at a time:
 #
 # | section | what changes | the paper |
 # |---|---|---|
@@ -299,7 +299,7 @@ rows_of([(by_eps[method, e], "zero") for method in eps_noises for e in eps_value
 # ## (b) How the noise is made
 #
 # Our solver puts its noise on the boundary of $\varepsilon$, every token of one norm. The published procedure draws its
-# noise uniformly in $(-\mathrm{lim}, \mathrm{lim})$ and descends on $\|f(u + v) - f(u)\|^2$, of the logits, until the
+# noise uniformly in $(-\mathrm{lim}, \mathrm{lim})$ and descends on $\|F(u + v) - F(u)\|_2^2$, of the logits, until the
 # influence on one batch falls below $\varepsilon$, for at most 3 passes over 1,000 batches (`official_steps`). Nothing
 # pushes the norm up: it stays that of the first draw, less what weight decay takes. Without early stop the procedure
 # takes all its steps.

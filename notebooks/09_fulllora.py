@@ -302,9 +302,9 @@ stored_sizes.style.format(precision=4).hide(axis="index")
 # takes beyond weights and moments. CUDA counts it; on a CPU it is what is kept for the backward pass and the gradients.
 #
 # The time saved is small by construction. Let forward pass, gradient to the input and gradient to the weights cost one
-# unit each. An attack of $k$ steps and the update then cost $2k + 3$ units in full and $2k + 2$ with frozen weights.
-# More is saved only if the attack needlessly computes gradients of the weights too (`careless`: $3k + 3$ against
-# $2k + 2$). Both are measured, interleaved in one process, as ratios to `full`.
+# unit each. An attack of $K$ steps and the update then cost $2K + 3$ units in full and $2K + 2$ with frozen weights.
+# More is saved only if the attack needlessly computes gradients of the weights too (`careless`: $3K + 3$ against
+# $2K + 2$). Both are measured, interleaved in one process, as ratios to `full`.
 
 
 # %%
@@ -375,11 +375,11 @@ _ = figures.save_figure(figure, "09_costs")
 # %% [markdown]
 # ## (c) The runs
 #
-# `pgd_at` has the loss of Madry et al. (2018), on attacked images alone. `trades` has that of Zhang et al. (2019,
-# $\beta = 6$), on clean images and on the distance between both answers. Dev chooses learning rates and no round: all
-# runs are compared at equal length. The averaged weights of the end are evaluated on test images that nothing else
-# reads. From the standard start all is at `attack_eps`, from the robust one at `robust_eps`, 8/255, the radius that it
-# was trained at.
+# `pgd_at` has the loss of Madry et al. (2018), on attacked images alone. `trades` has that of Zhang et al. (2019), on
+# clean images and, with weight 6, on the distance between the answers to clean and attacked images. Dev chooses
+# learning rates and no round: all runs are compared at equal length. The averaged weights of the end are evaluated on
+# test images that nothing else reads. From the standard start all is at `attack_eps`, from the robust one at
+# `robust_eps`, 8/255, the radius that it was trained at.
 #
 # **Learning rates.** Where `rates` are given, every adapter takes its own of them at every start: the one whose run of
 # `rate_steps` (`robust_rate_steps`) steps, of the first seed, has the highest accuracy on dev under the attack of

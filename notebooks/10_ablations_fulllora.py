@@ -294,10 +294,10 @@ rows_of(of_norms).style.format(precision=4).hide(axis="index")
 # Paper B has branches in all key components. A branch less is also fewer parameters. So a part that equals the whole is
 # the stronger result, and a part that falls behind may only be too small (see (a)).
 #
-# On the patch embedding the LayerNorm sees raw patches and divides by their standard deviation $s$. An attack of radius
-# $\varepsilon_\infty$ thus changes its output by up to about $\varepsilon_\infty / s$: on flat patches the branch
-# amplifies the attack. The table has the share of patches of dev images whose deviation is below each of the two radii.
-# The effect on accuracy is the difference between all layers and `all but patch_embed`.
+# On the patch embedding the LayerNorm sees raw patches and divides by their standard deviation $\sigma$. An attack of
+# $L_\infty$ radius $\varepsilon_\infty$ thus changes its output by up to about $\varepsilon_\infty / \sigma$: on flat
+# patches the branch amplifies the attack. The table has the share of patches of dev images whose deviation is below
+# each of the two radii. The effect on accuracy is the difference between all layers and `all but patch_embed`.
 
 # %%
 dev = load_data("cifar10").dev.subset(200, seed)

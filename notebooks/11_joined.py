@@ -14,9 +14,9 @@
 # # 11 · Nullspace noise and LoRA together: what neither paper has
 #
 # Paper A finetunes all weights of a Vision Transformer on nullspace noise: the largest noise $v$ on the patch tokens
-# $u$ that changes the predicted probabilities $p$ by at most $\varepsilon$,
-# $\mathbb E\,\|p(u + v) - p(u)\|^2 \le \varepsilon$. Paper B (FullLoRA) finetunes adversarially, on attacked images,
-# through low-rank branches with a LayerNorm in front (LNLoRA); all else but the head is frozen. Here they meet.
+# $u$ of influence $\mathbb E\,\|\operatorname{softmax} F(u + v) - \operatorname{softmax} F(u)\|_2^2 \le \varepsilon$,
+# with logits $F(u)$. Paper B (FullLoRA) finetunes adversarially, on attacked images, through low-rank branches with a
+# LayerNorm in front (LNLoRA); all else but the head is frozen. Here they meet.
 #
 # | section | question | control | primary endpoint | least effect |
 # |---|---|---|---|---|
@@ -207,9 +207,9 @@ wide(plain_table)
 # ## (b) Adversarial training and nullspace noise
 #
 # `pgd_at` is adversarial training by Madry et al. `pgd_at_nullspace` applies paper A's two branches to its attacked
-# images: $\ell(f(u'), y) + \ell(f(u' + v^*), y)$, where $\ell$ is the cross-entropy, $f$ the encoder and head, $y$ the
-# label, $u'$ the tokens of the attacked image and $v^*$ the nullspace noise. Without noise the two branches are equal,
-# and their mean is the loss of `pgd_at`, which is therefore the control.
+# images: $\ell(F(u'), y) + \ell(F(u' + v^*), y)$, where $\ell$ is the cross-entropy, $y$ the label, $u'$ the tokens of
+# the attacked image and $v^*$ the nullspace noise. Without noise the two branches are equal, and their mean is the loss
+# of `pgd_at`, which is therefore the control.
 #
 # All start from an adversarially trained checkpoint, so that robustness at 8/255 can rise and fall. The start is a row
 # too, since a few more steps may do nothing or harm. Two more runs of `pgd_at`, through plain LoRA and through LNLoRA

@@ -103,7 +103,7 @@ counted.style.hide(axis="index").format({"share": "{:.1%}", "condition": "{:.0f}
 # For each image $x$, the largest legal noise $v$ (with $x + v$ in $[0, 1]$) that `PatchNullspace.largest` finds. The
 # two controls have the same norm image by image and are legal as well, as far as the box $[0, 1]$ allows (the table
 # gives the norms): Gaussian noise, and the same noise with the pixels of each patch permuted. The output's change is
-# $\lVert f(x + v) - f(x) \rVert / \lVert f(x) \rVert$ over the logits $f$, or the features.
+# $\lVert f(x + v) - f(x) \rVert_2 / \lVert f(x) \rVert_2$ over the logits $f$, or the features.
 
 
 # %%

@@ -14,16 +14,19 @@
 # # 14 · From nullspace to adversarial in one family of noise
 #
 # Paper A finetunes with noise that the network *ignores*; adversarial training with perturbations that it is *most
-# sensitive* to. One family of noise lies between the two. Let $J$ be the Jacobian of the logits $f$ with respect to the
-# patch tokens $u$, $M = \mathbb E\,[J^\top J]$ its mean over images, and $p = \mathrm{softmax}\, f$. Draw
+# sensitive* to. One family of noise lies between the two. Let $J$ be the Jacobian of the logits $F(u)$ with respect to
+# the patch tokens $u$, and $M = \mathbb E\,[J^\top J]$ a mean over images. Draw
 #
-# $$ v \sim \mathcal N\!\left(0,\ (M + \rho I)^{\gamma}\right), \qquad
-# \text{scaled until}\quad \mathbb E\,\| p(u + v) - p(u) \|^2 = \varepsilon . $$
+# $$ v \sim \mathcal N\!\left(0,\ (M + \rho I)^{\gamma}\right), $$
+#
+# scaled until its influence, the squared change of the predicted probabilities averaged over images, is $\varepsilon$:
+#
+# $$ \mathbb E\,\| \operatorname{softmax} F(u + v) - \operatorname{softmax} F(u) \|_2^2 = \varepsilon . $$
 #
 # At $\gamma = -1$ the noise lies in the directions that change the logits least, at $\gamma = 0$ it is Gaussian, at
-# $\gamma = 1$ it lies along those that change them most. All members change the output equally ($\varepsilon$, by the
-# scale), cost the same, and are drawn anew every round against the current weights. So one number, $\gamma$, orders all
-# noise between paper A's and an attack's.
+# $\gamma = 1$ it lies along those that change them most. All members have the same influence $\varepsilon$ on the
+# output (by the scale), cost the same, and are drawn anew every round against the current weights. So one number,
+# $\gamma$, orders all noise between paper A's and an attack's.
 #
 # **Question.** Does robustness rise or fall with $\gamma$? Paper A's premise predicts that it falls.
 #
@@ -38,9 +41,9 @@
 # is exploratory, also the slope at a second bound, `other_eps`, ten times as large.
 #
 # $M$ is that of the logits and not of the probabilities: those of confident images hardly move, and a few uncertain
-# images would be all of $M$. The mean of $J^\top s s^\top J$ over images with random signs $s$ estimates it without
-# bias (`synthesis.linearised`). Directions that no image has sampled get the ridge $\rho$, a hundredth of the mean
-# eigenvalue.
+# images would be all of $M$. The mean of $J^\top \xi \xi^\top J$ over images with random signs $\xi$ estimates it
+# without bias (`synthesis.linearised`). Directions that no image has sampled get the ridge $\rho$, a hundredth of the
+# mean eigenvalue.
 #
 # Takes about 4 min at `cpu` on 2 cores, which is too small to decide; `reference` decides. Needs CIFAR-10, which is
 # fetched once.
@@ -174,8 +177,8 @@ plan = {"rates": (tries, on_dev), "table": ([one for several in expected.values(
 # ## (a) The family, before any training
 #
 # `draws` noises of each $\gamma$ against the model before finetuning, made as training makes them. `norm` is that at
-# equal $\varepsilon$, `relative` the same in units of that at $\gamma = 0$ of the same images. `influence` is
-# $\mathbb E\,\| p(u + v) - p(u) \|^2$ on images that took no part in making the noise.
+# equal $\varepsilon$, `relative` the same in units of that at $\gamma = 0$ of the same images. `influence` is that on
+# images that took no part in making the noise.
 #
 # The directions are those of an $M$ of other images. `energy` is the share of the noise's squared norm in the `top`
 # share of all directions, those that move the logits most. `carried` is the share of its influence that is lost when
