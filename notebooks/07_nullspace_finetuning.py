@@ -400,9 +400,9 @@ auto_table.style.format(precision=3).hide(axis="index")
 # ## (c) Is it the nullspace?
 #
 # Differences to `zero`, the same finetuning without noise, each method at its own learning rate, paired on the same
-# images. Lines are intervals for new seeds and new images. Adversarial training, whose differences are ten times as
-# large, is in the table `07_paired`. The printed lines say how many seeds and images would resolve the least effect
-# that matters, given the variances of these runs.
+# images. Lines are intervals for new seeds and new images. Adversarial training is in the table `07_paired`. The
+# printed lines say how many seeds and images would resolve the least effect that matters, given the variances of these
+# runs.
 
 
 # %%

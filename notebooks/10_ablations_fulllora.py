@@ -326,8 +326,8 @@ rows_of([(name, "lnlora") for name in apart]).style.format(precision=4).hide(axi
 # The shipped checkpoint was trained on CIFAR-10, so its head fits. A checkpoint from other data needs a new head, as
 # presumably in paper B, and then the first gradients that reach the branches come through random weights. RoLI (Hua et
 # al., CVPR 2024) first trains the head alone, adversarially (linear probing), and reports gains of 3.88 points clean
-# and 2.44 robust on average over five data sets. This probe takes as many steps as the run after it, so a new head with
-# twice the steps is the fair comparison. `probe alone` is the model before the second half.
+# and 2.44 robust on average over five data sets. Here this probe takes as many steps as the run after it, so a new head
+# with twice the steps is the fair comparison. `probe alone` is the model at the end of the probe.
 #
 # The figure shows all variants of (b) to (e) as paired differences to the base. Lines are intervals for new seeds and
 # new images; thin ones, of a single run, over images alone. New heads have an axis of their own.
@@ -383,7 +383,7 @@ rows_of([pair for pair in of_heads if pair in pairs]).style.format(precision=4).
 #
 # An adapter that trains fewer parameters needs another learning rate than all weights, and a comparison at one rate for
 # all compares the rate. Every kind was trained at each, and takes the rate with the highest accuracy on dev under the
-# attack of training; of equals the smallest. Test images are no part of it. Filled points: the rate taken. A best rate
+# attack of training; of equals the smallest. Test images play no part. Filled points mark the rate taken. A best rate
 # at the end of its line says that the best is there or beyond.
 
 # %%

@@ -26,10 +26,10 @@
 # | (c) | does nullspace make robustness? | `zero` | accuracy under PGD at `attack_eps`, `nullspace` minus `zero` in all weights | 2 points |
 # | (d) | what is left of the exact nullspace of the patch embedding? | noise in all directions; subspaces drawn at random | share of three placements of the adapter that keep it | has to be 1 |
 #
-# The endpoints were declared before the runs. Accuracies are in percent, differences in percentage points (points).
-# Intervals are at 95 % and draw seeds and images anew. All other numbers are exploratory. PGD attacks take gradient
-# steps on the pixels within an $L_\infty$ radius. `random` in (a) and `pgd_at_random` in (b) are the same with Gaussian
-# noise at the same $\varepsilon$.
+# The endpoints of (a) to (c) were declared before the runs; that of (d) is a count. Accuracies are in percent,
+# differences in percentage points (points). Intervals are at 95 % and draw seeds and images anew. All other numbers are
+# exploratory. PGD attacks take gradient steps on the pixels within an $L_\infty$ radius. `random` in (a) and
+# `pgd_at_random` in (b) are the same with Gaussian noise at the same $\varepsilon$.
 #
 # Runs that differ in adapter also differ in learning rate, because low-rank branches that start at zero move less at
 # the same rate. Where `rates` are given, every method takes its own of them through every adapter, by validation images
