@@ -13,19 +13,37 @@
 # %% [markdown]
 # # 01 · Does a Vision Transformer have a nullspace?
 #
-# A linear map $f$ ignores the directions in its nullspace: $f(x + v) = f(x)$. The first layer of a plain Vision Transformer
-# *is* linear. It cuts the image into patches of $p \times p$ pixels and $C$ channels and multiplies each by one matrix
-# $W \in \mathbb{R}^{d \times C p^2}$. Whatever $W$ ignores, the whole network ignores, however deep it is (paper A, section
-# 3; paper C). This notebook asks four things: how large that space is across the models that people use; what a *numerical*
-# rank means; what survives when the noisy image is stored as a file; and what such noise looks like.
+# **Question.** Papers A (section 3) and C claim that a Vision Transformer (ViT) ignores some changes of its input
+# completely. Its first layer, the patch embedding, cuts an image into patches of $p \times p$ pixels and $C$ colour
+# channels and multiplies each by one matrix $W \in \mathbb{R}^{d \times C p^2}$. The products are the *tokens*,
+# vectors of width $d$. A matrix ignores the directions in its *nullspace*: if $W v = 0$ then $W (x + v) = W x$.
+# Whatever $W$ ignores, the whole network ignores, however deep it is.
 #
-# The defaults are the shipped ViT and CIFAR-10. Any plain ViT and photographs of its classes will do:
+# We count such directions, in dimensions per patch, for the models that people use and for trained weights. Then we
+# add noise along them to test images, and measure the share of predictions that stay and the change of the logits.
+# Varied are the model, the numerical tolerance, the length of the noise, and the file format in which the noisy image
+# is stored. Two controls have the length of the noise: Gaussian noise, and the same noise with the pixels of each
+# patch permuted.
+#
+# | section | question | primary endpoint | the claim holds if |
+# |---|---|---|---|
+# | (a) | do most ViT configurations have an exact nullspace (papers A, C)? | share of distinct shapes $(C p^2, d)$ that have one | above one half |
+# | (a) | does a basis for each colour channel find it (code of C)? | share of these shapes for which it finds all dimensions | all |
+# | (a) | does the non-linear encoder have one too (ours, proved)? | relative change of the logits under a shift of norm 10,000 | below 0.1 %, where random noise makes more than 10 % |
+# | (a) | does training add to the shape's dimensions (ours)? | dimensions beyond those of the shape | above 0 |
+# | (b) | does ViT-B/16 have a numerical nullspace (authors' reply, paper A)? | dimensions that its trained embedding ignores | above 0 |
+# | (c) | does exact nullspace noise change nothing (papers A, C)? | predictions that stay under the largest noise that keeps the image in $[0, 1]$ | 99 % or more, and under 50 % for both controls |
+# | (c) | does the noise survive in a file (ours)? | predictions that stay after JPEG 90 | 99 % or more, and in 8 bits too |
+#
+# Section (d) shows pictures. The defaults are the small ViT that comes with this repository, and CIFAR-10. Any plain
+# ViT and photographs of its classes will do:
 #
 # ```sh
 # nullpaper run 01_existence --profile photographs -p root IMAGENET  # and -p weights FILE, or timm's hub
 # ```
 #
-# Takes about 4 min at `cpu` on 2 cores and 12 at `photographs`; needs CIFAR-10, which is fetched once, or your photographs too.
+# Takes about 4 min at `cpu` on 2 cores and 12 at `photographs`; needs CIFAR-10, which is fetched once, or your
+# photographs too.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
@@ -84,33 +102,35 @@ def pixels_of(split: datasets.Split, device: str = device) -> torch.Tensor:
 # %% [markdown]
 # ## (a) How much of pixel space is invisible?
 #
-# By rank and nullity, $W$ ignores at least $C p^2 - d$ dimensions of every patch, and exactly that many if its rank is full.
-# The official code looks for the nullspace channel by channel, which finds only $C \max(0, p^2 - d)$ of them: none for
-# ViT-S/16, where the joint space has 384.
+# A matrix of $d$ rows and $C p^2$ columns ignores at least $C p^2 - d$ dimensions, and exactly that many if its rank
+# is full. The official code looks for the nullspace channel by channel, which finds only $C \max(0, p^2 - d)$ of them:
+# none for ViT-S/16, where the joint nullspace has 384.
 #
 # ### The encoder ignores one dimension more
 #
-# The tokens enter a residual stream that a pre-norm transformer reads only through LayerNorm, and LayerNorm first subtracts
-# the mean over the width. Let $\mathbf 1$ be the all-ones vector of width $d$ and add $c_n \mathbf 1$ to patch token $n$,
-# with any scalars $c_n$.
+# Behind the embedding, attention and MLP blocks add their results to the tokens; this sum is the *residual stream*. A
+# pre-norm transformer reads it only through LayerNorm, and LayerNorm first subtracts the mean over the width. Let
+# $\mathbf 1$ be the all-ones vector of width $d$ and add $c_n \mathbf 1$ to patch token $n$, with any scalars $c_n$.
 #
-# **Claim.** The output does not change. **Proof.** Write $P = I - \mathbf 1 \mathbf 1^\top / d$. LayerNorm is a function of
-# $P h$ alone and $P(h + c \mathbf 1) = P h$. Suppose that the streams with and without the shift differ by exactly
-# $c_n \mathbf 1$ at token $n$ when they enter a block; this is true of the first. Attention and MLP read the LayerNorm of the
-# stream, so both branches add the same to both streams, and they still differ by $c_n \mathbf 1$ when they leave. The head
-# reads the last LayerNorm of the class token, or LayerNorm after or before pooling (the mean of shifted tokens is shifted
-# along $\mathbf 1$ too). $\square$
+# **Claim.** The output does not change. **Proof.** Write $P = I - \mathbf 1 \mathbf 1^\top / d$. LayerNorm is a
+# function of $P a$ alone, where $a$ is the vector that it reads, and $P(a + c_n \mathbf 1) = P a$. Suppose that the
+# streams with and without the shift differ by exactly $c_n \mathbf 1$ at token $n$ when they enter a block; this is
+# true of the first. Attention and MLP read the LayerNorm of the stream, so they add the same to both streams, which
+# still differ by $c_n \mathbf 1$ when they leave the block. The head reads the last LayerNorm of the class token, or
+# LayerNorm after or before pooling (the mean of shifted tokens is shifted along $\mathbf 1$ too). $\square$
 #
-# So the *non-linear* encoder has an exact nullspace of at least one dimension a token, at any norm. Seen from the pixels,
-# the network ignores the nullspace of $P W$, not only that of $W$: one dimension more a patch wherever $\mathbf 1$ lies in the
-# column space of $W$, which a $W$ of full rank $d \le C p^2$ guarantees.
+# So the *non-linear* encoder has an exact nullspace of at least one dimension per token, at any norm. Seen from the
+# pixels, the network ignores the nullspace of $P W$, not only that of $W$: one dimension more per patch wherever
+# $\mathbf 1$ lies in the column space of $W$. Full rank $d \le C p^2$ guarantees that.
 #
-# **Limits.** It needs LayerNorm: RMSNorm does not subtract the mean. It needs every reader to be normalised: post-norm
-# blocks read the raw stream, and so does a head without a final norm. The table says for each model which it is, and the tests
-# confirm every entry on timm's own forward pass in float64.
+# **Limits.** The proof needs LayerNorm: RMSNorm does not subtract the mean. Every reader must be normalised: post-norm
+# blocks read the raw stream, and so does a head without a final norm. The table says which model is of which kind; the
+# tests confirm every entry on timm's own forward pass in float64.
 #
-# **Consequence for the papers.** "The largest noise whose influence is at most $\epsilon$" has no answer on tokens: along
-# $c_n \mathbf 1$ the norm is free. Approximate noise has to be measured in the complement, with centred tokens.
+# **Consequence for the papers.** "The largest noise whose influence is at most $\varepsilon$" (paper A, eq. 7;
+# influence is the mean squared change of the softmax output) has no answer on tokens: along $c_n \mathbf 1$ the norm
+# is free. Approximate noise has to be measured in the complement, with centred tokens, from which the mean over the
+# width is subtracted.
 
 # %%
 zoo_table = pd.DataFrame(stored("nullity", {"models": zoo.ZOO}, lambda: records(zoo.nullity_table())).metrics)
@@ -147,10 +167,10 @@ axis.legend(title="patch side")
 _ = figures.save_figure(figure, "01_nullity")
 
 # %% [markdown]
-# The lines are $1 - d / C p^2$, from $W$ alone; the points are whole networks. Square embeddings ($p = 16$, $d = 768$) lie on
-# the axis: their single dimension a patch, of 768, comes from the encoder and not from $W$.
+# The lines are $1 - d / C p^2$, from $W$ alone; the points are whole networks. Square embeddings ($p = 16$, $d = 768$)
+# lie near the axis: of 768 dimensions of a patch they ignore one, and it comes from the encoder, not from $W$.
 #
-# What a table of shapes cannot say is whether *trained* weights have full rank. Measured on the weights of this run:
+# A table of shapes cannot say whether *trained* weights have full rank. Measured on the weights of this run:
 
 # %%
 trained = []
@@ -168,7 +188,8 @@ figures.save_table(
 trained.style.hide(axis="index").format({"condition": "{:.0f}"})
 
 # %% [markdown]
-# The claim on this model, in numbers: shifts and random token noise of the same norm, relative change of the logits.
+# The claim on this model, in numbers: the relative change of the logits under shifts and under random token noise of
+# the same norm.
 
 
 # %%
@@ -198,26 +219,28 @@ figures.save_table(shifts, "01_token_shift", caption="Relative change of the log
 shifts.pivot_table("relative_change", ["dtype", "norm"], "noise").style.format("{:.1e}")
 
 # %% [markdown]
-# In float64 the shift changes nothing but the last digits, at any norm; in float32 rounding error grows with the norm, as it
-# must when a large number is added and subtracted again.
+# In float64 the shift changes only the last digits, at any norm. In float32 the rounding error grows with the norm, as
+# it must when a large number is added and subtracted again.
 #
 # ## (b) What does a numerical rank depend on?
 #
-# A rank on a computer is a statement about a tolerance: singular values below `rtol` times the largest count as zero. The
-# official code calls `scipy.linalg.null_space` on float32 weights, whose default is $\epsilon_{32} \max(M, N)$, and the authors
-# report a non-trivial nullspace for ViT-B/16, whose $W$ is square (768 by 768) and has no reason to be singular. They explain
-# it by rows that are dependent up to numerical precision.
+# A computer finds a rank only up to a tolerance: singular values below `rtol` times the largest count as zero. The
+# official code calls `scipy.linalg.null_space` on float32 weights. SciPy's default tolerance is
+# $\mathrm{eps}_{32} = 2^{-23}$, the spacing of float32 numbers at 1, times the longer side of the matrix. With it the
+# authors report a non-trivial nullspace for ViT-B/16, whose $W$ is square (768 by 768) and has no reason to be
+# singular. They explain it by rows that are dependent up to numerical precision.
 #
-# Two experiments answer the question without their weights, on the shipped ViT of 0.7 M parameters and CIFAR-10. **First**, how
-# often would a *random* square matrix of that size be called singular by that tolerance? For Gaussian entries $\sigma_{\min} /
-# \sigma_{\max} \approx \xi / 2n$ with $P(\xi < t) \approx t$ for small $t$ (Edelman 1988), so that $P \approx 2 n \cdot
-# \epsilon_{32} n = 2 n^2 \epsilon_{32} = 14\,\%$ at $n = 768$. **Second**, what does training do to a square embedding? We train a
-# small ViT with $d = C p^2 = 192$ and compare its spectrum with that at initialisation.
+# Two experiments answer the question without their weights. **First**, how often would this tolerance call a *random*
+# square matrix of that size singular? For Gaussian entries and side $d$, $\sigma_{\min} / \sigma_{\max}$ falls below a
+# small tolerance $\tau$ with probability about $2 d \tau$ (Edelman 1988). With $\tau = \mathrm{eps}_{32}\, d$ this is
+# $2 d^2\, \mathrm{eps}_{32} = 14\,\%$ at $d = 768$. **Second**, what does training do to a square embedding? We train
+# a small ViT on CIFAR-10 with $d = C p^2 = 192$ and compare its singular values with those at initialisation, and with
+# those of the shipped ViT of 0.7 M parameters.
 #
-# The tolerances below are relative to the largest singular value. *Ours* is $\tfrac12 \epsilon \sqrt{\min(d, C p^2)}$: by Weyl's
-# inequality, rounding the weights to their dtype (with unit roundoff $\epsilon / 2$) moves no singular value by more, so that a
-# direction above it cannot be a rounded zero. For float16 and bfloat16 it says what storing the same weights in that dtype
-# would leave undecided.
+# *Ours* in the table is the tolerance $\tfrac12 \mathrm{eps} \sqrt{\min(d, C p^2)}$, with the `eps` of the weights'
+# dtype. By Weyl's inequality rounding the weights to their dtype moves no singular value by more than this times the
+# largest, so that a direction above it cannot be a rounded zero. For float16 and bfloat16 it says what storing the
+# same weights in that dtype would leave undecided.
 
 # %%
 EPS32 = float(np.finfo(np.float32).eps)
@@ -324,24 +347,26 @@ axes[0].set_ylabel("singular value / largest")
 _ = figures.save_figure(figure, "01_spectrum")
 
 # %% [markdown]
-# **Answer.** The invisible dimensions of an embedding that is wider than high, 96 of the shipped model, are a matter of shape: no
-# tolerance removes them, and coarse tolerances only add to them. For a square embedding the dimension of the nullspace of $W$ *is*
-# the tolerance: with float64 it is zero, and by the rule that the official code inherits from SciPy a purely random ViT-B/16 would
-# be called singular about once in seven times. Training (one run here) widens the spectrum, which adds directions that are small
-# but not zero: noise along them does reach the logits, in proportion to its norm. What ViT-B/16 does have, exactly and whatever the
-# tolerance, is the one dimension a patch that the encoder's LayerNorm removes. Weights for a direct check are not needed to say
-# this (`-p model vit_base_patch16_224` makes it where the hub can be reached).
+# **Answer.** Where an embedding has more columns than rows, as that of the shipped model, its invisible dimensions (96
+# there) are a matter of shape: no tolerance removes them, and coarse tolerances only add to them. For a square
+# embedding the dimension of the nullspace of $W$ *is* the tolerance. With float64 it is zero, and by the rule that the
+# official code inherits from SciPy a purely random ViT-B/16 would be called singular about once in seven times.
+# Training (one run here) widens the range of the singular values, which adds directions whose singular value is small
+# but not zero: noise along them does reach the logits, in proportion to its norm. What ViT-B/16 does have, exactly and
+# at any tolerance, is the one dimension per patch that the encoder's LayerNorm removes. This needs no check of its
+# weights (`-p model vit_base_patch16_224` makes one where the hub can be reached).
 #
 # ## (c) Stability: how far can an image move?
 #
-# Noise must keep the image legal, in $[0, 1]$. We take the largest nullspace noise that `PatchNullspace.largest` finds for
-# each test image, and shrink it: the box is convex and contains the image, so every shorter noise is legal too. Two controls have
-# *exactly* the same norm per image and are legal as well: Gaussian noise, and the same nullspace noise with the pixels of each
-# patch permuted (the papers' own control: same values, direction lost).
+# Noise must be *legal*: it keeps the image in $[0, 1]$. For each test image we take the largest nullspace noise that
+# `PatchNullspace.largest` finds, and shrink it; the set of legal images is convex, so every shorter noise is legal
+# too. The two controls are legal and have *exactly* the same norm per image: Gaussian noise, and the same noise with
+# the pixels of each patch permuted (the papers' own control, which keeps the values and loses the direction).
 #
-# Then the image has to travel. Rounding to 8 bits moves every pixel by up to 1/510, which is no longer nullspace noise; JPEG does
-# much more. A model sees the noisy image as it is (float32), after rounding, or after JPEG at quality 90; with no noise and with the
-# longest also after PNG, JPEG at other qualities, and bicubic resizing to three quarters and back.
+# Then the image is stored. Rounding to 8 bits moves every pixel by up to 1/510, and that change is not in the
+# nullspace; JPEG does much more. The model sees the noisy image as it is (float32), after rounding, or after JPEG at
+# quality 90. Without noise and with the longest noise it also sees it after PNG, JPEG at other qualities, and bicubic
+# resizing to three quarters and back.
 
 # %%
 test = photos.test.subset(images, seed)
@@ -409,7 +434,7 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center
 _ = figures.save_figure(figure, "01_stability")
 
 # %% [markdown]
-# Every way that an image may travel, at the largest legal norm, and what the way alone does to an image without noise:
+# All ways to store an image, at the largest legal norm; "no noise" shows what storage alone does.
 
 # %%
 kinds = {"no noise": "share == 0 and noise == 'exact nullspace'"}
@@ -428,9 +453,9 @@ figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", nco
 _ = figures.save_figure(figure, "01_transports")
 
 # %% [markdown]
-# How large is the largest? Maximising a norm over a polytope is NP-hard, and `largest` finds a local maximum. Its certificate
-# says how far the noise is from stationary (0 at a first-order local maximum) and from an upper bound on *any* legal nullspace
-# noise; the truth lies between the two norms.
+# How large is the largest? Maximising a norm over a polytope is NP-hard, and `largest` finds a local maximum. Its
+# certificate says how far the noise is from stationary (0 at a first-order local maximum) and from an upper bound on
+# *any* legal nullspace noise; the true maximum lies between the two norms.
 
 
 # %%
@@ -456,16 +481,17 @@ columns += ["accuracy", "accuracy_change", "accuracy_change_low", "accuracy_chan
 at_largest[columns].style.format(precision=3).format("{:.0f}", "n").format("{:.1e}", columns[2:4])
 
 # %% [markdown]
-# As it is, exact noise at the largest legal norm moves the logits by float32 rounding and nothing else, where Gaussian noise
-# of the same norm ruins the prediction and the permuted control comes close to that. Rounding to 8 bits adds an error that is
-# small and does not grow with the norm, and a PNG file keeps what was rounded. JPEG is different: it mixes colours and frequencies
-# across the patch, turns part of the noise into something visible, and the more the longer the noise. Its damage at a short norm is
-# what JPEG does to any image; at the largest norm it changes predictions that it leaves alone on the clean image. So does resizing.
+# In float32, exact noise at the largest legal norm moves the logits by rounding only. Gaussian noise of that norm
+# ruins the prediction, and the permuted control comes close. Rounding to 8 bits adds a small error that does not grow
+# with the norm; a PNG file keeps the rounded values. JPEG is different: it mixes colours and frequencies across the
+# patch and turns part of the noise into something visible, and the longer the noise, the more of it. At a short norm
+# the damage is what JPEG does to any image; at the largest norm it changes predictions that JPEG leaves alone on the
+# clean image. So does resizing.
 #
 # ## (d) What does it look like?
 #
-# Rows: the image; its largest legal nullspace noise (grey is zero); their sum, which the model cannot tell from the image; and
-# Gaussian noise of the same norm, which it can.
+# Rows: the image; its largest legal nullspace noise (grey is zero); their sum, which the model cannot tell from the
+# image; and the image with Gaussian noise of the same norm, which it can.
 
 # %%
 shown = photos.test.subset(pictures, seed)

@@ -13,28 +13,54 @@
 # %% [markdown]
 # # 02 · Can the nullspace of the encoder be learned?
 #
-# Behind the patch embedding the network is not linear, and yet papers A and C find noise $v$ on its tokens that it hardly
-# notices, one noise for all images. With $f$ the encoder and head, $u$ the patch tokens of an image, and expectations over
-# images, they ask for it in two ways:
+# **Question.** The patch embedding of a Vision Transformer turns each patch of an image into a *token*, a vector of
+# width $d$. What follows, the encoder, is not linear. Yet papers A and C find noise $v$ on the tokens, one for all
+# images, that the network hardly notices: an *approximate nullspace*. Let $u$ be the tokens of an image, $F(u)$ the
+# logits (paper A writes $f_\psi(f_\phi^0(u))$), and $\mathbb E$ the mean over images. Paper A asks for such noise in
+# two ways, exploratory (eq. 6) and bounded (eq. 7):
 #
-# $$ \text{exploratory (paper A, eq. 6):}\quad \min_v\ \mathbb E\,\|f(u+v)-f(u)\| - \lambda \log\|v\|, \qquad
-# \text{bounded (eq. 7):}\quad \max_v \|v\| \ \text{ s.t. }\ \mathbb E\,\|\sigma f(u+v)-\sigma f(u)\|^2\le\epsilon, $$
+# $$ \min_v\ \mathbb E\,\|F(u+v)-F(u)\| - \lambda \log\|v\| \qquad (6) $$
 #
-# with $\sigma$ the softmax, as in the official code. The papers judge such noise by its norm and by a control: permute its
-# entries, which keeps norm and histogram and loses the direction. We ask: is "the largest noise" a question that has an answer?
-# Is the control fair? How much does learning gain over random noise under the same verification, and how much over the published
-# loop? How large is the set? And can "norm $r$ within $\epsilon$" be made a theorem, where a bootstrap is all that there was?
+# $$ \max_v\ \|v\| \quad \text{subject to}\quad
+# \mathbb E\,\|\operatorname{softmax} F(u+v)-\operatorname{softmax} F(u)\|^2\le\varepsilon \qquad (7) $$
 #
-# The defaults are the shipped ViT and CIFAR-10. Any plain ViT and photographs of its classes will do:
+# The mean in (7), from 0 to 2, is called *influence* here; the page of the paper writes a norm there, the official
+# code this square. The papers report the norm of a noise and its *match*, the share of images whose predicted class
+# stays the same. Their control permutes the entries of the noise, which keeps norm and histogram and loses the
+# direction.
+#
+# We learn noise by both equations and by the published procedure, on a frozen model, and verify it on test images that
+# made none. Varied are $\lambda$, the start, the method, the number of steps, and the span from which noise is drawn.
+# Controls are random noise at the same $\varepsilon$ and two permutations. Measured are match, influence, and the L2
+# norm in the units of the tokens.
+#
+# | section | question | primary endpoint | least effect that matters |
+# |---|---|---|---|
+# | (a) | is there a largest noise within $\varepsilon$ (A, eq. 7)? | influence of random noise of norm 10,000 on one token | below $\varepsilon$: the question is ill-posed |
+# | (a) | does the permutation show a special direction (A, C)? | match under the permutation of a random noise on one token, minus that under the noise | the control fails if the noise keeps 90 % or more and its permutation under 50 % |
+# | (b) | does learned noise keep predictions that its permutation loses (A, C)? | match of learned noise minus that of its permutation, mean over $\lambda$ † | 1 point |
+# | (b) | does the norm grow with $\lambda$ (A, C)? | slope of $\log \Vert v \Vert$ against $\log \lambda$ † | 0.14, which is 10 % for twice the $\lambda$; two starts must differ by less than neighbouring $\lambda$ |
+# | (c) | does the published procedure end within $\varepsilon$ (code of A)? | $\varepsilon$ minus its influence on held-out images † | $\varepsilon / 10$ |
+# | (c) | is learned noise larger than random noise at equal $\varepsilon$ (A)? | norm of published noise over that of random noise, minus 1 † | 10 % |
+# | (c) | does solving (7) give larger noise than the published loop without its stop (ours)? | norm of ours over that of the loop, equal tokens, each at its best length, minus 1 † | 10 % |
+# | (d) | is the set closed under scaling and convex combination (A, appendix A.5)? | $\varepsilon$ minus the influence of the worst of: halves, negatives, combinations | $\varepsilon / 10$ |
+# | (d) | is the set large (ours)? | norm of a random draw from the half of the directions that moves the logits least ("quieter") over that of an unrestricted draw, minus 1 † | 10 % |
+# | (e) | can "norm $r$ within $\varepsilon$" be proved (ours)? | certified norm over the norm that a bootstrap accepts, noise by noise † | at least 0.8 |
+#
+# † Named before the run.
+#
+# The defaults are the small ViT that comes with this repository, and CIFAR-10. Any plain ViT and photographs of its
+# classes will do:
 #
 # ```sh
 # nullpaper run 02_learned_nullspace --profile photographs -p root IMAGENET  # and -p weights FILE, or timm's hub
 # ```
 #
-# What is *read* from tables and figures below speaks of the defaults where it says so; the last section is computed.
+# Sentences that interpret tables and figures were written for the default model and data where they say so; the last
+# section is computed in every run.
 #
-# Takes about 4 min at `cpu` on 2 cores, 20 at `reference` and 20 at `photographs`; needs CIFAR-10, which is fetched once, or your
-# photographs.
+# Takes about 4 min at `cpu` on 2 cores, 20 at `reference` and 20 at `photographs`; needs CIFAR-10, which is fetched
+# once, or your photographs.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
@@ -61,10 +87,11 @@ eps: float = 0.03  # bound on the mean squared change of the softmax
 seed: int = 0  # the first of the seeds
 
 # %% [markdown]
-# Noise is learned on the dev split and verified on test images. Training images will not do: the weights have seen them, the model
-# is surer of them, and noise that satisfies $\epsilon$ there violates it elsewhere. Only the linearised encoder, which gives no
-# more than a start, comes from training images: from dev images it would have seen those that set the scale. A folder without
-# training images is cut into three parts that do not overlap: one to learn from, one to linearise on, one to verify on.
+# Noise is learned on the dev split and verified on test images. Training images will not do: the weights have seen
+# them and the model is surer of them, so noise that satisfies $\varepsilon$ there violates it elsewhere. Only the
+# linearised encoder of (b), which gives no more than a start, comes from training images; had it come from dev images,
+# it would have seen those that set the scale. A folder without training images is cut into three parts that do not
+# overlap: one to learn from, one to linearise on, one to verify on.
 
 # %%
 import math
@@ -124,16 +151,18 @@ def fresh(count: int) -> influence.Pool:
 
 
 # %% [markdown]
-# ## (a) The largest noise has no answer, twice
+# ## (a) The largest noise has no answer, for two reasons
 #
-# **First**, LayerNorm ignores a shift of any token along $\mathbf 1$ (notebook 01), so the norm is free there; noise has to be
-# compared *token-centred*, and everything below is.
+# **First**, LayerNorm ignores a shift of any token along the all-ones vector $\mathbf 1$ (proved in notebook 01), so
+# the norm is free there. Noise has to be compared *centred*, without each token's mean over the width; everything
+# below is.
 #
-# **Second**, and this centring does not remove: LayerNorm also divides by the standard deviation. Give one token $n$ the noise
-# $r\,w$, with any centred direction $w$. As $r \to \infty$ the LayerNorm of that token tends to a constant, that of $w$, and so
-# do all that the other tokens read from it: the network *loses one token*, and what it loses does not depend on $r$ any more.
-# Its influence tends to a limit $\ell_n$. If $\ell_n < \epsilon$ for a single token, noises of every norm satisfy
-# $\epsilon$, and $\max\|v\|$ is infinite. A ViT that reads many tokens (the shipped one 36) misses one of them little.
+# **Second**, and centring does not remove this: LayerNorm also divides by the standard deviation. Give one token $n$
+# the noise $r\,a$ with any centred direction $a$. As $r \to \infty$ the LayerNorm of that token tends to a constant,
+# the LayerNorm of $a$, and so does all that other tokens read from it. The network *loses one token*, and what it
+# loses no longer depends on $r$: the influence tends to a limit. If this limit is below $\varepsilon$ for a single
+# token, noises of every norm satisfy (7), and the maximum is infinite. A ViT that reads many tokens, as the shipped
+# one with its 36, can do without one.
 #
 # The experiment needs no learning: a *random* direction, on one token.
 
@@ -196,13 +225,15 @@ print(
 )
 
 # %% [markdown]
-# So the bound of equation 7 does not bound the norm, and $-\lambda\log\|v\|$ in equation 6 has no minimum: any solver's norm says
-# how long it ran. The same holds for the papers' control: permuting the entries of such a noise spreads its norm over all tokens,
-# and *destroys* an image that the noise itself leaves alone, although nothing was learned. The table below shows both for a
-# random direction on one token, the one that dev images miss least.
+# So the bound of equation 7 does not bound the norm, and equation 6 has no minimum because of $-\lambda\log\|v\|$: the
+# norm that any solver finds says how long it ran. The papers' control fails for the same reason. Permuting the entries
+# of such a noise distributes its norm over all tokens, and *destroys* an image that the noise itself leaves alone,
+# although nothing was learned. The table below shows both for a random direction on one token, the one whose loss
+# changes the answers on dev images least.
 #
-# **Two repairs.** *Spread* noise gives every token the same norm $r$; sacrificing a token now means sacrificing all, and the
-# largest $r$ is finite. *Permuting within tokens* keeps each token's norm, and is the control that isolates direction.
+# **Two repairs.** *Equal tokens*: give every token the same norm. Then no single token can be given up, and the
+# largest norm is finite. *Permuting within tokens* keeps each token's norm, and so is the control that isolates
+# direction.
 
 
 # %%
@@ -235,22 +266,20 @@ figures.save_table(nothing_learned, "02_unlearned", caption="The papers' control
 nothing_learned.style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
-# ## (b) Match and norm against lambda
+# ## (b) Match and norm against $\lambda$
 #
-# The paper's figure, for this model. Learned noise: Adam on the direction, in polar coordinates, from a start
-# that is good to first order. That start comes from the linearised encoder: with $J$ the Jacobian of the logits,
-# $\mathbb E\|z'-z\|^2 \approx v^\top M v$, $M = \mathbb E[J^\top J]$, and $(M+\rho I)^{-2}$ applied to a random draw gives a random
-# noise among the directions of small eigenvalue (inverse iteration). Controls: the papers' permutation, and the permutation within
-# tokens. Means over noise seeds with Student's $t$ intervals.
+# This is the figure of paper A, for this model. Noise is learned by Adam on its direction, in polar coordinates. The
+# start is good to first order and comes from the linearised encoder. With $J$ the Jacobian of the logits $z = F(u)$
+# with respect to the tokens, $z' = F(u + v)$ and $M = \mathbb E[J^\top J]$, we have
+# $\mathbb E\|z'-z\|^2 \approx v^\top M v$. Applied to a random draw, $(M+\rho I)^{-2}$ with a small $\rho$ gives
+# random noise among the directions of small eigenvalue (inverse iteration). Controls: the papers' permutation, and the
+# permutation within tokens. The MSE of the confidence is the mean squared change of the probability of the class that
+# is predicted without noise. Means are over noise seeds, with Student's $t$ intervals.
 #
-# A norm that the start decides says nothing of $\lambda$. So all $\lambda$ have **one start**, uniform within `lim`, and are run
-# from a second one of a tenth of its size: where both end alike, the start is forgotten. And by (a) the loss of equation 6 has no
-# minimum while tokens can be given up, so that noise with *equal tokens* is what we judge by. *Free tokens*, as the papers have
-# them, are run at the largest $\lambda$ from both starts.
-#
-# **Endpoints, named before the run.** Match of the learned noise minus that of its permutation, averaged over $\lambda$; 1 point
-# matters. The slope of $\log\|v\|$ against $\log\lambda$; 0.14, that is 10 % for twice the $\lambda$, matters, and counts only
-# if the two starts differ by less than what neighbouring $\lambda$ differ by.
+# A norm that the start decides says nothing about $\lambda$. So all $\lambda$ have **one start**, uniform within
+# `lim`, and are run again from a start of a tenth of its size: where both reach the same norm, the start is forgotten.
+# By (a) the loss of equation 6 has no minimum while tokens can be given up, so the verdict rests on noise with *equal
+# tokens*. Noise with *free tokens*, as in the papers, is run at the largest $\lambda$ from both starts.
 
 
 # %%
@@ -374,27 +403,26 @@ figures.save_table(
 by_start.style.hide(axis="index").format(precision=2)
 
 # %% [markdown]
-# Learned noise keeps the prediction where its permutations lose it, and norm is bought with agreement as $\lambda$ grows. With equal
-# tokens the norm depends on $\lambda$ and hardly on the start. With free tokens and a large $\lambda$ it depends on both, and on
-# how long it ran: the red curves do not meet and do not end.
+# Learned noise keeps the prediction where its permutations lose it, and as $\lambda$ grows norm is bought with
+# agreement. With equal tokens the norm depends on $\lambda$ and hardly on the start. With free tokens and a large
+# $\lambda$ it depends on both, and on how long it ran: the red curves neither meet nor level off.
 #
-# ## (c) Norm at equal, verified eps
+# ## (c) Norm at equal, verified $\varepsilon$
 #
-# Every candidate is scaled so that the *upper end* of the 95 % interval of its influence on held-out test images is expected to lie
-# below $\epsilon$; `reached` says whether it did. The scale is read off dev images that no direction was learned from. Means are
-# over all runs, those that failed too: dropping them would favour the methods that fail.
+# Every candidate is scaled so that the *upper end* of the 95 % interval of its influence on held-out test images is
+# expected to lie below $\varepsilon$; `reached` says whether it did. The scale is found on dev images that no
+# direction was learned from. Means are over all runs, also those that failed: without them, methods that fail would
+# look better.
 #
-# - **ours, equal tokens**: every token the same norm, from the linearised start. The one whose norm means something.
+# - **ours, equal tokens**: every token the same norm, from the linearised start. Of this form the largest norm is
+#   finite.
 # - **ours, free tokens**: no bound per token, as equation 7 is written; its norm grows for as long as one runs it.
-# - **published**: the authors' procedure (uniform start in $\pm 3$, AdamW with its weight decay and a rate that hardly falls, stop
-#   on the first batch below $\epsilon$, 3,000 steps at most), as it returns, and rescaled like all others. Batches of 32: theirs
-#   were of 8 a card and 128 in all.
-# - **published, no stop**: the same loop, which runs to its end, rescaled; with free tokens, as published, and with equal ones.
+# - **published**: the authors' procedure, with a uniform start in $\pm 3$, AdamW with its weight decay and a rate that
+#   hardly falls, a stop at the first batch below $\varepsilon$, and 3,000 steps at most. It is shown as it returns,
+#   and rescaled like all others. Batches are of 32; theirs were of 8 a card and 128 in all.
+# - **published, no stop**: the same loop run to its last step, then rescaled; with free tokens, as published, and with
+#   equal ones.
 # - **linearised**: inverse iteration alone, no descent. **random**: a Gaussian direction.
-#
-# **Endpoints, named before the run.** $\epsilon$ minus the influence that the published procedure ends with, on held-out images.
-# The norm of the published noise over that of random noise at equal $\epsilon$, minus 1; 10 % matters. The norm of ours over that
-# of the published loop without its stop, both with equal tokens and each at the length that was best for it, minus 1; 10 % matters.
 
 
 # %%
@@ -537,29 +565,29 @@ means = (
 pd.DataFrame(means).style.hide(axis="index").format(precision=2)
 
 # %% [markdown]
-# What learning gains is the ratio to random noise; what solving the constraint gains over the published procedure is the ratio to
-# the loop without its stop. That loop looks for no large norm: it starts with one, and descent and weight decay lower it together
-# with the influence, so that it passes the boundary and goes on. What it has then learned belongs to a small norm, and scaled back
-# to the boundary it is worse than it was on the way. Free tokens give larger norms than equal ones, and their largest token says
-# why: the ascent has found out that tokens can be given up. A bar on such a norm would be met by the random noise on one token of
-# (a) too, at any height.
+# Norm over random noise says what learning gains. Norm over the loop without its stop says what solving the constraint
+# gains over the published procedure. That loop does not look for a large norm: it starts with one, and descent and
+# weight decay lower it together with the influence, so that it passes the boundary and goes on. The direction that it
+# has then learned belongs to a small norm; scaled back to the boundary it is worse than it was on the way. Free tokens
+# give larger norms than equal ones, and their largest token says why: the ascent has found out that tokens can be
+# given up. The random noise on one token of (a) would meet any threshold on such a norm.
 #
 # ## (d) How large is the approximate nullspace?
 #
-# A set of noises is not a space. Three questions that have answers:
+# A set of noises is not a space. Three questions have answers:
 #
-# **Dimension.** Draw random noise from the span of all but the $m$ directions that move the logits most (eigenvectors of $M$), and
-# scale it to $\epsilon$. Any two such draws are nearly orthogonal, and an orthonormal basis of the span, randomly rotated, consists
-# of such draws: so the span of dimension $k$ holds $k$ mutually orthogonal noises of about that norm. (Without "about that norm"
-# the question is empty by (a): the noises on single tokens are orthogonal bases of *everything*, at any norm.)
-# In the figure the bands span the draws, and in the middle the noises. **Endpoint, named before the run:** the norm of a draw from the
-# quieter half over that of an unrestricted one, minus 1; 10 % matters.
+# **Dimension.** Take away the directions that move the logits most (the eigenvectors of $M$ with the largest
+# eigenvalues), draw random noise from the span that is left, of dimension $k$, and scale it to $\varepsilon$. Any two
+# such draws are nearly orthogonal, and an orthonormal basis of the span, randomly rotated, consists of such draws: so
+# the span holds $k$ mutually orthogonal noises of about that norm. (Without a common norm the question is empty by
+# (a): the noises on single tokens contain orthogonal bases of *everything*, at any norm.) Bands in the figure go from
+# the lowest to the highest draw, in the middle panel from the lowest to the highest noise.
 #
-# **Closure.** Is $s v$ a solution for $0\le s\le1$, as paper A claims? Is a convex combination of two solutions, with its own norm
-# and with the norm of the solutions restored?
+# **Closure.** Is $s v$ a solution for $0\le s\le1$, as paper A claims? Is a convex combination of two solutions, with
+# its norm as it comes and with the norm of the solutions restored?
 #
-# **Spectrum.** Are independently learned noises copies of one another, or do they fill the space? Singular values of the stacked
-# unit noises, against as many random ones.
+# **Spectrum.** Are independently learned noises copies of one another, or do they fill the space? The figure shows the
+# singular values of the stacked unit noises, against as many random ones.
 
 
 # %%
@@ -640,41 +668,39 @@ right.legend()
 _ = figures.save_figure(figure, "02_size")
 
 # %% [markdown]
-# At the defaults: **Dimension.** Taking away the directions that move the logits most raises the norm at $\epsilon$. With half of
-# them gone, a space of more than a thousand dimensions is left in which *any* random direction is as good as any other, at about
-# twice the norm of a random one and two thirds of a learned one. The approximate nullspace at such norms is not a handful of lucky
-# vectors.
+# At the defaults: **Dimension.** Taking away the directions that move the logits most raises the norm at
+# $\varepsilon$. With half of them gone, more than a thousand dimensions are left in which *any* random direction is as
+# good as any other. Its norm is about twice that of an unrestricted random one and two thirds of a learned one. At
+# such norms the approximate nullspace is not a handful of lucky vectors.
 #
-# **Closure.** Shrinking a solution keeps it one, as paper A claims. So do convex combinations, but that is a weak claim: solutions
-# of different seeds are nearly orthogonal, and their combination is shorter than both. With the norm restored they come close to
-# $\epsilon$, which is the stronger one. What fails is the sign: $-v$ is far outside. The set is star-shaped, not a linear space,
-# and the word nullspace describes it only near 0.
+# **Closure.** A shrunken solution is still one, as paper A claims. So are convex combinations, but that is a weak
+# claim: solutions of different seeds are nearly orthogonal, and their combination is shorter than both. With the norm
+# restored, which is the stronger claim, they come close to $\varepsilon$. What fails is the sign: $-v$ is far outside.
+# The set is star-shaped, not a linear space, and the word nullspace describes it only near 0.
 #
-# **Spectrum.** One seed gives one direction, whatever $\lambda$; another seed gives another. The stacked noises have as many large
-# singular values as there are seeds.
+# **Spectrum.** One seed gives one direction, whatever $\lambda$; another seed gives another. The stacked noises have
+# as many large singular values as there are seeds.
 
 # %% [markdown]
 # ## (e) Certified noise
 #
-# What `reached` says above is a bootstrap: it asks how the mean over *these* images would vary, and where the influence is near 0 for
-# most images and near 2 for a few, a sample that happens to hold none of the few looks safer than it is. But an influence lies in
-# $[0, 2]$ whatever the model does, and for means of bounded variables there are bounds that hold for every $n$ and every
-# distribution. Bets on the mean give one of the tightest (Waudby-Smith and Ramdas 2024; here at less than half the width of the
-# empirical Bernstein bound of Maurer and Pontil 2009).
+# `reached` above rests on a bootstrap: it asks how the mean over *these* images would vary. Where the influence is
+# near 0 for most images and near 2 for a few, a sample that happens to hold none of the few looks safer than it is.
+# But an influence lies in $[0, 2]$ whatever the model does, and for means of bounded variables there are bounds that
+# hold for every number of images and every distribution. Bets on the mean give one of the tightest (Waudby-Smith and
+# Ramdas 2024; here at less than half the width of the empirical Bernstein bound of Maurer and Pontil 2009).
 #
-# **Theorem.** Let $v$ be fixed, $s_1 < s_2 < \dots$ fixed multiples, and $n$ images drawn independently. Test
-# $\mathbb E\,\|\sigma f(u+s_kv)-\sigma f(u)\|^2 > \epsilon$ by the upper 99 % bound in this order, and stop at the first that is not
-# refuted. Then with probability 99 % over the draw of the images *all* multiples before it are within $\epsilon$ on the distribution
-# of the images. No correction is needed: to err, one has to pass the first multiple that is beyond $\epsilon$, which has a chance of
-# 1 %. Below, the noises are those of (c), ours with equal tokens, made from dev images; test images certify. As a function:
+# **Theorem.** Let $v$ be fixed, $s_1 < s_2 < \dots$ fixed multiples, and the images drawn independently. Test
+# $\mathbb E\,\|\operatorname{softmax} F(u+s_jv)-\operatorname{softmax} F(u)\|^2 > \varepsilon$ by the upper 99 % bound
+# in this order, and stop at the first that is not refuted. Then with probability 99 % over the draw of the images
+# *all* multiples before it are within $\varepsilon$ on the distribution of the images. No correction for several tests
+# is needed: to err, one has to pass the first multiple that is beyond $\varepsilon$, which has a chance of 1 %. Below,
+# the noises are those of (c), ours with equal tokens, made from dev images; test images certify. As a function:
 # `synthesis.certified.certified(vit, noise, images, eps)`.
 #
-# We compare with the bootstrap of (c) in the same sequence: on all images and on many samples of fewer, which show how often the
-# multiple that each accepts is beyond $\epsilon$ on all of them.
-#
-# **Endpoint, named before the run.** The certified norm over the norm that the bootstrap accepts, on all images, noise by noise; the
-# certificate is worth having if that is at least 0.8. (Multiples are 5 % apart, so that all noises may agree to the last digit, and
-# then there is no interval.)
+# We compare with the bootstrap of (c) in the same sequence, on all images and on many samples of fewer. The samples
+# show how often the multiple that each test accepts is beyond $\varepsilon$ on all images. (Multiples are 5 % apart,
+# so that all noises may agree to the last digit, and then the endpoint has no interval.)
 
 # %%
 scales = [0.05 * k for k in range(8, 26)]
@@ -756,10 +782,10 @@ if counts:
     _ = figures.save_figure(figure, "02_certified")
 
 # %% [markdown]
-# A few hundred images make a certificate expensive; with some thousands it costs next to nothing, and there is no reason to do
-# without the proof. Two limits remain. The images must be draws from the distribution that the statement is about: test images of
-# CIFAR-10 are, corrupted ones are another distribution. And the statement is of one noise: of $k$ noises at once the confidence is
-# $1 - k/100$.
+# A few hundred images make a certificate expensive; with some thousands it costs next to nothing, and there is no
+# reason to do without the proof. Two limits remain. The images must be draws from the distribution that the statement
+# is about: test images of CIFAR-10 are, corrupted ones are another distribution. And the statement is about one noise:
+# for five noises at once, say, the confidence is 95 %.
 
 # %% [markdown]
 # ## The answer

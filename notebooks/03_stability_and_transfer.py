@@ -13,26 +13,33 @@
 # %% [markdown]
 # # 03 · Whose noise is it? Stability and transfer between architectures
 #
-# Paper C learns noise at the *input* of several architectures and carries the noise of one to the others. Nothing about that
-# needs a transformer, so it asks what is special about one. Three questions: how stable is each architecture under its own noise,
-# against noise of equal norm that is not its own? Does noise that one model ignores leave another alone? And what has the learning
-# found: is it the exact nullspace?
+# **Question.** Paper C learns *universal* noise, one for all images, at the pixels of several architectures (its
+# input-level noise), and adds the noise of one model to the images of another. Does such noise belong to the model
+# that it was learned for? And is it the exact nullspace of a Vision Transformer (ViT), the pixel directions that its
+# first, linear layer ignores? Learning at the pixels needs no transformer, so the answers also say what is special
+# about one.
 #
-# **Protocol.** One universal noise $v$ a model and seed, learned on training images at a *fixed norm*, so that models can be compared:
+# For each model and seed we learn one noise $v$ on training images, at a *fixed norm* $r$ so that models can be
+# compared; $f$ are the logits:
 #
-# $$\min_{v} \ \mathbb E\,\| f(\mathrm{clip}(x + v)) - f(x) \| \quad\text{s.t.}\quad \|v\|_2 = r .$$
+# $$\min_{v} \ \mathbb E\,\| f(\mathrm{clip}(x + v)) - f(x) \| \quad\text{subject to}\quad \|v\|_2 = r .$$
 #
-# Images are clipped to $[0, 1]$, during learning and afterwards, since a stored image cannot leave it (the original code adds noise
-# to normalised pixels, and, when it carries noise to another model, adds that model's channel mean to a *difference*). Everything is
-# in pixel units, and each model normalises inside. Match is agreement with a model's own clean prediction on test images. Controls of
-# equal norm: Gaussian noise; the same noise *permuted* over the whole image, the papers' control; and permuted only *within* blocks of
-# 8 x 8 pixels, which keeps where the noise is strong and loses what it looks like there.
+# Varied are the model (two ViTs, two convolutional networks), who reads the noise, and its norm. Measured is *match*:
+# the share of test images whose predicted class is the model's own without noise. Controls of equal norm are Gaussian
+# noise; the noise *permuted* over the whole image, as in the papers; and the noise *permuted locally*, within blocks
+# of 8 × 8 pixels, which keeps where it is strong and loses its pattern there.
 #
-# **Endpoints, named before the run.** What a noise gains in match over itself permuted locally, on its own model minus on the others,
-# averaged over the four models; 2 points matter. And the share of a ViT's noise that lies in its exact nullspace, minus 0.9. Noises
-# and images are both draws, and intervals count both; one noise a model, as at `cpu`, is too few for any.
+# **Primary endpoints, named before the run.** For (c) and (d): the match that a noise gains over itself permuted
+# locally, on the model that it was learned for minus on the others, averaged over the four models; 2 points matter.
+# For (b): the share of a ViT's noise that lies in its exact nullspace, minus 0.9. Intervals count both noises and
+# images as random draws; one noise per model, as at `cpu`, is too few for any.
 #
-# Takes about 2 min at `cpu` on 2 cores and 8 at `reference`; needs CIFAR-10, which is fetched once, and the four classifiers that travel with the package.
+# Images are clipped to $[0, 1]$, during learning and afterwards, since a stored image cannot leave it. (The original
+# code adds noise to normalised pixels, and, when it takes noise to another model, adds that model's channel mean to a
+# *difference*.) Everything is in pixel units, and each model normalises inside.
+#
+# Takes about 2 min at `cpu` on 2 cores and 8 at `reference`; needs CIFAR-10, which is fetched once, and the four
+# classifiers that come with the package.
 
 # %% tags=["parameters"]
 images: int = 2_000  # training images that noise is learned from
@@ -77,9 +84,10 @@ data = cifar.identity | {name: vit.fingerprint(model) for name, model in models.
 # %% [markdown]
 # ## (a) The classifiers
 #
-# Trained by the recipe of notebook 00 with fewer epochs, on the same split; a second ViT and two convolutional networks at the same
-# image size and about the same number of parameters. Their weights travel with the package (`python -m nullpaper.studies.shipped
-# resnet` trains one again).
+# The shipped ViT, a second ViT, and two convolutional networks, at the same image size and with about the same number
+# of parameters. The recipe is that of notebook 00 (AdamW from scratch on CIFAR-10), on the same split, with fewer
+# epochs for the other three. Their weights come with the package (`python -m nullpaper.studies.shipped resnet` trains
+# one again).
 
 
 # %%
@@ -98,11 +106,13 @@ figures.save_table(accuracy, "03_classifiers", caption="The classifiers on test 
 accuracy.style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
-# ## (b) Learning, and where the noise went
+# ## (b) Does learning find the exact nullspace?
 #
-# A ViT has exactly invisible pixel directions, and noise that is free to choose should move there: the share of its energy in the
-# exact nullspace starts at $k / C p^2$ (a random direction), and would be one at the optimum of the problem above. Does descent find it?
-# The gradient has no component in the nullspace, so the share rises only as far as the visible part shrinks while the norm is held.
+# Of the $C p^2$ pixel directions of a patch, $k$ are exactly invisible to a ViT, and noise that is free to choose
+# should move there. The share $q$ of its squared norm in the exact nullspace starts at $k / C p^2$ (a random
+# direction), and would be 1 at the optimum of the problem above, were no pixel clipped. Does descent find it? But for
+# clipped pixels the gradient has no component in the nullspace, so the share rises only as far as the visible part
+# shrinks while the norm is held.
 
 
 # %%
@@ -156,14 +166,15 @@ figures.save_table(shares, "03_nullspace_share", caption="Energy in the exact nu
 shares.style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
-# **It hardly does.** The optimum of a ViT's problem is known in closed form and at any norm (notebook 01), and a learned noise stays far from
-# it: its share of the nullspace ends close to where it began. So a learned input noise shows what descent found, not what is there, and
-# norms of learned noise say little about the size of a nullspace.
+# **It hardly does.** The optimum of a ViT's problem is known in closed form and at any norm (without clipping, any
+# noise in the nullspace), and a learned noise stays far from it: its share of the nullspace ends close to where it
+# began. So a learned input noise shows what descent found, not what exists, and norms of learned noise say little
+# about the size of a nullspace.
 #
 # ## (c) Stability: each model under its own noise
 #
-# The noise was learned at one norm; here it is scaled. If match stays high far beyond the norm of learning, a *direction* is
-# ignored, as the exact nullspace is; if it falls quickly, only a small neighbourhood was flattened.
+# The noise was learned at one norm; here it is scaled. If match stays high far beyond that norm, a *direction* is
+# ignored, as the exact nullspace is; if it falls quickly, only a small neighbourhood was made flat.
 
 
 # %%
@@ -215,12 +226,13 @@ axes[-1].text(0.05, 0.03, f"n = {seeds} x {held_out:,}", transform=axes[-1].tran
 _ = figures.save_figure(figure, "03_stability")
 
 # %% [markdown]
-# ## (d) Transfer: the noise of A on model B
+# ## (d) Transfer: the noise of one model on another
 #
-# Rows: whose noise; columns: who reads it; on the diagonal, its own model. First panel: match. The others: what A's noise gains over each
-# control, paired on the same images; a star where the 95 % interval excludes zero. If cells off the diagonal are no better than the
-# controls, the noise is the model's own. What it gains over the *local* permutation is owed to its pattern; what remains of the gain over
-# the others, to where the noise is strong.
+# Rows: whose noise it is; columns: which model reads it; on the diagonal, the model that it was learned for. First
+# panel: match. The others: what the noise gains over each control, paired on the same images; a star where the 95 %
+# interval excludes zero. If cells off the diagonal are no better than the controls, the noise is the model's own. The
+# gain over the *local* permutation comes from the pattern of the noise. What the gains over the other controls have in
+# addition comes from where it is strong.
 
 
 # %%
@@ -291,12 +303,13 @@ for title, part in (("own noise", cells[own]), ("noise of another", cells[~own])
     )
 
 # %% [markdown]
-# **What this says of transformers.** Nothing in particular: noise to ignore is found for convolutional networks as well as for ViTs, and at
-# this norm the diagonal is much alike for all. The noise is the model's own in part: it gains most on the model that it was learned
-# for, but other architectures, too, match more often under it than under controls of the papers' kind. The local permutation tells two
-# reasons apart. Part of that is *place*: images carry little at their borders and corners, every network looks there less, and noise
-# that sits there is ignored by all. The rest is a *pattern* that networks trained on the same images share a little; the two ViTs share
-# no more of it than the others.
+# **What this says about transformers.** Nothing in particular: noise to ignore is found for convolutional networks as
+# well as for ViTs, and at this norm the diagonal is much alike for all. The noise is the model's own in part: it gains
+# most on the model that it was learned for, but other architectures, too, match more often under it than under
+# controls of the papers' kind. The local permutation tells two reasons apart. One is *place*: images carry little at
+# their borders and corners, every network looks there less, and noise that sits there is ignored by all. The other is
+# a *pattern* that networks trained on the same images share a little; the two ViTs share no more of it than the
+# others.
 #
 # ## (e) What does the noise look like?
 

@@ -13,23 +13,37 @@
 # %% [markdown]
 # # 04 · Network fooling: looking alike and being alike are different things
 #
-# Paper C uses the nullspace to fool networks: images that look different and are the same to the network. This notebook asks
-# for such pairs, and for the reverse, in the same units. Let $f$ be a ViT, $x$ a test image, and $t$ a test image of another
-# class, drawn at random. The defaults are the shipped ViT and CIFAR-10; any plain ViT and photographs of its classes will do:
+# **Question.** Paper C uses the nullspace to fool networks, with images that look different and are the same to the
+# network ("network fooling"). Can noise that a network does not see make an image look like one of another class? And
+# the reverse: how short is the noise that changes its answer? Let $f(x)$ be the logits of a Vision Transformer (ViT)
+# for a test image $x$, and let the target $t$ be a test image of another class, drawn at random.
+#
+# We solve both as optimisation problems, pair by pair. Varied are the *influence*
+# $\lVert \operatorname{softmax} f(x + v) - \operatorname{softmax} f(x) \rVert_2^2$ that a noise $v$ may have (from 0
+# to 2), the kind of noise, and the network that looks. Controls of equal L2 norm are a straight step towards $t$,
+# random nullspace noise, and noise permuted within patches; in (b) two straight lines without optimisation. Measured
+# are the distance to $t$ that is left, as a share of $\lVert t - x \rVert_2$, norms in pixel units, structural
+# similarity (SSIM), and the share of images that keep their class.
+#
+# | section | question | primary endpoint | holds if |
+# |---|---|---|---|
+# | (a) | does *exact* noise, which changes no logit, make $x$ look like $t$ (C)? | share of the distance that it covers | one half or more; in part: a tenth |
+# | (a) | is exact noise invisible only to the model that it was made for (code of C)? | largest share of classes that another network keeps under the largest exact noise | below one half; in part: for one network |
+# | (b) | does a little influence bring $x$ to $t$ (ours)? | share of the distance left at influence 0.01 | below a quarter; in part: below one half |
+# | (c) | does far shorter noise change the answer (ours)? | norm of exact noise over that of the short one | 10 or more; exact noise changes under 10 % of the answers, the short one over 90 % |
+#
+# Section (d) shows pictures. The defaults are the small ViT that comes with this repository, and CIFAR-10; any plain
+# ViT and photographs of its classes will do:
 #
 # ```sh
 # nullpaper run 04_network_fooling --profile photographs -p root IMAGENET  # and -p weights FILE, or timm's hub
 # ```
 #
-# What is *read* from tables and figures below speaks of the defaults where it says so; the last section is computed.
+# Sentences that interpret tables and figures were written for these defaults where they say so; the last section is
+# computed in every run.
 #
-# - **(a)** How near can $x$ come to $t$ while the logits stay *exactly*? What do other networks then see?
-# - **(b)** How much nearer if the answer may change a little?
-# - **(c)** The reverse: how short is the noise that makes $f$ say the class of $t$? And where does it live?
-# - **(d)** What does all this look like?
-#
-# Takes about 1 min at `cpu` on 2 cores and 10 at `photographs`; needs CIFAR-10, which is fetched once, or your photographs, and
-# torchattacks (`pip install "nullpaper[attacks]"`).
+# Takes about 1 min at `cpu` on 2 cores and 10 at `photographs`; needs CIFAR-10, which is fetched once, or your
+# photographs, and torchattacks (`pip install "nullpaper[attacks]"`).
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
@@ -117,15 +131,18 @@ def geometric_mean(ratios: torch.Tensor | pd.Series) -> statistics.Interval:
 # %% [markdown]
 # ## (a) The same to the network, different to others
 #
-# `nearest` solves, with its optimality gap, the convex problem
+# `nearest` solves this convex problem, and returns a bound on how far it is from the optimum (`gap`):
 #
-# $$\min_v \; \lVert x + v - t \rVert_2 \quad\text{subject to}\quad v \in \mathcal N,\; x + v \in [0, 1]^D,$$
+# $$\min_v \; \lVert x + v - t \rVert_2 \quad\text{subject to}\quad v \in \mathcal N,\quad 0 \le x + v \le 1 .$$
 #
-# where $\mathcal N$ is the nullspace of the patch embedding $W$ in every patch (`embedding`), or that of $PW$, one
-# dimension a patch larger (`encoder`, see notebook 01). Without the box the answer is the projection $v = B B^\top (t - x)$, and by
-# Pythagoras the distance that is left, relative to the first, is $\sqrt{1 - s}$, with $s$ the share of $\lVert t - x \rVert^2$ that lies
-# in $\mathcal N$. For white noise $s$ would be $\dim \mathcal N / C p^2$ (the column `share of pixel space`); `share, untrained` is $s$
-# for the nullspace of the same architecture before training.
+# Here $\mathcal N$ is the nullspace, in every patch, of the matrix $W$ of the patch embedding, the ViT's linear first
+# layer (row `embedding`). In row `encoder` it is the nullspace of $PW$, one dimension per patch larger, where $P$
+# subtracts the mean over the width as every LayerNorm does. Without the condition that $x + v$ is *legal*, in
+# $[0, 1]$, the answer is the projection $v = B B^\top (t - x)$, $B$ an orthonormal basis of $\mathcal N$. By
+# Pythagoras the distance that is left, relative to the first, is then $\sqrt{1 - q}$, with $q$ the share of
+# $\lVert t - x \rVert^2$ that lies in $\mathcal N$. For white noise $q$ would be $\dim \mathcal N / C p^2$, with
+# $C p^2$ the pixel values of a patch (`share of pixel space`); `share, untrained` is $q$ for the same architecture
+# before training.
 
 
 # %%
@@ -174,12 +191,13 @@ figures.save_table(exact_table, "04_exact", caption="Exact noise that brings an 
 exact_table.set_index("through").T.style.format(precision=3)
 
 # %% [markdown]
-# **The logits stay; how far the image moves is a matter of $s$.** With the shipped ViT it hardly moves: half of all pixel directions are
-# invisible, but the difference of two images lies almost wholly in the other half. The share $s$ is far below that of white noise and
-# that of the untrained embedding, and the distance falls by a few per cent. Training has spent the $d$ dimensions of $W$ where natural
-# images differ. Exact noise can make an image look *different* (as notebook 01 does with the largest noise), but not like a chosen other
-# one; the encoder's extra dimension changes little. Paper C's fooling by appearance is limited by the data, not by the solver: the gap
-# says that no better exact noise exists. In numbers, of this run:
+# **The logits stay; how far the image moves is a matter of $q$.** With the shipped ViT it hardly moves: half of all
+# pixel directions are invisible, but the difference of two images lies almost wholly in the other half. The share $q$
+# is far below that of white noise and that of the untrained embedding, and the distance falls by a few per cent.
+# Training has used the $d$ dimensions that $W$ reads for what differs between natural images. Exact noise can make an
+# image look *different*, but not like a chosen other one; the encoder's extra dimension changes little. Paper C's
+# fooling by appearance is limited by the data, not by the solver: the gap says that no better exact noise exists. In
+# numbers, of this run:
 
 # %%
 embedding = exact_table.iloc[0]
@@ -190,14 +208,14 @@ print(
 )
 
 # %% [markdown]
-#
 # ### What other networks see
 #
-# SSIM is no eye, so we also ask networks that do not share the nullspace: do they still give $x + v$ the class that they give $x$,
-# or that which they give $t$? Pairs to which a network gives one class are left out for it. Two noises are tried: the nearest to
-# $t$, and a large one from `largest`, as in notebook 01. The controls are legal and have *exactly* the norm of the noise above them,
-# image by image: a **straight step** $x + \sigma (t - x)$, **random exact** nullspace noise, and the same noise **permuted** within
-# patches (the papers' control).
+# SSIM does not see as people do, so we also ask networks that do not share the nullspace: do they still give $x + v$
+# the class that they give $x$, or the class that they give $t$? Pairs to which a network gives one class are left out
+# for this network. Two noises are tried: the one nearest to $t$, and the one of the largest norm that `largest` finds.
+# The controls are legal and have *exactly* the norm of the noise above them, image by image: a **straight step**
+# $x + s\,(t - x)$, **random exact** nullspace noise, and the same noise **permuted** within patches (the papers'
+# control).
 
 # %%
 EXACT, LARGEST = "exact, nearest to t", "exact, largest"
@@ -280,16 +298,19 @@ compared = seen.pivot(index="noise", columns="network", values=["class of x", "c
 compared.style.format("{:.1%}")
 
 # %% [markdown]
-# Only $f$ itself is bound to keep its class under exact noise, and it does, at any norm. Other networks have other nullspaces, or
-# none. At the defaults three that travel with the package are asked, and they do react. But under the noise that is nearest to $t$
-# they mostly still see $x$, and the class of $t$ stays rare: it is no picture of $t$ to them either. They keep the class of $x$ at
-# least as often as under the permuted control (the paired column `class of x, minus exact` of the table), and about as often as under
-# random exact noise. The directions that $W$ ignores are those that photographs seldom use, and other networks lean on them less too.
-# At the largest norm the convolutional networks lose $x$ in most images, not much less often than under the permuted control. The
-# second ViT keeps $x$ in most: trained apart, from a seed of its own, its patch embedding passes far less from the shipped model's
-# nullspace than an untrained one does (below). What paper C calls the nullspace of a model is in part one of the *data*. So "a second
-# network disagrees" is weak evidence of fooling by itself, and depends on the second network; what holds is the row of $f$ against
-# *its* controls.
+# Only $f$ itself is bound to keep its class under exact noise, and it does, at any norm. Other networks have other
+# nullspaces, or none. At the defaults we ask three that come with the package, and they do react. But under the noise
+# that is nearest to $t$ they mostly still see $x$, and the class of $t$ stays rare: to them, too, it is no picture of
+# $t$. They keep the class of $x$ at least as often as under the permuted control (the paired column
+# `class of x, minus exact` of the table), and about as often as under random exact noise. The directions that $W$
+# ignores are those that photographs seldom use, and other networks respond less to them too.
+#
+# At the largest norm the convolutional networks lose $x$ in most images, the ResNet about as often as under the
+# permuted control, the ConvNeXt somewhat less often. The second ViT keeps $x$ in most: trained apart, from a seed of
+# its own, its patch embedding passes far less from the shipped model's nullspace than an untrained one does (below).
+# What paper C calls the nullspace of a model is in part one of the *data*. So "a second network disagrees" is weak
+# evidence of fooling by itself, and depends on the second network; what counts is the row of $f$ against the controls
+# for $f$.
 
 # %%
 for name, net in second.items():
@@ -306,19 +327,22 @@ for name, net in second.items():
 # %% [markdown]
 # ## (b) How much distance a little influence buys
 #
-# Now the answer may change, per image, by the quantity that paper A's $\epsilon$ bounds in the mean:
+# Now the answer may change, image by image, by the quantity whose mean paper A bounds by $\varepsilon$ (its eq. 7, as
+# in its code):
 #
 # $$\min_v \; \lVert x + v - t \rVert_2 \quad\text{subject to}\quad
-# \lVert \operatorname{softmax} f(x + v) - \operatorname{softmax} f(x) \rVert_2^2 \le \epsilon,\; x + v \in [0, 1]^D.$$
+# \lVert \operatorname{softmax} f(x + v) - \operatorname{softmax} f(x) \rVert_2^2 \le \varepsilon,
+# \quad 0 \le x + v \le 1 .$$
 #
-# This is not convex, and `lookalike` finds a local optimum at best, but always a feasible point. Its descent alternates: a feasible
-# point gives up a share of its distance to $t$; an infeasible one takes a step that lowers
-# $\mathrm{KL}(\operatorname{softmax} f(x) \,\Vert\, \operatorname{softmax} f(x + v))$; bisection ends it on the boundary. It starts at $t$,
-# since a feasible point close to $t$ is $t$ *plus a short noise that makes the network see $x$ in it*: an adversarial example
-# of $t$ with a whole answer as its goal. Where it meets no feasible point, it starts again from a feasible one, the last on the
-# segment from the exact solution of (a), whose influence is 0, to $t$. Each larger $\epsilon$ goes on from the last solution, which
-# stays feasible. Two controls optimise nothing: a feasible point that bisection finds on the straight line from $x$ to $t$, and
-# one on that segment from the exact solution.
+# This is not convex, and `lookalike` finds a local optimum at best, but always a *feasible* point, one that meets the
+# conditions. Its descent alternates. A feasible point gives up a share of its distance to $t$; an infeasible one takes
+# a step that lowers $\mathrm{KL}(\operatorname{softmax} f(x) \,\Vert\, \operatorname{softmax} f(x + v))$; bisection
+# ends the descent on the boundary. It starts at $t$, since a feasible point close to $t$ is $t$ *plus a short noise
+# that makes the network see $x$ in it*: an adversarial example of $t$ whose goal is not a class but all the
+# probabilities that $f$ gives $x$. If it meets no feasible point, or ends too far from $t$, it starts again from a
+# feasible point on the segment from the exact solution of (a), whose influence is 0, to $t$. Each larger $\varepsilon$
+# goes on from the solution before, which stays feasible. Two controls optimise nothing: a feasible point that
+# bisection finds on the straight line from $x$ to $t$, and one on the segment from the exact solution to $t$.
 
 # %%
 START_EPS = 0.01
@@ -394,7 +418,8 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", 
 _ = figures.save_figure(figure, "04_approximate")
 
 # %% [markdown]
-# How local is the optimum? The same descent from the exact solution of (a), at the same number of steps, on the same pairs:
+# How local is the optimum? The same descent from the exact solution of (a), with the same number of steps, on the same
+# pairs:
 
 # %%
 
@@ -418,25 +443,31 @@ figures.save_table(starts_table, "04_starts", caption="The descent from two star
 starts_table.style.hide(axis="index").format(precision=3)
 
 # %% [markdown]
-# At the defaults the start decides how far the descent comes: these are local optima, and a better one may exist for any pair.
-# Lines that optimise nothing stay far from $t$; the descent lands close to $t$ at every $\epsilon$ tried, so that whether
-# the *non-linear* level set is allowed matters more than how much influence is. What this shows is not a larger linear nullspace: the
-# level sets of a network, whose outputs are far fewer than its pixels, pass close to every image. The network keeps the answer that it
-# gave $x$, while the three others mostly answer as they do for $t$ (`04_approximate_seen`), so the picture has indeed become $t$ to
-# everybody else. It is the adversarial weakness of the network read backwards, and is local where the exact noise of (a) is not: it holds
-# for this $x$, this $t$ and these weights. A bounded influence does not bind the class: where the first two classes are close, the top
-# one may change, the more often the larger $\epsilon$ (column `same class`). Rounding to 8 bits pushes the mean influence slightly past
-# the bound, on which the points lie, and hardly changes a class.
+# At the defaults the start decides how far the descent comes: these are local optima, and a better one may exist for
+# any pair. The two straight lines stay far from $t$. The descent lands close to $t$ at every $\varepsilon$ tried, so
+# that it matters more whether the *non-linear* level set is allowed than how much influence is. This does not show a
+# larger linear nullspace: the level sets of a network, whose outputs are far fewer than its pixels, pass close to
+# every image. The network keeps the answer that it gave to $x$, while the three others mostly answer as they do for
+# $t$ (`04_approximate_seen`), so for the others the picture has indeed become $t$. It is the adversarial weakness of
+# the network read backwards, and it is local where the exact noise of (a) is not: it holds for this $x$, this $t$ and
+# these weights.
+#
+# A bounded influence does not bind the class: where the first two classes are close, the top one may change, and more
+# often at a larger $\varepsilon$ (column `same class`). The solutions lie on the bound; rounding to 8 bits moves the
+# mean influence slightly past it and hardly changes a class.
 #
 # ## (c) The reverse: looks the same, is different
 #
-# Now the shortest noise $a$ that makes $f$ give $x$ the class that it gives $t$. The gradient of any loss at the pixels of a patch is
-# $W^\top g$ with $g$ the gradient at its token, so it lies in the row space of $W$ and has *no* component in the nullspace.
-# Noise built from gradients stays there, except for what the box or a sign function does to it. Removing the nullspace component
-# keeps the embedding and makes the noise shorter; with the box, "removing" means the nearest legal image to $x$ that has the same
-# embedding (`without_nullspace`, the convex problem of (a) once more). We try our descent, Carlini & Wagner's L2 attack and
-# PGD in the maximum norm, the last two from torchattacks. The sign steps of PGD, and the coordinates per pixel in which CW runs Adam,
-# do not respect the row space. CW has the descent's number of steps and one constant $c$, without the search over $c$ of its authors.
+# Now we look for the shortest noise $v$ that makes $f$ give $x$ the class that it gives $t$. The gradient of any loss
+# at the pixels of a patch is $W^\top$ times the gradient at its token, so it lies in the row space of $W$ and has *no*
+# component in the nullspace. Noise built from gradients stays in the row space, except for what the box $[0, 1]$ or a
+# sign function does to it. Removing the nullspace component keeps the embedding and makes the noise shorter. With the
+# box, "removing" means the nearest legal image to $x$ that has the same embedding (`without_nullspace`, again the
+# convex problem of (a)).
+#
+# We try our descent, Carlini & Wagner's L2 attack (CW) and projected gradient descent (PGD) in the maximum norm, the
+# last two from torchattacks. The sign steps of PGD, and the coordinates per pixel in which CW runs Adam, do not
+# respect the row space. CW has the descent's number of steps and one constant $c$; its authors also search over $c$.
 
 # %%
 DESCENT_L2 = "descent (L2)"
@@ -491,11 +522,12 @@ print(f"largest share of a pixel gradient in the nullspace: {reversed_.metrics['
 attacked.set_index("attack").T.style.format(precision=3)
 
 # %% [markdown]
-# The gradient has no nullspace component up to rounding, nor has the descent's noise, except for what the box cuts off. The library's
-# attacks may carry one; without it their noise is no longer than before, every image stays legal, and the logits move by rounding only:
-# an attack that had succeeded still does. So no attack on such a network gains anything from the nullspace, and a shorter noise is
-# free for those that spend on it. The descent's noise ends on the decision boundary by construction, which is why rounding to 8 bits
-# undoes much of it (`found, 8 bits`) at the defaults, and hardly any of PGD's, which is much longer.
+# Up to rounding the gradient has no nullspace component, and neither has the descent's noise, except for what the box
+# cuts off. The library's attacks may have one. Without it their noise is no longer than before, every image stays
+# legal, and the logits move by rounding only: an attack that had succeeded still does. So no attack on such a network
+# gains anything from the nullspace, and attacks that spend norm on it can be shortened for free. The descent's noise
+# ends on the decision boundary by construction. That is why, at the defaults, rounding to 8 bits undoes much of it
+# (`found, 8 bits`), and hardly any of PGD's, which is much longer.
 #
 # ### Distance in pixels is not distance for the network
 #
@@ -566,15 +598,16 @@ axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="")
 _ = figures.save_figure(figure, "04_distance")
 
 # %% [markdown]
-# The shortest noises change the answer and far longer exact ones do not: the ratio of their norms is in the table (geometric mean
-# over pairs), as are their likenesses to $x$. What counts is the subspace. Adversarial noise lives in the complement of the
-# nullspace, as the gradient does; exact noise lives in the nullspace, and its points at the bottom are float32 rounding (those below
-# $10^{-16}$ are drawn there). The controls have the exact noise's norm and not its place.
+# The shortest noises change the answer and far longer exact ones do not: the table has the ratio of their norms
+# (geometric mean over pairs) and their similarity to $x$. What counts is the subspace. Adversarial noise lies in the
+# complement of the nullspace, as the gradient does. Exact noise lies in the nullspace, and the influence at the bottom
+# of the figure is float32 rounding (values below $10^{-16}$ are drawn there). The controls have the norm of the exact
+# noise but not its direction.
 #
 # ## (d) What it looks like
 #
-# The first pairs whose images are all classified correctly, by the ViT and, at the defaults, by the ResNet, and for which the attack
-# succeeded. Above each picture: the ViT's answer and confidence | the ResNet's answer.
+# The first pairs whose images are all classified correctly, by the ViT and, at the defaults, by the ResNet, and for
+# which the attack succeeded. Above each picture: the ViT's answer and confidence | the ResNet's answer.
 
 # %%
 attack = reversed_.tensors(device)[DESCENT_L2]
@@ -608,8 +641,8 @@ figures.add_credits(figure, credits(test.images, pictured))
 _ = figures.save_figure(figure, "04_pairs")
 
 # %% [markdown]
-# Rows 1, 3 and 4 are one image to the ViT, to the last digit of its confidence. Row 5 looks like row 2, as far as the descent came, and
-# gets nearly the answer of row 1; row 6 looks like row 1 and gets the class of row 2, just so.
+# Rows 1, 3 and 4 are one image to the ViT, to the last digit of its confidence. Row 5 looks like row 2, as far as the
+# descent came, and gets nearly the answer of row 1; row 6 looks like row 1 and just gets the class of row 2.
 
 # %% [markdown]
 # ## The answer

@@ -13,32 +13,46 @@
 # %% [markdown]
 # # 05 · Can an explanation be fooled?
 #
-# An attribution map says which parts of an image a prediction rests on. Paper C announces that nullspace noise fools such
-# maps and leaves no code for it, so that the question has to be posed here. There are two opposite ways to fool a reader of
-# maps: change the image beyond recognition while its explanation stays, or keep image and prediction while the explanation
-# moves. This notebook asks: (a) what does *exact* nullspace noise do to five common maps; (b) how far can *small optimised* noise
-# move a map if the prediction must stay; (c) do the moved maps explain worse?
+# **Question.** An *attribution map* says which parts of an image a prediction rests on. Paper C announces that
+# nullspace noise, which a Vision Transformer (ViT) ignores exactly, fools such maps ("interpretation fooling"); it
+# leaves no code for that, so the question has to be posed here. There are two opposite ways to fool a reader of maps:
+# change the image beyond recognition while its explanation stays, or keep image and prediction while the explanation
+# moves.
 #
-# The maps explain the class that the model predicts for the clean image, $f_c$ its logit:
+# We add noise $v$ to test images $x$ and compare five maps before and after. Varied are the noise, exact in (a) and
+# optimised against one map in (b), and the map. Controls are noise of equal norm: Gaussian or of random signs, and the
+# noise with the pixels of each patch permuted. Measured are Spearman's rank correlation with the clean map, from $-1$
+# to 1, the share of predictions that stay, and in (c) the probability of the predicted class while patches are removed
+# or put back.
+#
+# | section | question | primary endpoint | holds if |
+# |---|---|---|---|
+# | (a) | does *exact* nullspace noise fool explanations (C)? | least rank correlation of a map of patches with itself | below 0.5; in part: a map of pixels below 0.99 |
+# | (b) | does *small optimised* noise move them while the prediction stays (ours)? | largest rank correlation of an attacked map with itself | below 0.5, with 90 % of predictions kept and the permuted noise at 0.5 or more |
+# | (c) | do the moved maps explain the noisy image worse (ours)? | least rise of the deletion score among the attacked maps | above 0, and the insertion score falls |
+#
+# The maps explain the class $c$ that the model predicts for the clean image; $f_c$ is its logit:
 #
 # | map | value of | definition |
 # |---|---|---|
 # | attention rollout (Abnar & Zuidema 2020) | a patch | class token's row of $\prod_l \tfrac12 (I + \bar A_l)$, $\bar A_l$ the mean attention of block $l$ |
-# | Grad-CAM (Selvaraju et al. 2017) | a patch | $\sum_k \alpha_k A_{nk}$ with $\alpha_k = \tfrac1N \sum_n \partial f_c / \partial A_{nk}$, $A$ the last block's normalised input, signed |
+# | Grad-CAM (Selvaraju et al. 2017) | a patch | $\sum_j \alpha_j a_{nj}$ with $\alpha_j = \tfrac1N \sum_n \partial f_c / \partial a_{nj}$, $a_n$ the last block's normalised input at token $n$ of $N$, signed |
 # | saliency (Simonyan et al. 2014) | a pixel | $\lvert \partial f_c / \partial x \rvert$ |
 # | gradient × input | a pixel | $x \odot \partial f_c / \partial x$ |
-# | integrated gradients (Sundararajan et al. 2017) | a pixel | $(x - b) \odot \int_0^1 \nabla f_c(b + a (x - b))\, da$, baseline $b$ the mean pixel |
+# | integrated gradients (Sundararajan et al. 2017) | a pixel | $(x - x') \odot \int_0^1 \nabla f_c(x' + \alpha (x - x'))\, d\alpha$, baseline $x'$ the mean pixel |
 #
 # Pixel maps are summed over channels. The *patch level* of a pixel map is its sum over each patch.
 #
-# The defaults are the shipped ViT and CIFAR-10; any plain ViT with a class token and photographs of its classes will do:
+# The defaults are the small ViT that comes with this repository, and CIFAR-10; any plain ViT with a class token and
+# photographs of its classes will do:
 #
 # ```sh
 # nullpaper run 05_interpretation_fooling --profile photographs -p root IMAGENET  # and -p weights FILE, or timm's hub
 # ```
 #
-# What is *read* from tables and figures below speaks of the defaults where it says so; the last section is computed. Takes about 1 min
-# at `cpu` on 2 cores and 12 at `photographs`; needs CIFAR-10, which is fetched once, or your photographs.
+# Sentences that interpret tables and figures were written for these defaults where they say so; the last section is
+# computed in every run. Takes about 1 min at `cpu` on 2 cores and 12 at `photographs`; needs CIFAR-10, which is
+# fetched once, or your photographs.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
@@ -150,29 +164,32 @@ def described(noisy: torch.Tensor) -> dict[str, object]:
 # %% [markdown]
 # ## (a) Exact noise: another image, the same explanation
 #
-# Let $u(x) = W x + b$ be the patch tokens (patch by patch), $f = F \circ u$ the network, $v$ any image in the exact nullspace,
+# The patch embedding is linear: every patch is multiplied by a matrix $W$ and becomes a token. Let $u(x)$ be the
+# tokens ($W$ times each patch, plus a bias), $f = F \circ u$ the network, and $v$ any image in the exact nullspace:
 # $W v = 0$ in every patch.
 #
 # **Claim.** (1) Rollout and Grad-CAM of $x + v$ and $x$ are equal. (2) So are the pixel gradients $g$, hence saliency.
-# (3) Gradient × input changes by $g \odot v$ pixel by pixel, but its sum over each patch does not change. (4) Integrated
-# gradients, with any fixed baseline and any quadrature, change by $\bar g \odot v$ pixel by pixel, with $\bar g$ the mean gradient
-# on the path, and their sums over each patch do not change.
+# (3) Gradient × input changes by $g \odot v$ pixel by pixel, but its sum over each patch does not change. (4)
+# Integrated gradients, with any fixed baseline and any quadrature, change by $\bar g \odot v$ pixel by pixel, with
+# $\bar g$ the mean gradient on the path, and their sums over each patch do not change.
 #
-# **Proof.** (1) Both are functions of the tokens, and $u(x + v) = u(x)$. (2) $g = W^\top \nabla F(u)$, again a function of the
-# tokens. (3) $g \odot (x + v) - g \odot x = g \odot v$. Summed over one patch, all pixels and channels, this is
-# $g^\top v = \nabla F^\top W v = 0$: the gradient lies in the row space of $W$, the noise in its complement. (4) The path
-# $b + a (x + v - b)$ has the tokens of $b + a (x - b)$, hence the same gradients at every $a$, and the same mean $\bar g$, which lies
-# in the row space. The rest is as in (3). $\square$
+# **Proof.** (1) Both are functions of the tokens, and $u(x + v) = u(x)$. (2) $g = W^\top \nabla F_c(u)$, again a
+# function of the tokens. (3) $g \odot (x + v) - g \odot x = g \odot v$. Summed over one patch, all pixels and
+# channels, this is $g^\top v = \nabla F_c^\top W v = 0$: the gradient lies in the row space of $W$, the noise in its
+# complement. (4) The path $x' + \alpha (x + v - x')$ has the tokens of $x' + \alpha (x - x')$, hence the same
+# gradients at every $\alpha$, and the same mean $\bar g$, which lies in the row space. The rest is as in (3).
+# $\square$
 #
-# So every explanation at the level at which a ViT sees, the patch, is *identical* on an image that looks different. What
-# can change is the picture *within* patches that two methods paint, and there it changes by $g \odot v$: relevance given to
-# pixel patterns that the model provably cannot see. The sum rule says that this relevance cancels in each patch. The remedy is
-# at hand: multiply the gradient not by $x$ but by its *visible part*, $x - \Pi x$ with $\Pi$ the projection on the
+# So every explanation at the level at which a ViT sees, the patch, is *identical* on an image that looks different.
+# Only the picture *within* patches can change, which two methods paint, and it changes by $g \odot v$: relevance given
+# to pixel patterns that the model provably cannot see. The sum rule says that this relevance cancels in each patch. A
+# remedy is to multiply the gradient not by $x$ but by its *visible part*, $x - \Pi x$ with $\Pi$ the projection on the
 # nullspace. Every patch keeps its sum, and exact noise no longer changes a pixel.
 #
-# The noises: the largest legal one in the nullspace (`PatchNullspace.largest`), and the one that brings the image as close as
-# possible to a test image of another class (`nearest`). The controls are legal and, image by image, as long as the first: Gaussian noise,
-# and the same noise with the pixels of each patch permuted.
+# The noises, all *legal* (the noisy image stays in $[0, 1]$): the largest one in the nullspace
+# (`PatchNullspace.largest`), and the one that brings the image as close as possible to a test image of another class
+# (`nearest`). The controls are legal and, image by image, as long as the first: Gaussian noise, and the same noise
+# with the pixels of each patch permuted.
 
 
 # %%
@@ -239,11 +256,12 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center
 _ = figures.save_figure(figure, "05_exact_agreement")
 
 # %% [markdown]
-# The largest exact noise leaves what the table above says of the picture (its structural similarity to the image), and leaves
-# every explanation at patch level, and saliency even pixel by pixel, equal up to float32 rounding. The controls of the same norm
-# may change predictions and maps alike, and do so at the defaults. *Within* patches, gradient × input and integrated gradients paint
-# another picture, by the $g \odot v$ that no output depends on; multiplied by the visible part only, they do not. How much of it they
-# show depends on the size of their factors, as the noise is the same for both: the smaller $x$, or $x - b$, the more.
+# The table of noises above says how much of the image the largest exact noise leaves (`ssim`, its structural
+# similarity). Every explanation at patch level, and saliency even pixel by pixel, stays equal up to float32 rounding.
+# The controls of the same norm may change predictions and maps alike, and do so at the defaults. *Within* patches,
+# gradient × input and integrated gradients paint another picture, by the $g \odot v$ that no output depends on; with
+# the visible part only, they do not. How much of it they show depends on the size of their factors, since the noise is
+# the same for both: the smaller $x$, or $x - x'$ (printed below as `x - b`), the more.
 
 # %%
 sizes_of_factors = {"x": pixels.abs(), "x - b": (pixels - vit.mean).abs()}
@@ -252,13 +270,14 @@ print(
 )
 
 # %% [markdown]
-# Is that a fooled interpretation? Of a reader who looks at single pixels, yes: the map of an unchanged decision looks different.
-# Of the method at the resolution of the model, no: exact noise cannot change it. What it does fool is the reader who checks an
-# explanation against the picture, since explanation and prediction of a picture that shows one thing stay those of another.
+# Does this fool an interpretation? For a reader who looks at single pixels, yes: the map of an unchanged decision
+# looks different. For the method at the resolution of the model, no: exact noise cannot change it. Exact noise does
+# fool the reader who checks an explanation against the picture: the picture shows one thing, and its explanation and
+# prediction are still those of another.
 #
-# In pictures: two images, each as it is, with exact noise, and with Gaussian noise of the same norm. Signed maps run from blue
-# (against the class) over white (zero) to red (for it), the others from white (least) to red. Each column of an image has the
-# scale of its first row.
+# In pictures: two images, each as it is, with exact noise, and with Gaussian noise of the same norm. Signed maps run
+# from blue (against the class) over white (zero) to red (for it), the others from white (least) to red. In each
+# column, the maps of one image have the scale of its first row.
 
 
 # %%
@@ -306,19 +325,22 @@ _ = figures.save_figure(mosaic(versions, patch_level=False), "05_exact_maps")
 # %% [markdown]
 # ## (b) Optimised noise: the same prediction, another explanation
 #
-# The opposite attack (Ghorbani et al. 2019; Dombrowski et al. 2019). With $h(x)$ a map at patch level and $\rho$ Pearson's correlation
-# over the patches of one image,
+# This is the opposite attack (Ghorbani et al. 2019; Dombrowski et al. 2019). Let $h(x)$ be a map at patch level and
+# $\operatorname{corr}$ Pearson's correlation over the patches of one image. We minimise
 #
-# $$\min_v\ \rho\big(h(x + v), h(x)\big) \quad \text{subject to} \quad \lVert v \rVert_\infty \le r,\ x + v \in [0, 1],\
-# \lVert \mathrm{softmax}\, f(x + v) - \mathrm{softmax}\, f(x) \rVert_2^2 \le \epsilon,\ \arg\max f(x + v) = \arg\max f(x),$$
+# $$\min_v\ \operatorname{corr}\big(h(x + v), h(x)\big) \quad \text{subject to} \quad
+# \lVert v \rVert_\infty \le r,\quad 0 \le x + v \le 1,$$
 #
-# by projected sign descent through the map itself, which for gradient maps takes second derivatives (GELU and softmax have
-# them; the fused attention kernel does not and is switched off). The constraint on the softmax is a penalty on the
-# way and a condition at the end: an image keeps the best iterate that meets it, verified by the ordinary forward pass. Each of
-# rollout, Grad-CAM and saliency is attacked; all five maps are measured on each noise.
+# $$\lVert \operatorname{softmax} f(x + v) - \operatorname{softmax} f(x) \rVert_2^2 \le \varepsilon,
+# \quad \arg\max f(x + v) = \arg\max f(x),$$
 #
-# Controls: noise of random signs at the same $r$, which is longer in L2 than any optimised noise in the ball, and each optimised
-# noise with the pixels of every patch permuted, which has its norm and its values but not its direction.
+# by projected sign descent through the map itself, which for gradient maps takes second derivatives (GELU and softmax
+# have them; the fused attention kernel has none and is switched off). On the way the constraint on the softmax is a
+# penalty. At the end it is a condition: an image keeps the best iterate that meets it, verified by the ordinary
+# forward pass. Rollout, Grad-CAM and saliency are attacked, one at a time; all five maps are measured on each noise.
+#
+# Controls: noise of random signs at the same $r$, which is longer in L2 than any optimised noise in the ball, and each
+# optimised noise with the pixels of every patch permuted, which has its norm and its values but not its direction.
 
 # %%
 ATTACKED = ("rollout", "grad_cam", "saliency")
@@ -393,16 +415,17 @@ versions = {"image": pixels[pictured]} | {
 _ = figures.save_figure(mosaic(versions, patch_level=True), "05_moved_maps")
 
 # %% [markdown]
-# Three things are seen at the defaults. Within a ball that leaves the picture much as it was, each attacked map loses its order
-# (correlations around zero or below, on average), while the prediction stays where the constraint wants it. Random signs, although
-# longer, leave all maps largely in place, and permuted noise of equal norm leaves most of the order: the direction does it, not the
-# size. And transfer is partial: noise against one map moves the others less than their own does. Attention rollout and integrated
-# gradients are the steadiest bystanders.
+# At the defaults we see three things. Within a ball that leaves the picture much as it was, each attacked map loses
+# its order (correlations around zero or below, on average), while the prediction stays where the constraint keeps it.
+# Random signs, although longer, leave all maps largely as they were, and permuted noise of equal norm leaves most of
+# the order: the direction does it, not the size. And transfer is partial: noise against one map moves the other maps
+# less than that map. Attention rollout and integrated gradients move least under noise that was made for another map.
 #
 # ### Both together
 #
-# Exact noise does not care what the image is. Add to each *optimised* image the exact noise that brings it closest to a test
-# image of another class: the moved explanation stays where it was moved to, on an image that no longer looks like itself.
+# Exact noise does not depend on what the image is. Add to each *optimised* image the exact noise that brings it
+# closest to a test image of another class: the moved explanation stays where it was moved to, on an image that no
+# longer looks like itself.
 
 
 # %%
@@ -426,16 +449,17 @@ both_table.style.hide(axis="index").format(precision=3)
 # %% [markdown]
 # ## (c) Do the moved maps explain worse?
 #
-# Deletion replaces patches by the mean colour, a ninth of them at a time, in the order of the map, and follows the probability of the
-# predicted class; insertion starts from the mean colour and puts them back (Petsiuk et al. 2018). A good explanation has a *small* area
-# under the first curve and a *large* one under the second; the floor is a random order.
+# *Deletion* replaces patches by the mean colour, a ninth of them at a time, in the order of the map, and follows the
+# probability of the predicted class; *insertion* starts from the mean colour and puts them back (Petsiuk et al. 2018).
+# The scores are the areas under the two curves. A good explanation has a *small* deletion score and a *large*
+# insertion score; a random order is the baseline.
 #
-# A moved map can be judged on two images, and the difference matters. On the *clean* image it says whether the map explains what the
-# model sees there. On the *noisy* image it says whether the noise fooled the map, or moved the model's reasons with it: if
-# the moved map is as good there as the old one, nobody was lied to. All differences are paired on the same images.
+# A moved map can be tested on two images. On the *clean* image the scores say whether the map explains what the model
+# sees there. On the *noisy* image they say whether the noise fooled the map, or moved the model's reasons with it: if
+# the moved map is as good there as the old one, it does not mislead. All differences are paired on the same images.
 #
-# Exact noise needs no experiment beyond a check: a patch painted in one colour is a token replaced, so that equal maps give equal
-# curves.
+# Exact noise needs no experiment beyond a check: a patch painted in one colour is a token replaced, so equal maps give
+# equal curves.
 
 
 # %%
@@ -521,15 +545,17 @@ figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center
 _ = figures.save_figure(figure, "05_faithfulness")
 
 # %% [markdown]
-# **Answer**, at the defaults. On the clean image, integrated gradients order the patches best, and Grad-CAM too beats a random order
-# on both curves; saliency does on the deletion curve. Rollout, which explains no class in particular, and gradient × input do not do
-# so detectably with so few images: there is less to fool in them. The moved maps lose what the maps had: all three are worse than the
-# maps that they replace, on both curves and by intervals that exclude zero, and none is better than a random order.
+# **Answer**, at the defaults. On the clean image, integrated gradients order the patches best, and Grad-CAM too beats
+# a random order on both curves; saliency does on the deletion curve. Rollout, which explains no class in particular,
+# and gradient × input do not do so detectably with so few images: in them there is less to fool. The moved maps lose
+# what the maps had: all three are worse than the maps that they replace, on both curves and by intervals that exclude
+# zero, and none is better than a random order.
 #
-# On the *noisy* image the three differ. Saliency is fooled in the strict sense: the old order still describes what the model
-# uses there, and the new map does worse than chance. For rollout and Grad-CAM no difference between the old and the new order can be
-# detected there, so that these curves cannot tell whether the noise deceived the map or moved the model's reasons with it. Judging
-# a moved map by its distance to the old one alone, as the attack itself does, leaves this question out.
+# On the *noisy* image the three differ. Saliency is fooled in the strict sense: the old order still describes what the
+# model uses there, and the new map does worse than a random order. For rollout and Grad-CAM we detect no difference
+# between the old and the new order there, so these curves cannot tell whether the noise deceived the map or moved the
+# model's reasons with it. The distance between a moved map and the old one, which the attack itself uses, leaves this
+# question out.
 
 # %% [markdown]
 # ## The answer

@@ -13,19 +13,35 @@
 # %% [markdown]
 # # 06 · Can the nullspace carry a watermark?
 #
-# What the patch embedding ignores, the network ignores, so an owner could write there: a logo that people see and the model
-# does not (paper C), or a message that nobody sees and only a key reveals. This notebook asks what such a mark looks like, how to
-# compute it, whether predictions really stay, and whether the mark survives what happens to images on their way: rounding to 8
-# bits, JPEG, resizing, cropping, noise.
+# **Question.** The first layer of a Vision Transformer (ViT), the patch embedding, multiplies each patch of an image
+# by a matrix $W$. Whatever $W$ maps to zero, its *nullspace*, the network ignores, so an owner could write there: a
+# logo that people see and the model does not (paper C, watermarks and its code), or a message that nobody sees and
+# only a key reveals (ours). What does such a mark look like, how is it computed, do predictions really stay, and does
+# the mark survive what happens to images on their way?
 #
-# The defaults are the shipped ViT and CIFAR-10; any plain ViT and photographs of its classes will do:
+# Varied are the logo, the norm that fits it, how and where a message is written, and the *transport*: rounding to 8
+# bits, JPEG, resizing, cropping, noise. Controls have the norm of the mark: the logo blended into the pixels, the mark
+# with the pixels of each patch permuted, and messages outside the nullspace. Measured are the share of predictions
+# that stay, the share of bits read, and visibility: peak signal to noise ratio (PSNR, in dB) and structural similarity
+# (SSIM).
+#
+# | section | question | primary endpoint | holds if |
+# |---|---|---|---|
+# | (a), (d) | do marks in the nullspace leave predictions alone (C)? | least share of predictions that stay in 8 bits | 90 % or more, and in float32; in part: in float32 |
+# | (a) | can any picture be the mark (ours)? | least share of a logo's energy that is invisible to the model | one half or more; in part: for one logo |
+# | (b) | does SciPy's SLSQP solve the problem (code of C)? | larger excess of its objective over the certified optimum, of two forms | below $10^{-6}$; in part: in one form |
+# | (c) | does a 64-bit message survive JPEG at quality 75 (ours)? | share of bits read, written anywhere in the nullspace | 90 % or more; in part: where JPEG rounds least |
+#
+# The defaults are the small ViT that comes with this repository, and CIFAR-10; any plain ViT and photographs of its
+# classes will do:
 #
 # ```sh
 # nullpaper run 06_watermark --profile photographs -p root IMAGENET  # and -p weights FILE, or timm's hub
 # ```
 #
-# What is *read* from tables and figures below speaks of the defaults where it says so; the last section is computed. Takes about 1 min
-# at `cpu` on 2 cores and 12 at `photographs`; needs CIFAR-10, which is fetched once, or your photographs.
+# Sentences that interpret tables and figures were written for these defaults where they say so; the last section is
+# computed in every run. Takes about 1 min at `cpu` on 2 cores and 12 at `photographs`; needs CIFAR-10, which is
+# fetched once, or your photographs.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # or any plain ViT of timm
@@ -81,22 +97,25 @@ print(
 )
 
 # %% [markdown]
-# The original looks for the nullspace of each colour channel, which is empty wherever a patch has no more pixels than the embedding
-# has dimensions, as for the shipped model: the original's watermark does not exist there. Everything below uses the joint basis.
+# The original code looks for the nullspace of each colour channel. It is empty wherever a channel of a patch has no
+# more pixels than the embedding has dimensions, as for the shipped model: there the original's watermark does not
+# exist. Everything below uses the joint basis over all channels.
 #
 # ## (a) A visible logo
 #
-# Let $x$ be a patch of the image, $t$ the same patch of the logo, and $B$ the basis of the nullspace. Paper C's code solves
+# Let $x$ be a patch of the image, $t$ the same patch of the logo, and $\mathcal N$ the nullspace. Paper C's code looks
+# for noise $v$ by its coefficients in a basis of $\mathcal N$ and solves
 #
-# $$\min_a \; \lVert x + B a - t \rVert_1 \quad \text{subject to} \quad 0 \le x + B a \le 1$$
+# $$\min_v \; \lVert x + v - t \rVert_1 \quad \text{subject to} \quad v \in \mathcal N, \quad 0 \le x + v \le 1$$
 #
-# and, commented out, the same with the Euclidean norm. Both are convex, and both are solved here to a certified gap: with $R$
-# the row space, every $w = R\omega$ bounds the optimum from below by a sum over pixels that is known in closed form.
+# and, commented out, the same with the Euclidean norm (L2). Both problems are convex, and both are solved here to a
+# certified gap: with $R$ a basis of the row space, the complement of the nullspace, every combination of its columns
+# bounds the optimum from below by a sum over pixels that is known in closed form.
 #
-# Three logos, all the same slashed circle: black on an *opaque* white ground (the original's form: the logo covers the image);
-# black on a *transparent* ground, where the target outside the strokes is the image itself; and a one-pixel *checkerboard* in the
-# strokes, on a transparent ground. Two controls have the same norm for each image: the same logo *blended* into the pixels,
-# $x + s\,(t - x)$, and the mark with each patch's pixels *permuted*.
+# There are three logos, all the same slashed circle: black on an *opaque* white ground (the original's form: the logo
+# covers the image); black on a *transparent* ground, where the target outside the strokes is the image itself; and a
+# one-pixel *checkerboard* in the strokes, on a transparent ground. Two controls have the same norm for each image: the
+# same logo *blended* into the pixels, $x + s\,(t - x)$, and the mark with the pixels of each patch *permuted*.
 
 # %%
 logo = watermark.draw_logo(vit.image_size).to(device)
@@ -208,9 +227,10 @@ logo_table.loc[logo_table["transport"] == "float32", [*columns, "largest_logit_c
 ).format(precision=3).format("{:.1e}", subset=["largest_logit_change", "largest_gap"])
 
 # %% [markdown]
-# `free` is the share of $\lVert t - x \rVert^2$ that lies in the nullspace, `inside` the share of the mark's energy within the
-# strokes. A trained embedding reads smooth content, so that of the shipped model's a smooth logo is almost all in the *row* space: little
-# of a solid slashed circle is free, and much more of a checkerboard. What the network ignores is texture.
+# `free` is the share of $\lVert t - x \rVert^2$ that lies in the nullspace, `inside` the share of the mark's energy
+# within the strokes. A trained embedding reads smooth content, so with the shipped model a smooth logo lies almost
+# wholly in the *row space*, which the model reads: little of a solid slashed circle is free, and much more of a
+# checkerboard. What the network ignores is texture.
 
 # %%
 shown = photos.test.subset(pictures, seed + 1)
@@ -237,12 +257,13 @@ figures.add_credits(figure, credits(shown.images, range(pictures)))
 _ = figures.save_figure(figure, "06_logo")
 
 # %% [markdown]
-# Rows: the image; the target with a solid logo on a transparent ground, whose prediction is what painting the logo into the pixels
-# would cost; then marked images, which the model cannot tell from the first row; last, the noise of one of them (grey is zero). At
-# the defaults the opaque logo covers the image with a texture in which nobody would read it. With a transparent ground, the two norms
-# part: the Euclidean form spreads the mark over whole patches, because the part of the logo that is free does not know where the
-# strokes end. The L1 form prefers pixels that hit the target *exactly*, and outside the strokes the target is the image: so its noise
-# stays within the strokes and the logo can be read. Its price is a much larger norm.
+# Rows: the image; the target, a solid logo on a transparent ground, whose prediction shows what painting the logo into
+# the pixels would cost; then marked images, which the model cannot tell from the first row; last, the noise of one of
+# them (grey is zero). At the defaults the opaque logo covers the image with a texture in which nobody would read it.
+# With a transparent ground the two norms differ. The L2 form spreads the mark over whole patches, because the free
+# part of the logo does not know where the strokes end. The L1 form prefers pixels that hit the target *exactly*, and
+# outside the strokes the target is the image: so its noise stays within the strokes and the logo can be read. Its
+# price is a much larger norm.
 #
 # What happens to the prediction on the way, for the solid logo on a transparent ground:
 
@@ -254,17 +275,19 @@ solid.set_index(["form", "mark", "transport"])[columns].unstack("mark")[["unchan
 )
 
 # %% [markdown]
-# `unchanged` compares with the prediction on the clean image, `accuracy_change` with the unmarked image after the same transport, on
-# the same images. As they are, no mark in the nullspace changes a prediction, and rounding to 8 bits is as harmless, so that a PNG
-# file, which keeps these 8 bits, is too. JPEG, resampling and noise carry part of the mark out of the nullspace; what that costs at
-# the defaults is of the size of what they cost the unmarked image, and the intervals in the table are too wide to tell the two apart.
-# The blended logo, at the same norm, loses predictions everywhere.
+# `unchanged` compares with the prediction on the clean image, `accuracy_change` with the unmarked image after the same
+# transport, on the same images. Without transport no mark in the nullspace changes a prediction. Rounding to 8 bits is
+# as harmless, and so is a PNG file, which keeps these 8 bits. JPEG, resampling and noise carry part of the mark out of
+# the nullspace. At the defaults that costs about as much as they cost the unmarked image, and the intervals in the
+# table are too wide to tell the two apart. The blended logo, at the same norm, loses predictions after every
+# transport, in the L1 form by intervals that exclude zero.
 #
 # ## (b) The solver
 #
-# The original calls SciPy's SLSQP for each patch, from all ones, with finite differences. Here the L1 form is a linear programme,
-# solved for all patches at once by a predictor-corrector interior-point method, and the Euclidean form a projection
-# (`PatchNullspace.nearest`). SLSQP with the exact gradient is the fairer opponent. `excess` is its objective over ours.
+# The original code calls SciPy's SLSQP for each patch, from coefficients that are all 1, with finite differences. Here
+# the L1 form is a linear programme, solved for all patches at once by a predictor-corrector interior-point method, and
+# the L2 form a projection (`PatchNullspace.nearest`). SLSQP with the exact gradient is the fairer opponent. `excess`
+# is how much its objective exceeds ours, relative to ours.
 
 
 # %%
@@ -318,22 +341,24 @@ solver_table.style.hide(axis="index").format(precision=3).format(
 )
 
 # %% [markdown]
-# SLSQP assumes a smooth objective. On the L1 form it stops early at the defaults, at a worse point, and calls that success; on the smooth
-# form both reach the optimum.
+# SLSQP assumes a smooth objective. At the defaults it stops early on the L1 form, at a worse point, and calls that
+# success; on the smooth form both reach the optimum.
 #
 # ## (c) A hidden message
 #
-# The key seeds orthonormal random directions $k_1, \dots, k_L$ of the image's nullspace; bit $m_b = \pm 1$ is read as the sign of
-# $\langle x, k_b \rangle$, without the original image. The image itself already says something along $k_b$ (the *host's
-# interference*). Three ways to write:
+# The key is a seed that draws orthonormal random directions $e_1, \dots, e_L$ of the image's nullspace, one for each
+# bit. Bit $m_i = \pm 1$ is read as the sign of $\langle x, e_i \rangle$, without the original image. The image itself
+# already has a component along $e_i$ (the *host's interference*). Three ways to write:
 #
-# - *additive* spread spectrum: $v = \alpha \sum_b m_b k_b$, whatever the image says;
-# - *cancelled*: $v = \sum_b \max(0, \alpha - m_b \langle x, k_b \rangle)\, m_b k_b$, the smallest noise with margin $\alpha$ without
-#   the box; both are then projected on the legal noises of the nullspace;
-# - *exact*: the convex problem with the box inside,
-#   $\min \tfrac12 \lVert v \rVert^2$ with $v$ in the nullspace, $0 \le x + v \le 1$ and $m_b \langle x + v, k_b \rangle \ge \alpha$.
+# - *additive* spread spectrum: $v = \kappa \sum_i m_i e_i$, whatever the image says;
+# - *cancelled*: $v = \sum_i \max(0, \kappa - m_i \langle x, e_i \rangle)\, m_i e_i$, the smallest noise with margin
+#   $\kappa$ without the box; both are then projected on the *legal* noises of the nullspace, those that keep the image
+#   in the box $[0, 1]$;
+# - *exact*: the convex problem with the box inside, $\min \tfrac12 \lVert v \rVert^2$ with $v$ in the nullspace,
+#   $0 \le x + v \le 1$ and $m_i \langle x + v, e_i \rangle \ge \kappa$.
 #
-# The margin has a meaning: white noise of standard deviation $\sigma$ per pixel moves $\langle x, k_b \rangle$ by $\sigma$.
+# The margin has a meaning: white noise of standard deviation $\sigma$ per pixel moves $\langle x, e_i \rangle$ by
+# $\sigma$ (one standard deviation).
 
 # %%
 SWEPT = margins[-2:][0]  # the margin at which the share of the nullspace varies
@@ -385,19 +410,21 @@ figures.save_table(writing_table, "06_writing", caption="Three ways to write the
 writing_table.pivot(index="margin", columns="writing", values=["norm", "bits", "messages"]).style.format("{:.3f}")
 
 # %% [markdown]
-# Additive writing fails where the image speaks louder than the mark, as at the smaller margin of the defaults. Cancelling repairs
-# that until the projection on the box takes part of the margin away, in images with saturated pixels. The exact form pays for the box
-# in norm where it can.
+# Additive writing fails where the image's own component is larger than the mark, as at the smaller margin of the
+# defaults. Cancelling repairs that, until in images with saturated pixels the projection on the box takes part of the
+# margin away. The exact form keeps the margin at the price of a larger norm, where the box leaves room.
 #
 # ### What survives
 #
-# JPEG stores smooth content and discards texture: the opposite of what the embedding does. So JPEG removes just the
-# directions in which the nullspace is rich. We therefore also order the nullspace by the step with which JPEG rounds a direction (the
-# quadratic form of squared quantisation steps over the DCT, restricted to the nullspace) and write in the eighth of it that is
-# rounded least. "Resize 3/4" makes each side three quarters as long, and as long as before; "crop 44/48" keeps the central part of so
-# much of each side and resizes back; in "crop undone" the decoder knows of the crop
-# and puts the content back where it was. "Erased" is an attacker who has the weights and
-# removes the image's part in the nullspace. "Wrong keys" reads the untouched file with five other keys.
+# JPEG stores smooth content and discards texture, as the embedding does. So it removes just the directions in which
+# the nullspace is rich. We therefore also order the nullspace by the step with which JPEG rounds a direction (the
+# quadratic form of squared quantisation steps over the discrete cosine transform, restricted to the nullspace) and
+# write in the eighth of it that is rounded least.
+#
+# "Resize 3/4" makes each side three quarters as long, and then as long as before. "Crop 44/48" keeps the central part,
+# that share of each side, and resizes back. In "crop undone" the decoder knows of the crop and puts the content back
+# where it was. "Erased" is an attacker who has the weights and removes the image's part in the nullspace. "Wrong keys"
+# reads the untouched image with five other keys.
 
 # %%
 ARRIVALS = [*perturbation.DEGRADATIONS, "crop undone", "erased", "wrong keys"]
@@ -478,12 +505,13 @@ figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", 
 _ = figures.save_figure(figure, "06_message")
 
 # %% [markdown]
-# At the defaults: rounding to 8 bits costs nothing, and so does PNG; white noise costs only what the margin's meaning predicts: bits
-# go when its standard deviation is not small against the margin. JPEG is the enemy of the nullspace; smooth carriers help a great
-# deal, yet the message arrives whole only at high quality, and at quality 50 most bits are near chance. A crop that the decoder does
-# not know of destroys the message, because the keys are tied to places; with the content put back bits return, the more the larger
-# the margin. Other keys read chance. In an image with large saturated areas the box may not hold every margin (`held` below is the
-# share of images that do); at large margins a bit can be lost there even in float32.
+# At the defaults: rounding to 8 bits costs nothing, and so does PNG. White noise costs only what the meaning of the
+# margin predicts: bits are lost when its standard deviation is not small against the margin. JPEG is the enemy of the
+# nullspace. Directions that JPEG rounds little help a great deal, yet the message arrives whole only at high quality,
+# and at quality 50 most bits are near chance. A crop that the decoder does not know of destroys the message, because
+# the keys are tied to places; with the content put back bits return, and more of them at a larger margin. Other keys
+# read chance. In an image with large saturated areas the box may not hold every margin (`held` below is the share of
+# images that do); at large margins a bit can be lost there even in float32.
 
 # %%
 float32 = message_table[message_table["arrival"] == "float32"]
@@ -531,15 +559,15 @@ figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols
 _ = figures.save_figure(figure, "06_visibility")
 
 # %% [markdown]
-# Left and centre: what the margin costs to the eye. Right: recovery against the share of the nullspace that carries the message, at
-# one margin. The smaller the share, the better under JPEG, at the defaults.
+# Left and centre: visibility of the mark by margin. Right: recovery against the share of the nullspace that carries
+# the message, at one margin. At the defaults, under JPEG, smaller shares are better.
 #
 # ## (d) Does the prediction stay?
 #
-# The same message and key, written in three places at the largest margin: the nullspace; its complement, the *row space*; and *pixel
-# space* as a whole. The two controls are scaled to the norm of the nullspace's noise, image by image, within the box. `unchanged`
-# compares with the prediction on the clean image in float32; the unmarked image after the same transport is the baseline that every
-# mark has to be measured against.
+# The same message and key, written in three places at the largest margin: the nullspace; its complement, the *row
+# space*; and *pixel space* as a whole. The two controls are scaled to the norm of the nullspace's noise, image by
+# image, within the box. `unchanged` compares with the prediction on the clean image in float32. The unmarked image
+# after the same transport is the baseline for every mark.
 
 
 # %%
@@ -599,14 +627,15 @@ figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", nco
 _ = figures.save_figure(figure, "06_prediction")
 
 # %% [markdown]
-# In the nullspace no prediction changes in float32, at any margin (see the table above). At the defaults the same message at the same
-# norm changes some in pixel space and more in the row space; after JPEG, a crop or noise, images marked in the nullspace keep their
-# predictions about as often as unmarked ones, and the controls add their own damage to that of the transport.
+# In the nullspace no prediction changes in float32, at any margin (see the table above). At the defaults the same
+# message at the same norm changes some in pixel space and more in the row space. After JPEG, a crop or noise, images
+# marked in the nullspace keep their predictions about as often as unmarked ones, and the controls add their own damage
+# to that of the transport.
 #
-# So a watermark that the model ignores exists, exactly and for every image. At the defaults it is texture: a logo
-# can be read only where the strokes may look like noise, and the L1 form with a transparent ground is what makes it readable. The
-# hidden message is safe from rounding and from noise below its margin, and from nobody who compresses the file or resamples it: what
-# the embedding ignores is close to what JPEG discards.
+# So a watermark that the model ignores exists, exactly and for every image. At the defaults it is texture: a logo can
+# be read only where the strokes may look like noise, and the L1 form with a transparent ground is what makes it
+# readable. The hidden message is safe from rounding and from noise below its margin. It is not safe from anybody who
+# compresses the file or resamples it: what the embedding ignores is close to what JPEG discards.
 
 # %% [markdown]
 # ## The answer
