@@ -88,9 +88,10 @@ test-gpu: $(READY) ## hold every public function on CUDA against the CPU, and ru
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs -n auto --maxprocesses 8 --dist worksteal \
 		--junitxml build/test-gpu.xml tests/devices
 
-lint: $(READY) ## check style
+lint: $(READY) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: $(BENCH) ## print one table of speed, with references measured in the same run: make bench ARGS="--only PGD"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
@@ -100,4 +101,4 @@ $(BENCH): $(READY) pyproject.toml requirements.lock | $(UV)
 		|| echo "Not all references could be installed; their rows will say so."
 
 clean: ## remove what can be rebuilt: stored results, executed notebooks, caches of tools
-	rm -rf build .pytest_cache .ruff_cache
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache

@@ -26,6 +26,10 @@ PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 COUNT = click.IntRange(min=1)
 
 
+class BadInput(click.ClickException):
+    exit_code = 2
+
+
 class OneSentence(click.Group):
     """Shows an `InputError` as one sentence on stderr and exits with 2; an interrupt ends with a sentence and 130."""
 
@@ -33,9 +37,7 @@ class OneSentence(click.Group):
         try:
             return super().invoke(ctx)
         except InputError as error:
-            sentence = click.ClickException(str(error))
-            sentence.exit_code = 2
-            raise sentence from error
+            raise BadInput(str(error)) from error
         except KeyboardInterrupt:
             click.echo(INTERRUPTED, err=True)
             sys.stdout.flush()
@@ -72,7 +74,8 @@ def run(notebook: str, given: Given, label: str | None, profile: str | None, **h
 
     path, profile = notebook_path(notebook), _profile(profile)
     if how["listing"]:
-        return click.echo("\n".join(preview.listed(path, profile)))
+        click.echo("\n".join(preview.listed(path, profile)))
+        return
     if not how["dry_run"]:
         return _end(run_notebooks([path], dict(given), profile=profile, label=label, force=how["force"]))
     ahead = plan_run(path, dict(given), profile=profile, label=label)

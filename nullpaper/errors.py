@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Collection, Iterable
 from numbers import Integral, Number, Real
 from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
@@ -49,7 +50,7 @@ def shown(value: object) -> str:
     return " ".join((str(value) if isinstance(value, str | Number) else reprlib.repr(value)).split())
 
 
-def check_count(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+def check_count(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
     """``value`` as Python's number, since PyTorch does not take NumPy's everywhere.
 
     Raises:
@@ -67,7 +68,7 @@ def check_seed(seed: object, name: str = "seed") -> int:
     return check_count(name, seed, 0, 2**63 - 1)
 
 
-def check_number(name: str, value: object, low: float, high: float, ends: str = "()", why: str = "") -> None:
+def check_number(name: str, value: Any, low: float, high: float, ends: str = "()", why: str = "") -> None:
     """Raise an `InputError` unless ``value`` is a real number between ``low`` and ``high``.
 
     Args:

@@ -6,14 +6,21 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
 import yaml
+from quick import QUICK
 
 from nullpaper.cli import main
+from nullpaper.finetuning.methods import METHODS
 from nullpaper.models.vit import SHIPPED, fingerprint, load_vit, shipped_weights
+from nullpaper.robustness.attacks import ATTACKS
+from nullpaper.robustness.corruptions import CORRUPTIONS
+from nullpaper.workflow.plan import paper_notebooks, plan_run
 from nullpaper.workflow.sweep import plan_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -185,6 +192,39 @@ def test_the_readme_is_short_and_its_commands_exist() -> None:
 def test_links_of_a_page_lead_somewhere(page: str) -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text())
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_parts_are_added_as_contributing_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With fewer images and steps; the notebook in a project of its own."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    assert len(blocks) == 6 and max(len(block.splitlines()) for block in blocks) < 20
+    code = "\n".join(blocks[:-1]).replace("subset(100)", "subset(8)").replace("steps=4", "steps=1, recipe=RECIPE")
+    parts = [ATTACKS, CORRUPTIONS, METHODS]
+    with ExitStack() as stack:
+        for part in parts:
+            stack.enter_context(patch.dict(part))
+        exec(compile(code, "CONTRIBUTING.md", "exec"), {"RECIPE": QUICK})
+    assert {"uniform", "posterise", "mirrored"}.isdisjoint(name for part in parts for name in part)
+    printed = capsys.readouterr().out
+    assert "576 of 768" in printed and "uniform@0.031" in printed and "posterise@5" in printed
+    (tmp_path / "notebooks").mkdir()
+    notebook = tmp_path / "notebooks" / "15_share.py"
+    notebook.write_text(blocks[-1])
+    monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
+    assert paper_notebooks() == [notebook] and plan_run(notebook, {"images": 8}).parameters == {"images": 8}
+    exec(compile(blocks[-1].replace("= 100", "= 8"), notebook.name, "exec"), {})
+    (table,) = tmp_path.glob("build/**/15_share.csv")
+    assert pd.read_csv(table)["share"].between(0, 1).all()
+
+
+def test_the_version_is_written_once() -> None:
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    newest = re.search(r"^## (\S+) \(", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert newest == version
+    assert "version" not in yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert version not in "".join(path.read_text() for path in (ROOT / "nullpaper").rglob("*.py"))
 
 
 @pytest.mark.parametrize("module", ["nullpaper", "nullpaper.cli"])
