@@ -81,7 +81,10 @@ def test_a_grid_file_of_the_repository_can_be_run(grid: Path) -> None:
 
 def test_the_code_in_the_readme_runs(capsys) -> None:
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
-    exec(code, {"__name__": "__main__"})
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec(code, names)
+    space = names["space"]
+    assert f"# {space.dim} of {len(space.basis)} dimensions a patch" in code
     shown = capsys.readouterr().out
     norm, change = (float(number) for number in re.findall(r"tensor\(([-+.\de]+)", shown))
     assert norm > 10 and change < 1e-3
