@@ -122,7 +122,7 @@ def verdicts(folder: Path) -> pd.DataFrame:
 
 def quantities(text: str) -> list[str]:
     """Numbers, each with its unit of percent and its interval."""
-    return re.findall(r"[-+]?\d[\d.,]*\b(?: %)?(?: \[[-+\d., ]+\])?", re.sub(NAMES, "", text))
+    return re.findall(r"[-+]?\d[\d.,]*\b(?: %)?(?: \[[-+\d., ]+\])?", re.sub(NAMES, "", " ".join(text.split())))
 
 
 def facts() -> list[str]:
@@ -217,7 +217,7 @@ def test_parts_are_added_as_contributing_says(
     notebook = tmp_path / "notebooks" / "15_share.py"
     notebook.write_text(blocks[-1])
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
-    assert paper_notebooks() == [notebook] and plan_run(notebook, {"images": 8}).parameters == {"images": 8}
+    assert paper_notebooks() == [notebook] and plan_run(notebook, {"images": 8}, profile="cpu").values == {"images": 8}
     exec(compile(blocks[-1].replace("= 100", "= 8"), notebook.name, "exec"), {})
     (table,) = tmp_path.glob("build/**/15_share.csv")
     assert pd.read_csv(table)["share"].between(0, 1).all()
