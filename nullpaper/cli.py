@@ -74,10 +74,9 @@ def run(notebook: str, given: Given, label: str | None, profile: str | None, **h
 
     path, profile = notebook_path(notebook), _profile(profile)
     if how["listing"]:
-        click.echo("\n".join(preview.listed(path, profile)))
-        return
+        return click.echo("\n".join(preview.listed(path, profile)))
     if not how["dry_run"]:
-        return _end(run_notebooks([path], dict(given), profile=profile, label=label, force=how["force"]))
+        _end(run_notebooks([path], dict(given), profile=profile, label=label, force=how["force"]))
     ahead = plan_run(path, dict(given), profile=profile, label=label)
     click.echo("\n".join(preview.facts(ahead)))
     if (names := preview.planned(ahead)) is not None:
