@@ -49,13 +49,13 @@ data: $(READY) ## fetch CIFAR-10 into the cache (make paper does it too)
 paper: $(READY) ## run every notebook at the profile that fits the machine into build/PROFILE; PROFILE=smoke is the quick one
 	$(NULLPAPER) paper $(PROFILE_FLAG) $(ARGS)
 
-figures: $(READY) ## bring the reference, figures/ and results/, up to date: run what changed, and nothing else
+figures: $(READY) ## bring the reference (figures/, results/, notebooks/rendered/) up to date: run what changed, and nothing else
 	$(NULLPAPER) figures $(ARGS)
 
 book: paper ## run what is not up to date, and build the book: build/book/index.html
 	$(BIN)/python book/build.py $(PROFILE_FLAG)
 
-verify: $(READY) ## name figures and tables of the reference that were edited, are missing or are stale
+verify: $(READY) ## name figures, tables and pages of the reference that were edited, are missing or are stale
 	$(NULLPAPER) verify
 
 sweep: $(READY) ## run a grid of jobs: make sweep GRID=sweeps/seeds.yaml ARGS="--workers 2"

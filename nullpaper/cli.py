@@ -110,7 +110,8 @@ def paper(jobs: int | None, budget: str | None, given: Given, profile: str | Non
         again = "the same command" + " without --force" * force
         _end(reports, f"Out of time after {budget}, left are {', '.join(left)}; {again} goes on from here.", status=3)
     # the numbers of smoke are not meant to be the paper's
-    _end(reports, "" if profile == "smoke" else agreement(reports[0].out, profile))
+    numbers = "" if profile == "smoke" else f"{agreement(reports[0].out, profile)}\n"
+    _end(reports, f"{numbers}`make book PROFILE={profile}` makes a book of these runs: build/book/index.html")
 
 
 @main.command()
@@ -120,7 +121,7 @@ def paper(jobs: int | None, budget: str | None, given: Given, profile: str | Non
 def figures(notebooks: Sequence[str], profile: str, given: Given) -> None:
     """Bring figures/ and results/ up to date: run what is stale or missing at the profile reference, and no others.
 
-    The verdicts of all notebooks are collected into results/verdicts.csv.
+    The verdicts of all notebooks are collected into results/verdicts.csv; their pages take today's text.
 
     With NOTEBOOKS, those. With --profile photographs, figures/photographs and results/photographs. Exits with 1 if a
     notebook fails, whose figures and tables then stay as they were.
@@ -128,13 +129,14 @@ def figures(notebooks: Sequence[str], profile: str, given: Given) -> None:
     from nullpaper.workflow.plan import notebook_path
     from nullpaper.workflow.reference import promote, write_verdicts
     from nullpaper.workflow.runs import run_notebooks
-    from nullpaper.workflow.verify import check_reference, left_to_readers, to_redraw
+    from nullpaper.workflow.verify import check_reference, left_to_readers, to_redraw, write_pages
 
     check_reference(profile, dict(given))
     paths = [notebook_path(name) for name in notebooks] or to_redraw(profile)
     if others := not notebooks and profile == "reference" and left_to_readers():
         _say(others)
     write_verdicts()
+    write_pages()
     if not paths:
         return click.echo(f"All {'other ' * bool(others)}figures and tables are as they would be made today.")
     reports = run_notebooks(paths, dict(given), profile=profile)
@@ -149,7 +151,7 @@ def figures(notebooks: Sequence[str], profile: str, given: Given) -> None:
 @click.option("--note", default="", metavar="SENTENCE", help="Where they are from, and how that was shown.")
 @click.option("--profile", metavar="NAME", default="reference", help="Whose to adopt: reference or photographs.")
 def verify(kept: str | None, note: str, profile: str) -> None:
-    """Name the figures and tables of the reference that were edited, are missing, or are stale against the code.
+    """Name what of the reference was edited, is missing, or is stale: figures, tables, pages of notebooks.
 
     Exits with 1 if there are any. After a change that alters no number, --adopt says so of a notebook that takes hours.
     """

@@ -19,7 +19,7 @@ from nullpaper.errors import InputError
 
 RUN_VARIABLE, ROOT_VARIABLE = "NULLPAPER_RUN", "NULLPAPER_ROOT"
 PACKAGES = ("nullpaper", "torch", "timm", "torchattacks", "numpy")
-GENERATED = ("figures", "results", "build")
+GENERATED = ("figures", "results", "notebooks/rendered", "build")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 A run writes into a folder ``out`` of its own, whose ``manifest.json`` has one entry a notebook: its parameters, data,
 weights, device, versions, commit and code, and a checksum of each file. The reference is ``figures/`` and ``results/``
 of the project, with ``results/manifest.json``; runs at the profile ``photographs`` have one of their own beside it, in
-``figures/photographs/`` and ``results/photographs/``. Only `promote` writes there, after a run has succeeded, and then
-collects `VERDICTS` anew.
+``figures/photographs/`` and ``results/photographs/``. Only `promote` writes there, after a run has succeeded, with the
+notebook's page of `rendered`, and then collects `VERDICTS` anew.
 """
 
 from __future__ import annotations
@@ -136,18 +136,26 @@ def promote(out: Path, notebook: str) -> None:
     """Make what a finished run left in ``out`` the reference of its notebook; figures it no longer makes vanish.
 
     Raises:
-        InputError: the run has not finished, or its files are not as it left them; the reference is then as it was.
+        InputError: the run has not finished, its files are not as it left them, or its cells are not those of the
+            notebook; the reference is then as it was.
     """
     root, entry = project_root(), read_manifest(out).get(notebook, {})
     if "code" not in entry:
         raise InputError(f"{out} holds no finished run of {notebook}: run it first")
     if words := altered(out, entry):
         raise InputError(f"{out / next(iter(words))} is {next(iter(words.values()))}: run {notebook} again")
-    made = {kept_as(name, entry["profile"]): name for name in entry["files"] if name.partition("/")[0] in KEPT}
-    files = {place: entry["files"][name] for place, name in made.items()}
+    kept = {kept_as(name, entry["profile"]): name for name in entry["files"] if name.partition("/")[0] in KEPT}
+    contents = {place: (out / name).read_bytes() for place, name in kept.items()}
+    if f"{notebook}.ipynb" in entry["files"] and not REFERENCES.get(entry["profile"]):
+        from nullpaper.workflow import rendered  # loads jupytext
+
+        outputs = rendered.outputs_of(out / f"{notebook}.ipynb", contents)
+        page = rendered.page(root / "notebooks" / f"{notebook}.py", outputs, entry)
+        contents[rendered.place(notebook)] = page.encode()
+    files = {place: sha256(content)[:DIGITS] for place, content in contents.items()}
     with changed_manifest(reference_folder(entry["profile"])) as entries:
-        for place, name in made.items():
-            write_atomic(root / place, (out / name).read_bytes())
+        for place, content in contents.items():
+            write_atomic(root / place, content)
         for name in entries.get(notebook, {"files": {}})["files"].keys() - files.keys():
             (root / name).unlink(missing_ok=True)
         entries[notebook] = entry | {"files": files}

@@ -1,21 +1,23 @@
-"""Whether figures/ and results/ are as their runs left them, and as the code of today would make them.
+"""Whether figures/, results/ and the pages of notebooks are as their runs left them, and as today would make them.
 
 Photographs and weights that their reader brings are mostly not at hand: what the manifest says of them then stands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nullpaper.errors import InputError, check_choice
+from nullpaper.files import sha256, write_atomic
 from nullpaper.workflow.code_identity import identity
 from nullpaper.workflow.parameters import PARTIAL, profile_parameters
 from nullpaper.workflow.plan import OPEN, Plan, paper_notebooks, plan_run, run_name
 from nullpaper.workflow.provenance import project_root
 from nullpaper.workflow.reference import (
+    DIGITS,
     KEPT,
     REFERENCES,
     VERDICTS,
@@ -28,6 +30,7 @@ from nullpaper.workflow.reference import (
     reference_folder,
     write_verdicts,
 )
+from nullpaper.workflow.rendered import page_anew, place
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,10 @@ def verify() -> list[Finding]:
     """
     drawn = {profile: read_manifest(reference_folder(profile)) for profile in REFERENCES}
     findings = [finding for profile in REFERENCES for finding in _findings(profile)]
+    reason = "has not the text of its notebook; `nullpaper figures` writes it anew, without a run"
+    pages = [Finding(place(name), "stale", reason, "", "reference") for name in _stale_pages(findings)]
     findings = [one for one in findings if one.profile not in PARTIAL or one.notebook in drawn[one.profile]]
-    return findings + _verdicts_amiss()
+    return findings + pages + _verdicts_amiss()
 
 
 def _verdicts_amiss() -> list[Finding]:
@@ -63,6 +68,26 @@ def _verdicts_amiss() -> list[Finding]:
     word = "edited" if path.is_file() else "missing"
     reason = "is not what the notebooks' own tables say; `nullpaper figures` collects it anew"
     return [Finding(VERDICTS, word, reason, "", "reference")]
+
+
+def _stale_pages(findings: Sequence[Finding]) -> dict[str, str]:
+    """The pages, by notebook, that are others with today's text; none of those with a fault that needs a run."""
+    amiss = {finding.notebook for finding in findings if finding.profile == "reference"}
+    entries = read_manifest(reference_folder("reference"))
+    pages = {name: page_anew(project_root(), name, entries[name]) for name in sorted(entries.keys() - amiss)}
+    return {name: page for name, page in pages.items() if _sum(page) != entries[name]["files"].get(place(name))}
+
+
+def write_pages() -> None:
+    """Write those pages of the reference anew whose notebooks have other text than they, from the outputs in them."""
+    with changed_manifest(reference_folder("reference")) as entries:
+        for name, page in _stale_pages(_findings("reference")).items():
+            write_atomic(project_root() / place(name), page)
+            entries[name]["files"][place(name)] = _sum(page)
+
+
+def _sum(page: str) -> str:
+    return sha256(page.encode())[:DIGITS]
 
 
 def _findings(profile: str) -> list[Finding]:
@@ -81,6 +106,8 @@ def _findings(profile: str) -> list[Finding]:
             word, reasons = "missing", [f"has no figures and tables in the reference{aside}"]
         else:
             changes = _changes(entries[name], plan_run(notebooks[name], profile=profile))
+            if not changes and profile not in PARTIAL and page_anew(root, name, entries[name]) is None:
+                changes = [f"{place(name)} has not the outputs of its cells"]
             word, reasons = "stale", [change + aside for change in changes]
         if reasons:
             findings.append(Finding(f"notebooks/{name}.py", word, "; ".join(reasons), name, profile))
@@ -164,7 +191,10 @@ def adopt(notebook: str, note: str = "", profile: str = "reference") -> dict[str
         entry = entries.get(notebook, {})
         decisive = _decisive(plan, entry)
         digest = identity(plan.code, *(decisive[part] for part in ("parameters", "data", "weights")))
-        entry |= {"run": run_name(notebook, digest), "profile": profile} | decisive
-        entries[notebook] = entry | ({"note": note} if note else {}) | {"files": files}
+        entry |= {"run": run_name(notebook, digest), "profile": profile} | decisive | ({"note": note} if note else {})
+        if profile not in PARTIAL and (page := page_anew(root, notebook, entry)) is not None:
+            write_atomic(root / place(notebook), page)
+            files[place(notebook)] = _sum(page)
+        entries[notebook] = entry | {"files": files}
     write_verdicts()
     return entries[notebook]

@@ -33,6 +33,7 @@ _ = figures.save_figure(figure, "01_line")
 _ = figures.save_table(pd.DataFrame({"x": [0, slope]}), "01_points")
 rises = {"name": "rises", "papers": "A", "said": "it rises", "where": "01", "value": slope, "p": 0.01, "measured": ""}
 _ = figures.save_table(pd.DataFrame([rises | {"holds": "holds"}]), "01_verdicts")
+print("it rises by", slope)
 """
 
 
@@ -55,7 +56,7 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of its files elsewhere, as a fresh clone is."""
     for path in (path for folder in ("notebooks", "figures", "results") for path in (made / folder).rglob("*.*")):
         copy = tmp_path / path.relative_to(made)
-        copy.parent.mkdir(exist_ok=True)
+        copy.parent.mkdir(exist_ok=True, parents=True)
         copy.write_bytes(path.read_bytes())
     monkeypatch.setenv("NULLPAPER_ROOT", str(tmp_path))
     return tmp_path
@@ -104,14 +105,27 @@ def test_edited_missing_and_stale_have_a_remedy_and_an_exit_status(root: Path) -
         ("slope: int = 2", "slope: int = 3", "parameter slope was 2, is 3"),
         ("slope: int = 2", "slope: int = 2\nother: int = 1", "parameter other was None, is 1"),
         ("axis.plot", "axis.step", "its code, or code that it imports, changed"),
-        ("A line", "A straight line", None),
+        ("figure, axis", "# %%\nfigure, axis", "01_line.md has not the outputs of its cells"),
     ],
-    ids=["default", "new parameter", "code", "prose"],
+    ids=["default", "new parameter", "code", "new cell"],
 )
-def test_what_makes_a_notebook_stale(root: Path, before: str, after: str, reason: str | None) -> None:
-    (root / "notebooks" / "01_line.py").write_text(NOTEBOOK.replace(before, after))
-    reasons = [finding.reason for finding in verify()]
-    assert not reasons if reason is None else reason in reasons[0]
+def test_what_makes_a_notebook_stale(root: Path, before: str, after: str, reason: str) -> None:
+    notebook = root / "notebooks" / "01_line.py"
+    notebook.write_text(NOTEBOOK.replace(before, after))
+    (finding,) = verify()
+    assert reason in finding.reason and to_redraw() == [notebook]
+
+
+def test_a_page_takes_the_text_of_today_without_a_run_but_no_other_output(root: Path) -> None:
+    notebook, page = root / "notebooks" / "01_line.py", root / "notebooks" / "rendered" / "01_line.md"
+    before = page.read_text()
+    assert "it rises by 2" in before and "(../../figures/01_line.png)" in before
+    notebook.write_text(NOTEBOOK.replace("A line", "A straight line"))
+    assert words() == {"notebooks/rendered/01_line.md": "stale"} and to_redraw() == []
+    assert CliRunner().invoke(main, ["figures"]).exit_code == 0 and verify() == []
+    assert page.read_text() == before.replace("A line", "A straight line")
+    page.write_text(page.read_text().replace("it rises by 2", "it rises by 3"))
+    assert words() == {"notebooks/rendered/01_line.md": "edited"} and to_redraw() == [notebook]
 
 
 def test_a_notebook_without_a_reference_is_missing(root: Path) -> None:
