@@ -624,7 +624,7 @@ panels = {
     f"near t,\neps = {START_EPS:g}": near.tensors(device)[f"eps {START_EPS:g}"],
     "adversarial": (u + attack).clamp(0, 1),
 }
-SPACE = 18  # letters of class names that the width of a picture has room for
+LETTERS = 18 if len(judges) == 1 else 6  # of a class's name, for which the width of a picture has room
 figure, axes = figures.subplots(len(panels), len(chosen), height=7.4, squeeze=False)
 for line, (title, pixels) in zip(axes, panels.items(), strict=True):
     line[0].set_ylabel(title, fontsize=8)
@@ -634,7 +634,7 @@ for line, (title, pixels) in zip(axes, panels.items(), strict=True):
         axis.imshow(pixels[chosen[i]].permute(1, 2, 0).cpu())
         axis.set(xticks=[], yticks=[])
         sns.despine(ax=axis, left=True, bottom=True)
-        said = [figures.short(names[i], SPACE // len(judges)) for names in guesses]
+        said = [figures.short(names[i], LETTERS) for names in guesses]
         axis.set_title(" | ".join([f"{said[0]} {confidence[i]:.1%}", *said[1:]]), fontsize=7, pad=2)
 pictured = torch.cat([chosen, partner[chosen]]).tolist()
 figures.add_credits(figure, credits(test.images, pictured))
