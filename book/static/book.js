@@ -1,13 +1,8 @@
-// Tables that sort, a dark mode for them, and a search that works from a disk. Loaded on every page of the book.
+// Tables that sort, and a dark mode for them. Loaded on every page of the book.
 (() => {
   const here = document.currentScript.src.replace(/[^/]*$/, "");
   const root = document.documentElement;
   const NUMBER = /^[<>≤≥≈±~+]?\s*([-−]?)\s*(0|0?\.\d+|[1-9][\d,]*|0\.\d+)(\.\d+)?(e[-+]?\d+)?(?![\d.])/i;
-
-  // Excerpts of found pages are fetched, which a browser refuses to pages that are read from a disk.
-  if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS !== "undefined") {
-    DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
-  }
 
   const follow = () => root.classList.toggle("dark", root.dataset.theme === "dark");
   new MutationObserver(follow).observe(root, { attributeFilter: ["data-theme"] });
@@ -20,40 +15,8 @@
   };
   const empty = (text) => /^(|nan|none|[-–—])$/i.test(text);
 
-  // A cell over several rows would stay with the first of them when the rows are sorted.
-  const spread = (body) => {
-    for (const cell of [...body.querySelectorAll("[rowspan]")]) {
-      const at = [...cell.parentElement.children].indexOf(cell);
-      let row = cell.parentElement;
-      for (let left = cell.rowSpan - 1; left > 0; left--) {
-        row = row.nextElementSibling;
-        const copy = cell.cloneNode(true);
-        copy.removeAttribute("rowspan");
-        copy.removeAttribute("id");
-        row.insertBefore(copy, row.children[at] || null);
-      }
-      cell.removeAttribute("rowspan");
-    }
-  };
-
-  // pandas writes the names of an index below the names of the columns: one row holds both.
-  const join = (head) => {
-    const [upper, lower] = [...head.rows].slice(-2);
-    if (!lower || upper.cells.length !== lower.cells.length) return;
-    const texts = [...lower.cells].map((cell) => cell.textContent.trim());
-    const last = texts.reduce((found, text, i) => (text ? i : found), -1);
-    if ([...upper.cells].some((cell, i) => texts[i] && i < last && cell.textContent.trim())) return;
-    [...upper.cells].forEach((cell, i) => {
-      const above = cell.textContent.trim();
-      if (texts[i]) cell.textContent = above ? `${texts[i]} \\ ${above}` : texts[i];
-    });
-    lower.remove();
-  };
-
   const enhance = (table, DataTable) => {
     const body = table.tBodies[0];
-    join(table.tHead);
-    spread(body);
     const rows = [...body.rows];
     const width = Math.max(...rows.map((row) => row.cells.length));
     if (rows.some((row) => row.cells.length !== width || row.querySelector("[colspan]"))) return;
@@ -64,7 +27,7 @@
       const numeric = numbers.some((n) => n !== null) && texts.every((text, i) => numbers[i] !== null || empty(text));
       if (numeric) cells.forEach((cell, i) => cell.setAttribute("data-order", numbers[i] === null ? "" : numbers[i]));
     }
-    const whole = rows.length <= 25 || table.closest(".np-whole");
+    const whole = rows.length <= 25 || table.matches(".np-verdicts");
     new DataTable(table, {
       order: [],
       autoWidth: false,
