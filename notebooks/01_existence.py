@@ -702,8 +702,8 @@ def conclusion() -> str:
         for transport in ("float32", "JPEG 90")
     )
     return (
-        f"those with fewer channels than pixel values a patch, {by_embedding.sum()} of {len(by_embedding)} distinct shapes, "
-        f"and through LayerNorm {by_encoder.sum()}; under the largest legal noise the prediction stays for "
+        f"those whose width is below the number of pixel values of a patch, {by_embedding.sum()} of {len(by_embedding)} distinct "
+        f"shapes, and through LayerNorm {by_encoder.sum()}; under the largest legal noise the prediction stays for "
         f"{percent(floats, 'images')} in float32, and for {percent(jpegs, None)} once the image was a JPEG of quality 90."
     )
 
