@@ -483,6 +483,7 @@ for axis, (label, method) in zip(axes[0], in_curves, strict=True):
     )
     axis.set_title(title, fontsize=8)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axis.set_ylim(-0.01, 1.1 * part["dev_robust"].max())
 axes[0, 0].set_ylabel("dev accuracy under PGD")
 handles = {text: line for axis in axes[0] for line, text in zip(*axis.get_legend_handles_labels(), strict=True)}
 figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(kinds), fontsize=7)
