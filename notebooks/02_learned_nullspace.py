@@ -690,12 +690,12 @@ _ = figures.save_figure(figure, "02_size")
 # hold for every number of images and every distribution. Bets on the mean give one of the tightest (Waudby-Smith and
 # Ramdas 2024; here at less than half the width of the empirical Bernstein bound of Maurer and Pontil 2009).
 #
-# **Theorem.** Let $v$ be fixed, $s_1 < s_2 < \dots$ fixed multiples, and the images drawn independently. Test
-# $\mathbb E\,\|\operatorname{softmax} F(u+s_jv)-\operatorname{softmax} F(u)\|^2 > \varepsilon$ by the upper 99 % bound
-# in this order, and stop at the first that is not refuted. Then with probability 99 % over the draw of the images
-# *all* multiples before it are within $\varepsilon$ on the distribution of the images. No correction for several tests
-# is needed: to err, one has to pass the first multiple that is beyond $\varepsilon$, which has a chance of 1 %. Below,
-# the noises are those of (c), ours with equal tokens, made from dev images; test images certify. As a function:
+# **Theorem.** Let $v$ be fixed, $s_1 < s_2 < \dots$ fixed multiples, and the images drawn independently. Test in this
+# order, by the upper 99 % bound, the hypothesis that the influence of $s_j v$ is above $\varepsilon$, and stop at the
+# first that is not refuted. Then with probability 99 % over the draw of the images *all* multiples before it are within
+# $\varepsilon$ on the distribution of the images. No correction for several tests is needed: to err, one has to pass the
+# first multiple that is beyond $\varepsilon$, which has a chance of 1 %. Below, the noises are those of (c), ours with
+# equal tokens, made from dev images; test images certify. As a function:
 # `synthesis.certified.certified(vit, noise, images, eps)`.
 #
 # We compare with the bootstrap of (c) in the same sequence, on all images and on many samples of fewer. The samples
