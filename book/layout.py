@@ -16,6 +16,8 @@ import yaml
 from bs4 import BeautifulSoup
 from bs4.element import Tag
 
+from nullpaper.workflow.rendered import grid
+
 WORDS = yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8"))
 MOST = 7
 NUMBER = re.compile(r"([<>≤≥±~+]?\s*[-−]?[\d,]*\.?\d+(e[-+]?\d+)?\s*%?)?( ?\[[-−+\d.,e ]*\])?", re.IGNORECASE)
@@ -95,9 +97,9 @@ def _read(html: str) -> tuple[int, list[Column]]:
     page = BeautifulSoup(html, "html.parser")
     if page.thead is None or page.tbody is None:
         return 0, []
-    heads = _grid(page.thead.find_all("tr"))
+    heads = _texts(page.thead.find_all("tr"))
     body = page.tbody.find_all("tr")
-    rows = _grid(body)
+    rows = _texts(body)
     if not heads or not rows:
         return 0, []
     index = max(len(line.find_all("th")) for line in body)
@@ -107,22 +109,10 @@ def _read(html: str) -> tuple[int, list[Column]]:
     return index, [Column(name, list(cells)) for name, cells in zip(names, zip(*rows, strict=True), strict=True)]
 
 
-def _grid(lines: Sequence[Tag]) -> list[list[str]]:
+def _texts(lines: Sequence[Tag]) -> list[list[str]]:
     """The texts of rows of cells, those over several rows or columns repeated."""
-    grid: list[dict[int, str]] = [{} for _ in lines]
-    for y, line in enumerate(lines):
-        x = 0
-        for cell in line.find_all(["th", "td"]):
-            while x in grid[y]:
-                x += 1
-            text = " ".join(cell.get_text().split())
-            text = "" if text in ("nan", "NaN", "None") else text.replace(" [no interval]", "")
-            for dy in range(int(cell.get("rowspan", 1))):
-                for dx in range(int(cell.get("colspan", 1))):
-                    grid[y + dy][x + dx] = text
-            x += int(cell.get("colspan", 1))
-    width = max((len(line) for line in grid), default=0)
-    return [[line.get(x, "") for x in range(width)] for line in grid]
+    rows = [[" ".join(text.split()) for text in line] for line in grid(lines, below=True)]
+    return [["" if text == "NaN" else text.replace(" [no interval]", "") for text in line] for line in rows]
 
 
 def _merged(columns: list[Column]) -> list[Column]:

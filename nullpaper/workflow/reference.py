@@ -32,9 +32,9 @@ DIGITS = 16
 """Hexadecimal digits of a checksum in a manifest."""
 
 
-def checksum(path: Path) -> str:
-    """A file's checksum as manifests hold it."""
-    return sha256(path)[:DIGITS]
+def checksum(content: bytes | Path) -> str:
+    """The checksum of bytes, or of a file's content, as manifests hold it."""
+    return sha256(content)[:DIGITS]
 
 
 def code_of(notebook: Path) -> str:
@@ -152,7 +152,7 @@ def promote(out: Path, notebook: str) -> None:
         outputs = rendered.outputs_of(out / f"{notebook}.ipynb", contents)
         page = rendered.page(root / "notebooks" / f"{notebook}.py", outputs, entry)
         contents[rendered.place(notebook)] = page.encode()
-    files = {place: sha256(content)[:DIGITS] for place, content in contents.items()}
+    files = {place: checksum(content) for place, content in contents.items()}
     with changed_manifest(reference_folder(entry["profile"])) as entries:
         for place, content in contents.items():
             write_atomic(root / place, content)

@@ -183,10 +183,10 @@ def _folded(summary: str, text: str) -> str:
 def _table(html: str) -> str:
     """The table of pandas in ``html`` for Markdown, with bounds in the column of their estimate; "" if it is empty."""
     table = BeautifulSoup(html, "html.parser").table
-    body = _grid(table.tbody.find_all("tr")) if table and table.tbody else []
+    body = grid(table.tbody.find_all("tr")) if table and table.tbody else []
     if not any(map(any, body)):
         return ""
-    columns = _with_intervals([*zip(_names(_grid(table.thead.find_all("tr"))), zip(*body, strict=True), strict=True)])
+    columns = _with_intervals([*zip(_names(grid(table.thead.find_all("tr"))), zip(*body, strict=True), strict=True)])
     columns = [(_escaped(name.replace("_", " ")), [_escaped(cell) for cell in values]) for name, values in columns]
     same = [column for column in columns if len({*column[1]}) == 1 < len(body) and len(columns) > FEW_COLUMNS]
     columns = [column for column in columns if column not in same]
@@ -200,17 +200,17 @@ def _table(html: str) -> str:
     return _folded(f"Table of {len(body)} rows: {', '.join(names[:4])}, …", text) if len(body) > OPEN_ROWS else text
 
 
-def _grid(rows: Sequence[Tag]) -> list[list[str]]:
-    """The cells of a table: one that spans columns is repeated, one that spans rows stands in the first."""
-    grid: list[dict[int, str]] = [{} for _ in rows]
+def grid(rows: Sequence[Tag], *, below: bool = False) -> list[list[str]]:
+    """The cells of a table: one that spans columns is repeated, one that spans rows only if ``below``."""
+    cells: list[dict[int, str]] = [{} for _ in rows]
     for row, line in enumerate(rows):
         for cell in line.find_all(["th", "td"]):
             text = cell.get_text().strip()
             for _ in range(int(cell.get("colspan", 1))):
-                column = next(column for column in itertools.count() if column not in grid[row])
-                for below in range(int(cell.get("rowspan", 1))):
-                    grid[row + below][column] = "" if below or text in ("nan", "None") else text
-    return [[line[column] for column in sorted(line)] for line in grid]
+                column = next(column for column in itertools.count() if column not in cells[row])
+                for down in range(int(cell.get("rowspan", 1))):
+                    cells[row + down][column] = "" if down and not below or text in ("nan", "None") else text
+    return [[line[column] for column in sorted(line)] for line in cells]
 
 
 def _names(head: Sequence[Sequence[str]]) -> list[str]:

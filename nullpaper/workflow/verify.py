@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from nullpaper.errors import InputError, check_choice
-from nullpaper.files import sha256, write_atomic
+from nullpaper.files import write_atomic
 from nullpaper.workflow.code_identity import identity
 from nullpaper.workflow.parameters import PARTIAL, profile_parameters
 from nullpaper.workflow.plan import OPEN, Plan, paper_notebooks, plan_run, run_name
 from nullpaper.workflow.provenance import project_root
 from nullpaper.workflow.reference import (
-    DIGITS,
     KEPT,
     REFERENCES,
     VERDICTS,
@@ -75,7 +74,8 @@ def _stale_pages(findings: Sequence[Finding]) -> dict[str, str]:
     amiss = {finding.notebook for finding in findings if finding.profile == "reference"}
     entries = read_manifest(reference_folder("reference"))
     pages = {name: page_anew(project_root(), name, entries[name]) for name in sorted(entries.keys() - amiss)}
-    return {name: page for name, page in pages.items() if _sum(page) != entries[name]["files"].get(place(name))}
+    sums = {name: entries[name]["files"].get(place(name)) for name in pages}
+    return {name: page for name, page in pages.items() if checksum(page.encode()) != sums[name]}
 
 
 def write_pages() -> None:
@@ -83,11 +83,7 @@ def write_pages() -> None:
     with changed_manifest(reference_folder("reference")) as entries:
         for name, page in _stale_pages(_findings("reference")).items():
             write_atomic(project_root() / place(name), page)
-            entries[name]["files"][place(name)] = _sum(page)
-
-
-def _sum(page: str) -> str:
-    return sha256(page.encode())[:DIGITS]
+            entries[name]["files"][place(name)] = checksum(page.encode())
 
 
 def _findings(profile: str) -> list[Finding]:
@@ -194,7 +190,7 @@ def adopt(notebook: str, note: str = "", profile: str = "reference") -> dict[str
         entry |= {"run": run_name(notebook, digest), "profile": profile} | decisive | ({"note": note} if note else {})
         if profile not in PARTIAL and (page := page_anew(root, notebook, entry)) is not None:
             write_atomic(root / place(notebook), page)
-            files[place(notebook)] = _sum(page)
+            files[place(notebook)] = checksum(page.encode())
         entries[notebook] = entry | {"files": files}
     write_verdicts()
     return entries[notebook]
