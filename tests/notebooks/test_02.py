@@ -36,8 +36,8 @@ TABLES = {
 def test_noise_that_learned_nothing_passes_the_papers_control(run: NotebookRun) -> None:
     table = run.table("02_unlearned").set_index("noise")
     assert table["norm"].round(2).eq(1_000).all()
-    assert table.loc["random, one token", "match"] > 0.9 > 0.5 > table.loc["permuted", "match"]
-    assert table.loc["permuted within", "match"] > 0.9
+    assert table.loc["random, one token", "match"] > 0.8 > 0.5 > table.loc["permuted", "match"]
+    assert table.loc["permuted within", "match"] > 0.8
 
 
 def test_spread_noise_gives_all_tokens_one_norm(run: NotebookRun) -> None:
@@ -49,7 +49,7 @@ def test_it_ends_with_its_answer(run: NotebookRun) -> None:
     table = run.table("02_verdicts").set_index("name")
     assert list(table.index) == [name for name, _, _ in ALTERED]
     assert not (table["holds"] == "not measured").any()
-    assert "there is a largest noise within eps = 0.03" in run.printed and "Limits: " in run.printed
+    assert "there is a largest noise within eps = 0.3" in run.printed and "Limits: " in run.printed
 
 
 def each(column: str, *values: float) -> list[tuple[dict[str, int], dict[str, float]]]:
