@@ -238,7 +238,7 @@ print(
 
 # %%
 def unlearned() -> list[dict[str, object]]:
-    """The papers' test applied to a noise that learned nothing: random, on the token that is missed least."""
+    """The papers' test applied to a noise that learned nothing: random, on the token whose loss changes the output least."""
     seen, rows = fresh(held_out // 2), []
     fit = pool("dev").take(torch.arange(min(images, max(20, held_out // 20))))
     directions = torch.randn(seen.noise_shape[1:], generator=torch.Generator().manual_seed(seed))
@@ -824,7 +824,7 @@ def shown(one: Endpoint, spec: str = "+.0%") -> str:
     where="02 (a)",
     criterion=f"ill-posed if random noise of the largest norm tried, on one token, has influence below {eps:g}: "
     "LayerNorm saturates and the norm is free",
-    endpoint=f"influence of that noise on the token that is missed least, against {eps:g}",
+    endpoint=f"influence of that noise on the token whose loss changes the output least, against {eps:g}",
 )
 def largest_noise() -> tuple[str, str, Endpoint]:
     within = [below(influence, eps) for influence in intervals(by_token, "influence")]

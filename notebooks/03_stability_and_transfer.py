@@ -369,7 +369,7 @@ def own_noise() -> tuple[str, str, Endpoint]:
     gain = interval(line, "gain")
     measured = (
         f"over itself permuted within a neighbourhood it gains {extent(local[0])} of match on its own model and "
-        f"{extent(local[1])} on others, clearly in {other.count(True)} of {len(other)} pairs of ViTs and CNNs: "
+        f"{extent(local[1])} on others, with an interval above 0 in {other.count(True)} of {len(other)} pairs of ViTs and CNNs: "
         f"{points(gain, None)} more on its own; over itself permuted anywhere {extent(anywhere[0])} and {extent(anywhere[1])} "
         f"(n = {gain.n} noise{'s' * (gain.n > 1)} a model x {line['images']:,.0f} images)"
     )

@@ -714,7 +714,7 @@ def approximate_look_alike() -> tuple[str, str, Endpoint]:
 @answer.claim(
     "C",
     "code",
-    "exact noise is invisible to its own model only",
+    "exact noise changes the answers of every other model",
     where="04 (a)",
     criterion="holds if every other network keeps under 50 % of its classes under the largest exact noise, in part if "
     "one does",

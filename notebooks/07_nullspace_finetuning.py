@@ -619,7 +619,7 @@ def gain_over(against: str) -> tuple[str, str, Endpoint]:
 @answer.claim(
     "A",
     "table 1, without the control",
-    "it is the nullspace noise that does it, not the finetuning",
+    "the gain comes from nullspace noise, not from finetuning",
     where="07 (c)",
     criterion=NEED,
     endpoint="nullspace minus zero, average of clean, FGSM, PGD and corruptions",
@@ -700,7 +700,7 @@ def growth() -> tuple[str, str, Endpoint]:
     more = above(over_zero, statistics.Interval(0, 0, 0, 1))
     norms = statistics.over_seeds(by_method["nullspace"]["norm"])
     measured = (
-        f"{number(grown, '+.1%')}, to a norm of {number(norms, of=None)}; more than with noise 0: "
+        f"{number(grown, '+.1%')}, to a norm of {number(norms, of=None)}; minus the growth with noise 0: "
         f"{number(over_zero, '+.1%', of=None)}"
     )
     return (

@@ -344,7 +344,7 @@ def used_noises(name: str) -> dict[str, object]:
 
 values = table.pivot(index="method", columns="measure", values="value")
 worth = pd.DataFrame([used_noises(name) for name in made]).join(values[drawn], on="noise")
-figures.save_table(worth, "08_noise", caption="Noises and what they are worth.")
+figures.save_table(worth, "08_noise", caption="Noises: their norm, influence, and the accuracies under them.")
 worth[["noise", "noises", "steps", "norm", "influence", "within", *drawn]].style.format(precision=3).hide(axis="index")
 
 # %%
@@ -498,7 +498,7 @@ said = {
 small = "Too small to decide: the profile gpu is for that. " if steps < 800 or seeds < 3 else ""
 answer.show(
     f"one small ViT ({model}) on {Path(data).name}, {steps} steps of {batch_size} images, {images} test images and {seeds} "
-    f"seeds; {official_noises} published noise{'s' * (official_noises > 1)} a run, where published 20.",
+    f"seed{'s' * (seeds > 1)}; {official_noises} published noise{'s' * (official_noises > 1)} a run, where published 20.",
     question="What in the recipe matters, and what can a wrong input scale fake?",
     answer=f"{small}eps, {said['eps_matters']}. Without early stop, FGSM {said['early_stop']}. Behind a wrong input scale, "
     f"{said['faked_gain']}.",

@@ -426,5 +426,5 @@ conclude(
     + " points; no other interval excludes 0." * bool(resolved)
     + " Too small to decide: the profile gpu is for that." * small,
     "longer runs, after which the order may be another, and a larger ViT.",
-    f"{steps} steps of {batch_size} images, {images} test images, {variant_seeds} seeds, one ViT on CIFAR-10; no claim of a paper.",
+    f"{steps} steps of {batch_size} images, {images} test images, {variant_seeds} seed{'s' * (variant_seeds > 1)}, one ViT on CIFAR-10; no claim of a paper.",
 )

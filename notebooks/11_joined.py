@@ -603,7 +603,7 @@ gain = row(answer.table(), name="robustness_makes_nullspace")
 back = row(answer.table(), name="nullspace_makes_robustness")
 answer.show(
     f"{steps} steps in (a), {adversarial_steps} in (b), {radius_steps} in (c), of {batch_size} images; {images} test images and "
-    f"{seeds} seeds, one ViT on CIFAR-10." + " Too small to decide: the profile gpu is for that." * (seeds < 3),
+    f"{seeds} seed{'s' * (seeds > 1)}, one ViT on CIFAR-10.{' Too small to decide: the profile gpu is for that.' * (seeds < 3)}",
     question="Do nullspace noise and adapters help each other, and does robustness make nullspace or nullspace robustness?",
     answer=f"Adversarial training changes the norm at eps by a factor of {np.exp(gain['value']):.2f} ({gain['holds']}); "
     f"nullspace finetuning changes PGD accuracy by {100 * back['value']:+.1f} points ({back['holds']}).",

@@ -205,7 +205,7 @@ if len(effect):
     exact = effect[effect["noise"].str.startswith("exact")]
     others = effect.drop(exact.index)
     found += f"; moving images along it changes the {output} by at most {exact['change'].max():.1e} of their norm on average, "
-    found += f"noise of that norm that is not chosen by {others['change'].min():.1e} or more (n = {effect['n'].min():,} images)"
+    found += f"other noise of that norm by {others['change'].min():.1e} or more (n = {effect['n'].min():,} images)"
 else:
     found += "; nothing is ignored, and there is nothing to measure"
 height, width = vit.image_size

@@ -126,7 +126,7 @@ from nullpaper.studies.verdicts import conclude
 is_exact = effect["noise"].str.startswith("exact")
 texts = [
     f"{model}: over {rows['seed'].nunique()} seeds, exact noise changes the logits by at most "
-    f"{rows[is_exact]['change'].max():.1e} of their norm, noise that is not chosen by at least "
+    f"{rows[is_exact]['change'].max():.1e} of their norm, other noise by at least "
     f"{rows[~is_exact]['change'].min():.1e}"
     for model, rows in effect.groupby("model", sort=False)
 ]

@@ -65,7 +65,8 @@ class Endpoint:
     def in_points(self) -> str:
         """``+1.2 [+0.3, +2.1] points (5 seeds x 1,000 images)``."""
         ends = "no interval" if math.isnan(self.low) else f"{100 * self.low:+.1f}, {100 * self.high:+.1f}"
-        return f"{100 * self.value:+.1f} [{ends}] points ({self.n_seeds:,.0f} seeds x {self.n_images:,.0f} images)"
+        seeds = f"{self.n_seeds:,.0f} seed{'s' * (self.n_seeds != 1)}"
+        return f"{100 * self.value:+.1f} [{ends}] points ({seeds} x {self.n_images:,.0f} images)"
 
 
 def power(pilot: np.ndarray, least: float) -> str:
