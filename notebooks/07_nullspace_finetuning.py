@@ -20,8 +20,9 @@
 #
 # $$\min_{\phi} \ \mathbb E\ \ell(F_\phi(u), y) + \ell(F_\phi(u + v^*), y),$$
 #
-# $$v^* = \arg\max_{v} \|v\| \ \text{ s.t. } \
-# \mathbb E\,\| \operatorname{softmax} F_\phi(u + v) - \operatorname{softmax} F_\phi(u) \|_2^2 \le \varepsilon .$$
+# $$v^* = \arg\max_{v} \ \|v\| \quad \text{such that}$$
+#
+# $$\mathbb E\,\| \operatorname{softmax} F_\phi(u + v) - \operatorname{softmax} F_\phi(u) \|_2^2 \le \varepsilon .$$
 #
 # Its table 1 claims that this makes the model robust, and compares it with the model *before* finetuning. That leaves
 # three explanations: the nullspace noise, any noise, or the finetuning itself. Here each control removes one
