@@ -24,6 +24,17 @@ def test_pieces_run_in_processes_of_their_own_and_in_order() -> None:
 
 
 @pytest.mark.long
+def test_processes_serve_the_next_call_unless_it_would_begin_others(monkeypatch) -> None:
+    def processes(workers: int = 2) -> set[int]:
+        return set(each(eval, ["__import__('os').getpid()", "__import__('time').sleep(0.5)"] * 2, workers=workers)[::2])
+
+    first = processes()
+    assert processes() <= first and not processes(3) & first
+    monkeypatch.setenv("NULLPAPER_ROOT", "elsewhere")
+    assert each(eval, ["__import__('os').environ['NULLPAPER_ROOT']"] * 2, workers=3) == ["elsewhere"] * 2
+
+
+@pytest.mark.long
 def test_a_killed_caller_leaves_no_process_behind(tmp_path) -> None:
     code = "import time; from nullpaper.workflow.parallel import each; each(time.sleep, [300.0, 300.5], workers=2)"
     caller = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
