@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # which loads scipy.stats when it is used
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from nullpaper.errors import InputError, check_seed
 
 RESAMPLES = 2_000
 FEWEST_SEEDS = 3
 """Runs below which nothing is said of what another seed would give."""
+TWO_WAY = ("value", "difference")
+"""Columns of tables whose interval for new seeds and new images is in ``low`` and ``high``."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Interval:
 def proportion(mask: ArrayLike) -> Interval:
     """Share of true entries of a boolean array, with Wilson's (1927) 95 % interval, which stays in [0, 1]."""
     mask = _observations(mask).astype(bool)
-    result = stats.binomtest(int(mask.sum()), mask.size).proportion_ci(method="wilson")
+    result = scipy.stats.binomtest(int(mask.sum()), mask.size).proportion_ci(method="wilson")
     return Interval(float(mask.mean()), float(result.low), float(result.high), mask.size)
 
 
@@ -53,7 +55,7 @@ def mean(values: ArrayLike, seed: int = 0) -> Interval:
     estimate = float(values.mean())
     if np.ptp(values) == 0:
         return Interval(estimate, estimate, estimate, values.size)
-    result = stats.bootstrap(
+    result = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=RESAMPLES, method="percentile", batch=100, rng=np.random.default_rng(seed)
     ).confidence_interval
     return Interval(estimate, float(result.low), float(result.high), values.size)
@@ -65,7 +67,7 @@ def over_seeds(values: ArrayLike) -> Interval:
     estimate = float(values.mean())
     if values.size < FEWEST_SEEDS or _tied(values):
         return Interval(estimate, math.nan, math.nan, values.size)
-    low, high = stats.t.interval(0.95, values.size - 1, estimate, stats.sem(values))
+    low, high = scipy.stats.t.interval(0.95, values.size - 1, estimate, scipy.stats.sem(values))
     return Interval(estimate, float(low), float(high), values.size)
 
 
@@ -81,12 +83,12 @@ class Crossed:
     @property
     def interval(self) -> Interval:
         """The mean with its 95 % interval; n is the number of seeds."""
-        half = self.error * float(stats.t.ppf(0.975, self.df))
+        half = self.error * float(scipy.stats.t.ppf(0.975, self.df))
         return Interval(self.value, self.value - half, self.value + half, self.seeds)
 
     def p(self, null: float = 0.0) -> float:
         """The two-sided p value of the hypothesis that the mean is ``null``; NaN if there is no interval."""
-        return float(2 * stats.t.sf(abs(self.value - null) / self.error, self.df))
+        return float(2 * scipy.stats.t.sf(abs(self.value - null) / self.error, self.df))
 
 
 def crossed(values: ArrayLike) -> Crossed:

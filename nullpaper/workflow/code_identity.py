@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import dis
 import functools
+import gc
 import importlib.util
 import inspect
 import json
@@ -186,9 +187,11 @@ def _canonical(node: Any) -> Any:
         return repr(node)
     if isinstance(node, ast.Raise):
         return ["Raise"]
-    values = ((name, getattr(node, name, None)) for name in node._fields)
-    fields = ((name, _canonical(value)) for name, value in values if value is not None)
-    return [type(node).__name__, *(field for field in fields if field[1] != [])]
+    parts = [type(node).__name__]
+    for name in node._fields:
+        if (value := getattr(node, name, None)) is not None and (part := _canonical(value)) != []:
+            parts.append([name, part])
+    return parts
 
 
 def _is_idle(node: Any) -> bool:
@@ -202,8 +205,14 @@ def _is_idle(node: Any) -> bool:
 @functools.lru_cache(maxsize=512)
 def _read(path: Path, source: bytes) -> tuple[str, list[Path]]:
     """A file's digest and the project's files that it imports and that decide something."""
-    tree = ast.parse(source, str(path))
-    return identity(_canonical(tree)), [file for file in _imported(tree, path) if not _is_keeper(file)]
+    was_on = gc.isenabled()
+    gc.disable()  # it would go through every node several times and find nothing
+    try:
+        tree = ast.parse(source, str(path))
+        return identity(_canonical(tree)), [file for file in _imported(tree, path) if not _is_keeper(file)]
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _imported(tree: ast.AST, path: Path) -> list[Path]:

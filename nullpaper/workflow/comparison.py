@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
+from nullpaper.statistics import TWO_WAY
+
 CLOSE = 5e-3
 """Relative distance of numbers that are equal to three significant digits."""
 TINY = 1e-6
 """Numbers nearer than this are equal: rounding errors of float32 differ from machine to machine."""
 TIMED = re.compile(r"(^|[^a-z])(seconds|minutes|ms|time|speedup|clock)([^a-z]|$)")
-TWO_WAY = ("value", "difference")
-"""Columns whose interval for new seeds and new images is in ``low`` and ``high``."""
 SHOWN = 12
 OTHER, PLACE = "|reference", "|place"  # no columns of a table
 

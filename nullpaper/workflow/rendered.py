@@ -12,15 +12,14 @@ import re
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import jupytext
-import nbformat
-from bs4 import BeautifulSoup, Tag
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nullpaper.errors import InputError
-from nullpaper.workflow.comparison import TWO_WAY
-from nullpaper.workflow.parameters import remembered
+from nullpaper.statistics import TWO_WAY
+from nullpaper.workflow.parameters import MARK, PARAMETERS, read_notebook, remembered
+
+if TYPE_CHECKING:
+    from bs4 import Tag
 
 ROOM = "notebooks/rendered"
 LINK = re.compile(r"\]\((?!\w+:|#|/)([^)\s#]+)(#[^)\s]*)?\)")
@@ -55,19 +54,19 @@ def page(source: Path, outputs: Sequence[str], entry: Mapping[str, Any]) -> str:
         InputError: there are not as many outputs as cells.
     """
     cells = _cells(source)
-    if sum(cell.cell_type == "code" for cell in cells) != len(outputs):
+    if sum(not cell.is_prose for cell in cells) != len(outputs):
         raise InputError(f"{source} has not the cells of its run for the reference: run it again")
     parts, left = [], iter(outputs)
     for cell in cells:
-        if cell.cell_type == "markdown":
-            parts.append(_prose(cell.source))
-        elif cell.cell_type == "code":
+        if cell.is_prose:
+            parts.append(_prose(cell.text))
+        else:
             summary, output = "Code", next(left)
-            if "parameters" in cell.metadata.get("tags", []):
+            if cell.has_parameters:
                 summary = "Parameters and their defaults"
                 values = "\n".join(f"{name} = {value!r}" for name, value in entry["parameters"].items())
                 parts.append(_folded("Parameters of this run", _fenced(values, "python")))
-            parts.append(_folded(summary, _fenced(cell.source.strip("\n"), "python")))
+            parts.append(_folded(summary, _fenced(cell.text, "python")))
             parts.append(f"<!-- output -->\n\n{output}\n\n<!-- end -->" if output else "<!-- no output -->")
     title, _, text = "\n\n".join(parts).partition("\n")
     origin = f"Written by `make figures` from [{source.name}](../{source.name}) and its run on {entry['device']}."
@@ -75,9 +74,24 @@ def page(source: Path, outputs: Sequence[str], entry: Mapping[str, Any]) -> str:
     return "\n\n".join(filter(None, [title, f"*{origin}{note}*", _answer(outputs), text.strip()])) + "\n"
 
 
+class Cell(NamedTuple):
+    """A cell of a notebook's source."""
+
+    text: str
+    is_prose: bool
+    has_parameters: bool
+
+
 @remembered
-def _cells(source: Path) -> Sequence[Any]:
-    return jupytext.read(source, fmt="py:percent").cells
+def _cells(source: Path) -> list[Cell]:
+    """As jupytext reads them, which takes half a second to load and longer to read all notebooks."""
+    cells = []
+    for part in MARK.split(read_notebook(source))[1:]:
+        head, _, text = part.partition("\n")
+        is_prose = "[markdown]" in head
+        text = re.sub(r"^# ?", "", text, flags=re.MULTILINE) if is_prose else text
+        cells.append(Cell(text.strip("\n"), is_prose, bool(PARAMETERS.match(part))))
+    return cells
 
 
 def page_anew(root: Path, notebook: str, entry: Mapping[str, Any]) -> str | None:
@@ -96,6 +110,8 @@ def outputs_of(executed: Path, files: Collection[str]) -> list[str]:
     Left out are messages on stderr, such as progress bars, and pictures that are in none of ``files``, those of the
     reference.
     """
+    import nbformat
+
     cells = [cell for cell in nbformat.read(executed, as_version=4).cells if cell.cell_type == "code"]
     own = [cell for cell in cells if "injected-parameters" not in cell.metadata.get("tags", [])]
     return ["\n\n".join(filter(None, _shown(cell, files))) for cell in own]
@@ -182,6 +198,8 @@ def _folded(summary: str, text: str) -> str:
 
 def _table(html: str) -> str:
     """The table of pandas in ``html`` for Markdown, with bounds in the column of their estimate; "" if it is empty."""
+    from bs4 import BeautifulSoup
+
     table = BeautifulSoup(html, "html.parser").table
     body = grid(table.tbody.find_all("tr")) if table and table.tbody else []
     if not any(map(any, body)):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
-
-import pandas as pd
 
 from nullpaper.statistics import carried, holm
 
@@ -13,9 +14,9 @@ COLUMNS = (
     *("name", "papers", "claim", "endpoint", "measured", "low", "high", "n_seeds", "n_images"),
     *("holm", "verdict", "where"),
 )
-NAMES = {"said": "claim", "value": "measured", "holds": "verdict"}
-"""Columns of a notebook's own table, whose ``measured`` is a sentence, and what they are called here."""
-NUMBERS = ["measured", "low", "high", "n_seeds", "n_images", "p", "least"]
+NAMES = {"claim": "said", "measured": "value", "verdict": "holds"}
+"""What columns are called in a notebook's own table, whose ``measured`` is a sentence."""
+NUMBERS = ("measured", "low", "high", "n_seeds", "n_images", "holm")
 
 
 def collected(tables: Sequence[Path]) -> str:
@@ -24,17 +25,24 @@ def collected(tables: Sequence[Path]) -> str:
     ``measured`` with ``low`` and ``high`` is the endpoint in its own unit, ``holm`` its p value adjusted by Holm's
     method over the endpoints of its paper in all notebooks, and ``verdict`` the word that this leaves.
     """
-    parts = [pd.read_csv(path, dtype={"where": str}).drop(columns="measured").rename(columns=NAMES) for path in tables]
-    frame = (
-        pd.concat(parts, ignore_index=True)
-        .reindex(columns=[*dict.fromkeys([*COLUMNS, *NUMBERS])])
-        .astype(dict.fromkeys(NUMBERS, float))
+    rows = {}
+    for path in tables:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows |= {row["where"][:2] + row["name"]: row for row in csv.DictReader(file)}
+    adjusted = holm(
+        {name: _number(row["p"]) for name, row in rows.items()}, {n: row["papers"] for n, row in rows.items()}
     )
-    frame["papers"] = frame["papers"].fillna("")
-    names = (frame["where"].str[:2] + frame["name"]).tolist()
-    frame["holm"] = [*holm(*(dict(zip(names, frame[part], strict=True)) for part in ("p", "papers"))).values()]
-    words = frame[["verdict", "holm", "n_seeds", "high", "least"]].itertuples(index=False)
-    frame["verdict"] = [
-        carried(row.verdict, p=row.holm, n_seeds=row.n_seeds, high=row.high, least=row.least) for row in words
-    ]
-    return frame[[*COLUMNS]].to_csv(index=False, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, row in rows.items():
+        ends = {part: _number(row.get(part, "")) for part in ("n_seeds", "high", "least")}
+        row |= {"holm": adjusted[name], "holds": carried(row["holds"], p=adjusted[name], **ends)}
+        values = {column: row.get(NAMES.get(column, column), "") for column in COLUMNS}
+        numbers = {column: _number(values[column]) for column in NUMBERS}
+        writer.writerow((values | {column: "" if math.isnan(x) else x for column, x in numbers.items()}).values())
+    return text.getvalue()
+
+
+def _number(value: str | float) -> float:
+    return float(value) if value != "" else math.nan
