@@ -528,7 +528,7 @@ for axis, kind in zip(axes, ("norm", "norm_random"), strict=True):
     axis.set(xlabel="step", title={"norm": "largest noise found", "norm_random": "random noise"}[kind])
     axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:+.3g}%")
 axes[0].set_ylabel(rf"growth of the norm at $\varepsilon$ = {eps:g}")
-axes[0].legend(fontsize=7, title=f"{seeds} seeds x {boundary_images} images", title_fontsize=7)
+axes[0].legend(fontsize=7, loc="upper left", title=f"{seeds} seeds x {boundary_images} images", title_fontsize=7)
 figures.save_figure(figure, "07_dynamics")
 dynamics.style.format(precision=3).hide(axis="index")
 
