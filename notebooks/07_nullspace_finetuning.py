@@ -74,10 +74,11 @@
 # keeps its head, and is finetuned and evaluated on the classes that the data has.
 #
 # The profile `photographs` is timm's ViT-Ti/16 on Imagenette, evaluated there and under all 1,000 classes (`others`),
-# in about 45 min on 2 cores: a twelfth of the paper's gradient steps, an eighth of its batch, three of the methods, few
-# images. What that cannot resolve is called not resolved. The whole at paper A's size (800 steps of 128 images, 20
-# noises, 1,000 test images of each set, all corruptions, all methods, 5 seeds) is about $2 \cdot 10^{17}$ operations
-# without AutoAttack: an estimated two hours on an H100, and three weeks on 2 cores.
+# in about 75 min on 2 cores: a quarter of the paper's gradient steps, an eighth of its batch, three of the methods, few
+# images. What that cannot resolve is called not resolved. There all methods take the smallest rate of their grid, which
+# is the paper's. The whole at paper A's size (800 steps of 128 images, 20 noises, 1,000 test images of each set, all
+# corruptions, all methods, 5 seeds) is about $2 \cdot 10^{17}$ operations without AutoAttack: an estimated two hours on
+# an H100, and three weeks on 2 cores.
 
 # %% tags=["parameters"]
 model: str = "nullpaper_vit_cifar10"  # a ViT of this package or of timm
