@@ -148,6 +148,7 @@ def facts() -> list[str]:
         "Gaussian noise leaves {:.1f} % [{:.1f}, {:.1f}]".format(*left),
         "{} stay as JPEG 90".format(re.search(r"JPEG 90: (.*?\])", measured["stored_noise"])[1]),
         re.search(r"covers .*?\]", measured["look_alike"])[0],
+        "on Imagenette: {}".format(re.match(r".*?\] points", measured["finetuning"])[0]),
     ]
 
 
