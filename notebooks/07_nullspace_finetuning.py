@@ -499,7 +499,7 @@ found_paired.style.format(precision=4).hide(axis="index")
 #
 # It is measured for `nullspace` and for `zero`. Beside it stands random noise scaled to $\varepsilon$ for the same
 # weights: a model that reacts less to everything gains on both. `reached` is the share of noises that were verified to
-# stay within $\varepsilon$; the means include the others too.
+# stay within $\varepsilon$; the means include the others too. Growth is averaged, and has its interval, in logarithms.
 
 # %%
 watched = [name for name in settings.WATCHED if name in methods]
@@ -508,9 +508,16 @@ moves = moves.join(moves.loc[moves["step"] == 0, ["norm", "norm_random"]], rsuff
 for kind in ("norm", "norm_random"):
     moves[f"{kind}_growth"] = moves[kind] / moves[f"{kind}_first"] - 1
 columns = ("norm", "norm_growth", "norm_random", "norm_random_growth")
+
+
+def over_runs(name: str, values: pd.Series) -> statistics.Interval:
+    """Of norms the arithmetic mean, of their growth the geometric one."""
+    return statistics.relative_change(1 + values) if name.endswith("growth") else statistics.over_seeds(values)
+
+
 dynamics = pd.DataFrame(
     {"method": method, "step": step}
-    | {k: v for name in columns for k, v in statistics.over_seeds(at[name]).columns(name).items()}
+    | {k: v for name in columns for k, v in over_runs(name, at[name]).columns(name).items()}
     | {"reached": at["norm_reached"].mean(), "reached_random": at["norm_random_reached"].mean()}
     for (method, step), at in moves.groupby(["method", "step"], sort=False)
 )
@@ -522,13 +529,13 @@ figures.save_table(growth_table, "07_growth", caption="Growth of the largest noi
 figure, axes = figures.subplots(1, 2, height=2.2, sharey=True)
 for axis, kind in zip(axes, ("norm", "norm_random"), strict=True):
     for place, (method, line) in enumerate(dynamics.groupby("method", sort=False)):
-        value, low, high = (line[f"{kind}_growth{end}"] for end in ("", "_low", "_high"))
+        value, low, high = (np.log1p(line[f"{kind}_growth{end}"]) for end in ("", "_low", "_high"))
         look = dict(marker="o", markersize=3, color=colors[method], label=method)
         axis.errorbar(line["step"] + 0.01 * steps * place, value, [value - low, high - value], **look)
     axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axis.set(xlabel="step", title={"norm": "largest noise found", "norm_random": "random noise"}[kind])
-    axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:+.3g}%")
-axes[0].set_ylabel(rf"growth of the norm at $\varepsilon$ = {eps:g}")
+    axis.yaxis.set_major_formatter(lambda log, _: f"× {np.exp(log):.3g}")
+axes[0].set_ylabel(r"norm at $\varepsilon$ over the start's")
 axes[0].legend(fontsize=7, loc="upper left", title=f"{seeds} seeds x {boundary_images} images", title_fontsize=7)
 figures.save_figure(figure, "07_dynamics")
 dynamics.style.format(precision=3).hide(axis="index")
@@ -696,13 +703,14 @@ def adversarial_training() -> tuple[str, str, Endpoint]:
 )
 def growth() -> tuple[str, str, Endpoint]:
     by_method = {name: rows(growth_table, method=name).set_index("seed") for name in ("nullspace", "zero")}
-    own, control = (table["norm_growth"] for table in by_method.values())
-    grown, over_zero = statistics.over_seeds(own), statistics.over_seeds(own - control)
-    part = Endpoint.over_seeds(own, 0.05, int(by_method["nullspace"]["images"].iloc[0]))
+    own, control = (1 + table["norm_growth"] for table in by_method.values())
+    grown, over_zero = statistics.relative_change(own), statistics.relative_change(own / control)
+    part = Endpoint.over_seeds(np.log(own), 0.05, int(by_method["nullspace"]["images"].iloc[0]))
+    part = replace(part, value=grown.value, low=grown.low, high=grown.high)
     more = above(over_zero, statistics.Interval(0, 0, 0, 1))
     norms = statistics.over_seeds(by_method["nullspace"]["norm"])
     measured = (
-        f"{number(grown, '+.1%')}, to a norm of {number(norms, of=None)}; minus the growth with noise 0: "
+        f"{number(grown, '+.1%')}, to a norm of {number(norms, of=None)}; relative to noise 0: "
         f"{number(over_zero, '+.1%', of=None)}"
     )
     return (

@@ -71,6 +71,12 @@ def over_seeds(values: ArrayLike) -> Interval:
     return Interval(estimate, float(low), float(high), values.size)
 
 
+def relative_change(ratios: ArrayLike) -> Interval:
+    """Geometric mean of positive ratios over seeds less 1, with Student's 95 % interval of their logarithms."""
+    logs = over_seeds(np.log(ratios))
+    return Interval(*np.expm1([logs.value, logs.low, logs.high]).tolist(), logs.n)
+
+
 @dataclass(frozen=True)
 class Crossed:
     """The mean over seeds x images, its standard error, and the degrees of freedom of that error."""

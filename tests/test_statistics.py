@@ -118,3 +118,11 @@ def test_holm_multiplies_the_smallest_by_their_number_and_never_falls() -> None:
 def test_a_word_stands_as_far_as_its_endpoint_carries_it(word: str, numbers: dict, expected: str) -> None:
     nothing = dict.fromkeys(("p", "n_seeds", "high", "least"), float("nan"))
     assert statistics.carried(word, **nothing | numbers) == expected
+
+
+def test_a_relative_change_and_its_reverse_say_the_same() -> None:
+    ratios = np.array([0.5, 1.0, 3.0, 0.2])
+    forth, back = statistics.relative_change(ratios), statistics.relative_change(1 / ratios)
+    assert -1 < forth.low < forth.value < forth.high
+    assert (1 + forth.value) * (1 + back.value) == pytest.approx(1) == pytest.approx((1 + forth.low) * (1 + back.high))
+    assert np.isnan(statistics.relative_change([2.0, 3.0]).low)
