@@ -30,7 +30,8 @@ def collected(tables: Sequence[Path]) -> str:
         with path.open(encoding="utf-8", newline="") as file:
             rows |= {row["where"][:2] + row["name"]: row for row in csv.DictReader(file)}
     adjusted = holm(
-        {name: _number(row["p"]) for name, row in rows.items()}, {n: row["papers"] for n, row in rows.items()}
+        {name: _number(row.get("p", "")) for name, row in rows.items()},
+        {n: row.get("papers", "") for n, row in rows.items()},
     )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
