@@ -55,6 +55,18 @@ def is_place(value: Any) -> bool:
     return isinstance(value, str) and os.path.isabs(value) and len(Path(value).parts) > 2
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Inside, no garbage is collected: a collector goes through all nodes of syntax trees again and again for nothing."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 def identity(*parts: Any) -> str:
     """A digest of 64 hexadecimal digits of JSON-like ``parts``, independent of the order of keys."""
     return sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), default=plain).encode())
@@ -205,14 +217,9 @@ def _is_idle(node: Any) -> bool:
 @functools.lru_cache(maxsize=512)
 def _read(path: Path, source: bytes) -> tuple[str, list[Path]]:
     """A file's digest and the project's files that it imports and that decide something."""
-    was_on = gc.isenabled()
-    gc.disable()  # it would go through every node several times and find nothing
-    try:
+    with uncollected():
         tree = ast.parse(source, str(path))
         return identity(_canonical(tree)), [file for file in _imported(tree, path) if not _is_keeper(file)]
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _imported(tree: ast.AST, path: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from nullpaper.errors import InputError, check_choice
 from nullpaper.files import write_atomic
-from nullpaper.workflow.code_identity import identity
+from nullpaper.workflow.code_identity import identity, uncollected
 from nullpaper.workflow.parameters import PARTIAL, profile_parameters
 from nullpaper.workflow.plan import OPEN, Plan, paper_notebooks, plan_run, run_name
 from nullpaper.workflow.provenance import project_root
@@ -43,6 +43,7 @@ class Finding:
     profile: str
 
 
+@uncollected()
 def verify() -> list[Finding]:
     """What of the references was edited or is missing, and which notebooks would be run otherwise today.
 
