@@ -57,7 +57,7 @@ def is_place(value: Any) -> bool:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Inside, no garbage is collected: the collector would visit all nodes of syntax trees, again and again for nothing."""
+    """Inside, no garbage is collected: it would visit all nodes of syntax trees, again and again for nothing."""
     was_on = gc.isenabled()
     gc.disable()
     try:
