@@ -59,7 +59,7 @@
 # Sentences that interpret tables and figures were written for the default model and data where they say so; the last
 # section is computed in every run.
 #
-# Takes about 4 min at `cpu` on 2 cores, 20 at `reference` and 20 at `photographs`; needs CIFAR-10, which is fetched
+# Takes about 4 min at `cpu` on 2 cores, 20 at `reference` and 27 at `photographs`; needs CIFAR-10, which is fetched
 # once, or your photographs.
 
 # %% tags=["parameters"]
