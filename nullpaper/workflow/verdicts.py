@@ -7,7 +7,9 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from nullpaper.errors import InputError
 from nullpaper.statistics import carried, holm
 
 COLUMNS = (
@@ -24,11 +26,19 @@ def collected(tables: Sequence[Path]) -> str:
 
     ``measured`` with ``low`` and ``high`` is the endpoint in its own unit, ``holm`` its p value adjusted by Holm's
     method over the endpoints of its paper in all notebooks, and ``verdict`` the word that this leaves.
+
+    Raises:
+        InputError: two verdicts of a notebook have one name.
     """
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for path in tables:
         with path.open(encoding="utf-8", newline="") as file:
-            rows |= {row["where"][:2] + row["name"]: row for row in csv.DictReader(file)}
+            for row in csv.DictReader(file):
+                if (name := row["where"][:2] + row["name"]) in rows:
+                    raise InputError(
+                        f"{path.name} has two verdicts of the name {row['name']}: rename one in its notebook"
+                    )
+                rows[name] = row
     adjusted = holm(
         {name: _number(row.get("p", "")) for name, row in rows.items()},
         {n: row.get("papers", "") for n, row in rows.items()},

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from nullpaper.errors import InputError
 from nullpaper.studies.endpoints import Endpoint
 from nullpaper.studies.verdicts import Verdicts
 from nullpaper.workflow.verdicts import COLUMNS, collected
@@ -55,3 +56,9 @@ def test_a_table_of_earlier_columns_is_taken_as_it_is(tmp_path: Path) -> None:
     old = judged("01", noise=("A", endpoint(0.5)))[["name", "papers", "said", "where", "measured", "holds"]]
     table = collected_from(tmp_path, old=old.assign(holds="in part"))
     assert table["verdict"].tolist() == ["in part"] and table[["measured", "holm"]].isna().all(axis=None)
+
+
+def test_no_verdict_is_lost_to_another_of_its_name(tmp_path: Path) -> None:
+    one = judged("01", noise=("A", endpoint(0.5)))
+    with pytest.raises(InputError, match="twins.csv has two verdicts of the name noise"):
+        collected_from(tmp_path, twins=pd.concat([one, one]))
